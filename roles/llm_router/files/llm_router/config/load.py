@@ -1,0 +1,373 @@
+"""Reads the configuration files and says of every problem where it is and what would be right."""
+
+from __future__ import annotations
+
+import difflib
+import ipaddress
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ValidationError
+from ruamel.yaml import YAML
+from ruamel.yaml.comments import CommentedMap, CommentedSeq
+from ruamel.yaml.constructor import DuplicateKeyError
+from ruamel.yaml.error import MarkedYAMLError, YAMLError
+
+from llm_router.config.errors import ConfigError, Problem
+from llm_router.config.schema import ApiKey, Config, KeysFile, Model, ModelEntry, ModelsFile
+
+Section = TypeVar("Section", bound=BaseModel)
+
+_TYPE_NAMES = {
+    "int_type": "a whole number",
+    "float_type": "a number",
+    "string_type": "text",
+    "bool_type": "true or false",
+    "list_type": "a list",
+    "dict_type": "a mapping of names to values",
+    "model_type": "a mapping of keys to values",
+}
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Everything the router was told, and the files it was told in."""
+
+    config: Config
+    models: dict[str, Model]
+    keys: tuple[ApiKey, ...]
+    config_path: Path
+    models_path: Path
+
+
+@dataclass(frozen=True)
+class _Document:
+    file: str
+    root: CommentedMap
+
+    def line(self, loc: Sequence[Any]) -> int:
+        """The 1-based line of the deepest part of ``loc`` that the file has."""
+        node: Any = self.root
+        line = 1
+        for part in loc:
+            try:
+                if isinstance(node, CommentedMap) and part in node:
+                    line = node.lc.key(part)[0] + 1
+                elif isinstance(node, CommentedSeq) and isinstance(part, int):
+                    line = node.lc.item(part)[0] + 1
+                else:
+                    break
+                node = node[part]
+            except (AttributeError, KeyError, IndexError, TypeError):
+                break
+        return line
+
+
+def load_settings(
+    config_path: Path, models_path: Path | None = None, keys_path: Path | None = None
+) -> Settings:
+    """Read and check all three files.
+
+    ``models_path`` and ``keys_path`` stand in for what config.yml names (a candidate that has yet
+    to be put in place). Raises `ConfigError` with every problem that was found.
+    """
+    problems: list[Problem] = []
+    config_doc, config = _load(config_path, Config, problems)
+    if config is None or config_doc is None:
+        raise ConfigError(problems)
+    models_path = models_path or config_path.parent / config.models_file
+    keys_path = keys_path or config_path.parent / config.keys_file
+    models = _load_models(models_path, config, problems)
+    keys: tuple[ApiKey, ...] = ()
+    if keys_path.exists():
+        keys = _load_keys(keys_path, problems)
+    if not _loopback(config.listen.host) and not keys and not config.allow_open and not problems:
+        problems.append(
+            Problem(
+                str(config_path),
+                config_doc.line(("listen", "host")),
+                "listen.host",
+                f"{config.listen.host} is open to the network and no API key is configured",
+                "add a key to keys.yml (llm_router_api_keys), listen on 127.0.0.1, or say "
+                "`allow_open: true` (llm_router_allow_open) if an open endpoint is meant",
+            )
+        )
+    if problems:
+        raise ConfigError(problems)
+    return Settings(config, models, keys, config_path, models_path)
+
+
+def load_models(models_path: Path, config: Config) -> dict[str, Model]:
+    """models.yml alone, for the helper. Raises `ConfigError`."""
+    problems: list[Problem] = []
+    models = _load_models(models_path, config, problems)
+    if problems:
+        raise ConfigError(problems)
+    return models
+
+
+def _load_models(path: Path, config: Config, problems: list[Problem]) -> dict[str, Model]:
+    doc, parsed = _load(path, ModelsFile, problems)
+    if doc is None or parsed is None:
+        return {}
+    for name, entry in parsed.models.items():
+        for key, what, remedy in _entry_problems(name, entry, config):
+            loc = ("models", name, key) if key else ("models", name)
+            problems.append(Problem(doc.file, doc.line(loc), ".".join(loc), what, remedy))
+    for key, what, remedy in _group_problems(parsed.models):
+        problems.append(Problem(doc.file, doc.line(key), ".".join(key), what, remedy))
+    return {name: Model(name=name, **dict(entry)) for name, entry in parsed.models.items()}
+
+
+def _entry_problems(
+    name: str, entry: ModelEntry, config: Config
+) -> Iterator[tuple[str, str, str]]:
+    """(key, what, remedy) of what no single field can know."""
+    if config.units == "systemd" and entry.service is None:
+        example = f"{entry.backend}@{name}" if "/" not in name else f"{entry.backend}@NAME"
+        yield (
+            "service",
+            "is missing",
+            f"name the systemd unit that runs this model, for example `service: {example}.service`",
+        )
+    if entry.backend == "llamacpp" and entry.model_path is None and entry.script is None:
+        yield (
+            "model_path",
+            "is missing",
+            "name the GGUF file, for example `model_path: /srv/models/NAME.gguf`",
+        )
+    if entry.backend == "command" and entry.port is None:
+        yield (
+            "port",
+            "is missing",
+            "say on which loopback port the command serves its OpenAI API, for example `port: 9000`",
+        )
+    if entry.backend == "command" and config.units == "child" and not entry.command:
+        yield (
+            "command",
+            "is missing",
+            "give the program and its arguments as a list, for example `command: [my-server, --port, 9000]`",
+        )
+    if entry.backend not in ("llamacpp", "command") and config.units == "child":
+        yield (
+            "backend",
+            f"{entry.backend} cannot run as a child process",
+            "use backend llamacpp, or backend command with a `command:`, or `units: systemd`",
+        )
+
+
+def _group_problems(
+    models: dict[str, ModelEntry],
+) -> Iterator[tuple[tuple[str, ...], str, str]]:
+    """One unit belongs to one device group, and one port to one group at a time."""
+    groups: dict[str, tuple[str, str]] = {}
+    for name, entry in models.items():
+        if entry.service is None:
+            continue
+        first, group = groups.setdefault(entry.service, (name, entry.group))
+        if group != entry.group:
+            yield (
+                ("models", name, "group"),
+                f"{entry.service} is in group {entry.group} here and in {group} for {first}",
+                "give every model of one unit the same group",
+            )
+        if "@" in entry.service and first != name:
+            yield (
+                ("models", name, "service"),
+                f"instance {entry.service} belongs to {first} already",
+                "give each model a unit instance of its own",
+            )
+
+
+def _load_keys(path: Path, problems: list[Problem]) -> tuple[ApiKey, ...]:
+    doc, parsed = _load(path, KeysFile, problems)
+    if doc is None or parsed is None:
+        return ()
+    seen: dict[str, str] = {}
+    for index, key in enumerate(parsed.keys):
+        if key.sha256 in seen:
+            problems.append(
+                Problem(
+                    doc.file,
+                    doc.line(("keys", index)),
+                    f"keys.{index}.sha256",
+                    f"is the same key as {seen[key.sha256]}",
+                    "give each name a key of its own",
+                )
+            )
+        seen.setdefault(key.sha256, key.name)
+    return tuple(parsed.keys)
+
+
+def _load(
+    path: Path, section: type[Section], problems: list[Problem]
+) -> tuple[_Document | None, Section | None]:
+    """The file as a document and as a checked section; what is wrong goes into ``problems``."""
+    doc = _parse(path, problems)
+    if doc is None:
+        return None, None
+    try:
+        return doc, section.model_validate(_plain(doc.root))
+    except ValidationError as error:
+        problems.extend(_describe(doc, section, error))
+        return doc, None
+
+
+def _parse(path: Path, problems: list[Problem]) -> _Document | None:
+    file = str(path)
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        problems.append(Problem(file, 0, "", "does not exist", "create it, or name another file"))
+        return None
+    except UnicodeDecodeError as error:
+        problems.append(
+            Problem(file, 0, "", f"is not UTF-8 at byte {error.start}", "save it as UTF-8")
+        )
+        return None
+    except OSError as error:
+        reason = error.strerror or str(error)
+        problems.append(Problem(file, 0, "", f"cannot be read: {reason}", "make it readable"))
+        return None
+    try:
+        root = YAML(typ="rt").load(text)
+    except DuplicateKeyError as error:
+        mark = error.problem_mark
+        name = str(error.problem).split('"')[1] if '"' in str(error.problem) else ""
+        problems.append(
+            Problem(
+                file,
+                mark.line + 1 if mark else 0,
+                name,
+                "is there twice",
+                "keep one of the two, or give the other a name of its own",
+            )
+        )
+        return None
+    except MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        what = ", ".join(part for part in (error.context, error.problem) if part)
+        problems.append(
+            Problem(
+                file,
+                mark.line + 1 if mark else 0,
+                "",
+                f"is not valid YAML: {what}",
+                "check indentation, colons and quotes on this line and the one before it",
+            )
+        )
+        return None
+    except YAMLError as error:
+        first = str(error).splitlines()[0]
+        problems.append(
+            Problem(file, 0, "", f"is not valid YAML: {first}", "mend the file's syntax")
+        )
+        return None
+    if root is None:
+        root = CommentedMap()
+    if not isinstance(root, CommentedMap):
+        problems.append(
+            Problem(file, 1, "", "is not a mapping", "begin with keys such as `models:`")
+        )
+        return None
+    return _Document(file, root)
+
+
+def _plain(node: Any) -> Any:
+    """Round-trip nodes as the plain values that strict validation wants."""
+    if isinstance(node, dict):
+        return {_plain(key): _plain(value) for key, value in node.items()}
+    if isinstance(node, list):
+        return [_plain(item) for item in node]
+    for kind in (bool, int, float, str):
+        if isinstance(node, kind):
+            return kind(node)
+    return node
+
+
+def _describe(
+    doc: _Document, section: type[BaseModel], error: ValidationError
+) -> Iterator[Problem]:
+    for item in error.errors(include_url=False):
+        loc = tuple(part for part in item["loc"] if part != "[key]")
+        what, remedy = _explain(item, section, loc)
+        yield Problem(doc.file, doc.line(loc), ".".join(str(part) for part in loc), what, remedy)
+
+
+def _explain(item: Any, section: type[BaseModel], loc: tuple[Any, ...]) -> tuple[str, str]:
+    kind, value, context = item["type"], item["input"], item.get("ctx", {})
+    if kind == "missing":
+        remedy = {
+            "backend": "add `backend:` with sglang, vllm, tabby, llamacpp or command",
+            "models": "add `models:` with an entry for each model",
+        }.get(str(loc[-1]), f"add `{loc[-1]}:`")
+        return "is missing", remedy
+    if kind == "extra_forbidden":
+        known = _known_keys(section, loc)
+        close = difflib.get_close_matches(str(loc[-1]), known, 1)
+        hint = f"did you mean `{close[0]}`? " if close else ""
+        return "is not a known key", f"{hint}known keys: {', '.join(known)}"
+    if kind == "literal_error":
+        return f"{value!r} is not a valid value", f"use {context['expected']}"
+    if kind in _TYPE_NAMES:
+        return (
+            f"is {_type_of(value)}",
+            f"should be {_TYPE_NAMES[kind]}",
+        )
+    if kind == "string_pattern_mismatch":
+        return f"{value!r} has not the right form", _pattern_remedy(str(loc[-1]), str(context))
+    return item["msg"].lower(), f"change {value!r}"
+
+
+def _pattern_remedy(key: str, context: str) -> str:
+    if key == "service":
+        return "name a systemd unit, for example `sglang.service` or `llamacpp@NAME.service`"
+    if key in ("script", "model_path"):
+        return "give an absolute path, beginning with /"
+    if key == "sha256":
+        return "give the 64 hex digits of sha256(key)"
+    if key == "group":
+        return "use letters, digits and . _ -"
+    return (
+        "a model's name has letters, digits and . _ - : / + @, "
+        "and begins with a letter or a digit"
+    )
+
+
+def _known_keys(section: type[BaseModel], loc: tuple[Any, ...]) -> list[str]:
+    """The keys that are valid beside the last part of ``loc``."""
+    current: Any = section
+    for part in loc[:-1]:
+        if not (isinstance(current, type) and issubclass(current, BaseModel)):
+            break
+        if current is ModelsFile and part == "models":
+            current = ModelEntry
+        elif current is KeysFile and part == "keys":
+            current = ApiKey
+        elif part in current.model_fields:
+            current = current.model_fields[part].annotation
+    fields = current.model_fields
+    return [field.alias or name for name, field in fields.items()]
+
+
+def _type_of(value: Any) -> str:
+    if value is None:
+        return "empty"
+    if isinstance(value, bool):
+        return f"{str(value).lower()}"
+    if isinstance(value, str):
+        return f"the text {value!r}"
+    if isinstance(value, (int, float)):
+        return f"the number {value}"
+    return "a list" if isinstance(value, list) else "a mapping"
+
+
+def _loopback(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False

@@ -1,0 +1,167 @@
+"""What config.yml, models.yml and keys.yml may say.
+
+Every key that was ever valid stays valid; ``schema`` names the version a file was written for.
+Times are seconds.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+
+Backend = Literal["sglang", "vllm", "tabby", "llamacpp", "command"]
+StatusStyle = Literal["auto", "content", "event", "reasoning", "off"]
+Scope = Literal["use", "switch", "admin"]
+
+DEFAULT_PORTS: dict[str, int] = {"sglang": 30000, "vllm": 8000, "tabby": 5000, "llamacpp": 8080}
+MODEL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/+@-]*")
+UNIT_NAME = re.compile(r"[A-Za-z0-9:_.\\-]+(@[A-Za-z0-9:_.\\@-]+)?\.service")
+
+
+def _argument(value: Any) -> Any:
+    """``args: [--ctx-size, 4096]`` is what people write; an engine's argument is text all the same."""
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        return str(value)
+    return value
+
+
+def _off(value: Any) -> Any:
+    """YAML 1.1 (Ansible's) reads ``off`` as false."""
+    return "off" if value is False else value
+
+
+def _seconds(value: Any) -> Any:
+    """A whole number is a time like any other; strict mode would take fractions alone."""
+    return float(value) if isinstance(value, int) and not isinstance(value, bool) else value
+
+
+Argument = Annotated[str, BeforeValidator(_argument)]
+Style = Annotated[StatusStyle, BeforeValidator(_off)]
+Seconds = Annotated[float, BeforeValidator(_seconds), Field(ge=0, allow_inf_nan=False)]
+Deadline = Annotated[float, BeforeValidator(_seconds), Field(gt=0, allow_inf_nan=False)]
+Port = Annotated[int, Field(ge=1, le=65535)]
+ModelName = Annotated[str, Field(pattern=rf"^{MODEL_NAME.pattern}$", max_length=200)]
+
+
+class _Section(BaseModel):
+    # strict: "8080" is not a port, and a typo must not be read as something else
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, protected_namespaces=())
+
+
+class Listen(_Section):
+    """Where the public API listens."""
+
+    host: str = "127.0.0.1"
+    port: Port = 8002
+
+
+class Status(_Section):
+    """What a person who waits is told; ``interval`` is the time between countdown lines."""
+
+    style: Style = "auto"
+    interval: Deadline = 10.0
+
+
+class SchedulerConfig(_Section):
+    """Fairness between models: see docs/architecture.md."""
+
+    max_wait: Seconds = 60.0
+    min_residency: Seconds = 0.0
+    drain_timeout: Deadline = 600.0
+
+
+class SwitchConfig(_Section):
+    """How a switch runs and what happens after one that failed."""
+
+    timeout: Deadline = 180.0
+    stop_timeout: Deadline = 30.0
+    on_failure: Literal["rollback", "stop"] = "rollback"
+    max_failures: Annotated[int, Field(ge=1)] = 3
+
+
+class EngineFiles(_Section):
+    """Directories that activation writes to."""
+
+    llamacpp: str = "/etc/llamacpp"
+
+
+class Config(_Section):
+    """config.yml."""
+
+    schema_version: Literal[1] = Field(1, alias="schema")
+    listen: Listen = Listen()
+    allow_open: bool = False
+    units: Literal["systemd", "child"] = "systemd"
+    models_file: str = "models.yml"
+    keys_file: str = "keys.yml"
+    state_dir: str = "/var/lib/llm-router"
+    admin_socket: str = "/run/llm-router/admin.sock"
+    helper_socket: str = "/run/llm-router-helper.sock"
+    engine_files: EngineFiles = EngineFiles()
+    llamacpp_binary: str = "llama-server"
+    status: Status = Status()
+    scheduler: SchedulerConfig = SchedulerConfig()
+    switch: SwitchConfig = SwitchConfig()
+
+
+class ModelEntry(_Section):
+    """One entry of models.yml, as the file says it."""
+
+    backend: Backend
+    service: Annotated[str, Field(pattern=rf"^{UNIT_NAME.pattern}$")] | None = None
+    script: Annotated[str, Field(pattern=r"^/")] | None = None
+    model_name: str | None = None
+    model_path: Annotated[str, Field(pattern=r"^/")] | None = None
+    command: list[Argument] | None = None
+    args: list[Argument] = []
+    port: Port | None = None
+    timeout: Deadline | None = None
+    status: Style | None = None
+    group: Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]+$")] = "default"
+    warm_up: bool = True
+
+
+class Model(ModelEntry):
+    """A model: its entry, and the name that clients use."""
+
+    name: str
+
+    @property
+    def unit(self) -> str:
+        """The unit that runs it. Models that name the same unit share it."""
+        return self.service or f"child:{self.name}"
+
+    @property
+    def base_url(self) -> str:
+        """Where its engine listens; always loopback."""
+        port = self.port or DEFAULT_PORTS[self.backend]
+        return f"http://127.0.0.1:{port}"
+
+    @property
+    def upstream_name(self) -> str:
+        """What its engine calls it."""
+        return self.model_name or self.name
+
+
+class ModelsFile(_Section):
+    """models.yml."""
+
+    schema_version: Literal[1] = Field(1, alias="schema")
+    models: dict[ModelName, ModelEntry]
+
+
+class ApiKey(_Section):
+    """One entry of keys.yml; the key itself is nowhere on the host."""
+
+    name: str
+    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+    scopes: list[Scope] = ["use", "switch"]
+    status: Style | None = None
+
+
+class KeysFile(_Section):
+    """keys.yml."""
+
+    keys: list[ApiKey] = []

@@ -1,0 +1,88 @@
+"""The interface that the switcher knows of whatever runs engines."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+from typing_extensions import Self
+
+from llm_router.config.schema import Model
+
+Active = Literal["inactive", "activating", "active", "deactivating", "failed"]
+
+
+class UnitError(Exception):
+    """A unit could not be brought where it was wanted; the message is one sentence for a person."""
+
+
+@dataclass(frozen=True)
+class UnitState:
+    """What the service manager says of a unit now."""
+
+    active: Active
+    main_pid: int = 0
+    result: str = ""
+    """Why it ended, in systemd's words (``exit-code``, ``signal``, …); empty while all is well."""
+
+    @property
+    def running(self) -> bool:
+        """Whether it may hold the device: anything but at rest."""
+        return self.active in ("activating", "active", "deactivating")
+
+
+Listener = Callable[[str, UnitState], None]
+
+
+class Units(ABC):
+    """Starts, stops, watches. Every method takes a model and acts on the unit that runs it.
+
+    ``start`` and ``stop`` return when the service manager has done the job; whether the engine can
+    generate is not theirs to say. All raise `UnitError`; none blocks the event loop; each is safe
+    to repeat.
+    """
+
+    def __init__(self) -> None:
+        self._listeners: list[Listener] = []
+
+    @abstractmethod
+    async def __aenter__(self) -> Self:
+        """Connect and begin to watch."""
+
+    @abstractmethod
+    async def __aexit__(self, *exc: object) -> None:
+        """Stop watching."""
+
+    @abstractmethod
+    async def activate(self, model: Model) -> bool:
+        """Make what the unit reads on disk say "serve this model"; true if something changed."""
+
+    @abstractmethod
+    async def start(self, model: Model) -> None:
+        """Start the unit and wait until the service manager calls it started."""
+
+    @abstractmethod
+    async def stop(self, model: Model, timeout: float) -> None:
+        """Stop the unit and wait until none of its processes is left, by force past ``timeout``."""
+
+    @abstractmethod
+    async def state(self, model: Model) -> UnitState:
+        """What is true now, asked anew."""
+
+    @abstractmethod
+    async def log_tail(self, model: Model, lines: int = 20) -> list[str]:
+        """The unit's last log lines, oldest first; an empty list when there are none."""
+
+    @abstractmethod
+    async def problem(self) -> str | None:
+        """One sentence when units cannot be managed at all (the helper is gone, say), else None."""
+
+    def subscribe(self, listener: Listener) -> None:
+        """Call ``listener(unit, state)`` in the event loop whenever a watched unit changes."""
+        self._listeners.append(listener)
+
+    def _changed(self, unit: str, state: UnitState) -> None:
+        for listener in self._listeners:
+            listener(unit, state)
