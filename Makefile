@@ -1,0 +1,82 @@
+# `make` says what there is. Everything a target needs is built on the way to it.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-print-directory
+
+# auto | no: whether test hosts may be booted on this machine.
+HOST ?= auto
+
+CACHE := $(or $(ROUNDHOUSE_CACHE),$(or $(XDG_CACHE_HOME),$(HOME)/.cache)/roundhouse)
+BIN := $(CURDIR)/.venv/bin
+PYTEST := $(BIN)/pytest
+REPORTS := .cache/reports
+TYPED := $(wildcard tests/unit tests/integration tests/hosts demo tools)
+
+export PATH := $(BIN):$(PATH)
+export ANSIBLE_COLLECTIONS_PATH := $(CURDIR)/.cache/collections
+export ANSIBLE_HOME := $(CURDIR)/.cache/ansible
+export MOLECULE_GLOB := molecule/*/molecule.yml
+export ROUNDHOUSE_CACHE := $(CACHE)
+export PYTHONDONTWRITEBYTECODE := 1
+export HOST
+
+##@ See it
+
+.PHONY: demo demo-down
+demo: ## two models answer in turn, on a throwaway host or (HOST=no) on this machine
+	@demo/run up
+demo-down: ## take away everything that `make demo` put up
+	@demo/run down
+
+##@ Check it
+
+.PHONY: check test test-unit test-integration lint types lint-yaml lint-ansible lint-docs sanity build molecule
+check: env ## everything that needs no hosts: linters, types, docs, unit and fast integration tests
+	@$(BIN)/python tools/gate.py check
+test: env ## everything: check, ansible-test sanity, the archive, integration tests, Molecule on real hosts
+	@$(BIN)/python tools/gate.py test
+lint: env ## ruff: rules and formatting
+	@ruff check . && ruff format --check .
+types: env ## mypy --strict
+	@mypy roles/llm_router/files/llm_router
+	@mypy $(TYPED)
+	@if [ -d plugins ]; then mypy plugins; fi
+lint-yaml: env ## yamllint
+	@yamllint --strict .
+lint-ansible: env ## ansible-lint, production profile
+	@ansible-lint --profile production --offline
+lint-docs: env ## the plugins' and roles' documentation, the changelog
+	@cd $(ANSIBLE_COLLECTIONS_PATH)/ansible_collections/roundhouse/llm && \
+		antsibull-docs lint-collection-docs --plugin-docs --validate-collection-refs self . && \
+		antsibull-changelog lint
+test-unit: env ## pytest tests/unit
+	@$(PYTEST) -q --junit-xml=$(REPORTS)/test-unit.xml tests/unit $(ARGS)
+test-integration: env model ## pytest tests/integration: real processes, real engines, loopback
+	@$(PYTEST) -q --junit-xml=$(REPORTS)/test-integration.xml tests/integration $(ARGS)
+sanity: env ## ansible-test sanity
+	@tools/sanity $(ARGS)
+build: env ## the collection's archive in dist/, its contents tested
+	@rm -rf dist && ansible-galaxy collection build --force --output-path dist . && python tools/archive_contents.py dist/*.tar.gz
+molecule: env hosts model ## Molecule: every scenario on real systemd hosts
+	@molecule test --all $(ARGS)
+
+##@ Keep it
+
+.PHONY: env hosts model lock clean help
+env: ## the environment of the checks, in .venv
+	@tools/bootstrap dev
+hosts: ## the Debian packages that boot test hosts
+	@tools/bootstrap hosts
+model: ## the 253 MB test model, in $ROUNDHOUSE_CACHE
+	@tools/bootstrap model
+lock: ## write every requirements lock anew
+	@tools/lock
+clean: ## forget environments and caches of this checkout (first: make demo-down)
+	@rm -rf .venv .cache .mypy_cache .ruff_cache .pytest_cache .hypothesis .ansible dist
+
+help: ## this page
+	@awk 'BEGIN { FS = ":.*## " } \
+		/^##@/ { printf "\n%s\n", substr($$0, 5) } \
+		/^[a-z-]+:.*## / { printf "  make %-17s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))

@@ -1,0 +1,63 @@
+"""Tests a built collection archive: everything that a user needs is in it, and nothing else."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import tarfile
+from pathlib import Path, PurePosixPath
+
+ROOT = Path(__file__).resolve().parent.parent
+
+# Top-level entries that a collection may have; every tracked file under a folder named here must be in.
+SHIPPED_FOLDERS = {"docs", "examples", "meta", "playbooks", "plugins", "roles", "changelogs"}
+SHIPPED_FILES = {"README.md", "LICENSE", "CHANGELOG.md", "CHANGELOG.rst"}
+MADE_BY_GALAXY = {"MANIFEST.json", "FILES.json"}
+NEEDED = {
+    "README.md",
+    "LICENSE",
+    "meta/runtime.yml",
+    "playbooks/site.yml",
+    "plugins/modules/model_switch.py",
+    "plugins/module_utils/engine_files.py",
+    "roles/llm_router/meta/argument_specs.yml",
+    "roles/llm_router/files/requirements.lock",
+    "roles/llm_router/files/llm_router/__init__.py",
+    "roles/llamacpp/meta/argument_specs.yml",
+}
+NEVER_PARTS = {"__pycache__", ".venv", ".cache", ".git", "fragments", "tests", "molecule", "demo"}
+
+
+def tracked() -> set[str]:
+    listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, stdout=subprocess.PIPE, check=True)
+    return {name for name in listed.stdout.decode().split("\0") if name}
+
+
+def problems(names: set[str], wanted: set[str]) -> list[str]:
+    found = [f"missing: {name}" for name in sorted(NEEDED - names)]
+    for name in sorted(names):
+        path = PurePosixPath(name)
+        if path.parts[0] not in SHIPPED_FOLDERS and name not in SHIPPED_FILES | MADE_BY_GALAXY:
+            found.append(f"does not belong in the archive: {name} (galaxy.yml, build_ignore)")
+        elif NEVER_PARTS & set(path.parts) or path.suffix in {".pyc", ".gguf"}:
+            found.append(f"does not belong in the archive: {name} (galaxy.yml, build_ignore)")
+    for name in sorted(wanted - names):
+        path = PurePosixPath(name)
+        if path.parts[0] in SHIPPED_FOLDERS - {"changelogs"}:
+            found.append(f"tracked but missing from the archive: {name}")
+    return found
+
+
+def main(archive: str) -> int:
+    with tarfile.open(archive) as tar:
+        names = {member.name for member in tar.getmembers() if member.isfile() or member.issym()}
+    found = problems(names, tracked())
+    for problem in found:
+        print(f"{archive}: {problem}")
+    size = Path(archive).stat().st_size
+    print(f"{archive}: {len(names)} files, {size / 1024:.0f} KiB, {len(found)} problems")
+    return 1 if found else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1]))

@@ -1,0 +1,134 @@
+"""Runs the stages of `make check` or `make test` one after the other and sums them up.
+
+A stage is a make target, so each can be run by hand. The first that fails ends the run. The last line
+counts tests: those of pytest from its reports, and one for each stage that is a single check.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+import xml.etree.ElementTree as ET
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+REPORTS = ROOT / ".cache" / "reports"
+DOCTOR_MAY_NOT_BOOT = 3
+
+CHECK = (
+    "lint",
+    "types",
+    "lint-yaml",
+    "lint-ansible",
+    "lint-docs",
+    "test-unit",
+    "test-integration",
+)
+TEST = (*CHECK, "sanity", "build", "molecule")
+ON_HOSTS = {"molecule"}
+
+
+@dataclass
+class Result:
+    stage: str
+    outcome: str  # passed, failed, not run
+    seconds: float = 0.0
+    passed: int = 0
+    failed: int = 0
+    skipped: int = 0
+
+
+def run_stage(stage: str) -> Result:
+    report = REPORTS / f"{stage}.xml"
+    report.unlink(missing_ok=True)
+    print(f"\n===> {stage}", flush=True)
+    start = time.monotonic()
+    returncode = subprocess.run(["make", "--no-print-directory", stage], cwd=ROOT).returncode
+    result = Result(stage, "failed" if returncode else "passed", time.monotonic() - start)
+    if report.exists():
+        for suite in ET.parse(report).iter("testsuite"):
+            bad = int(suite.get("failures", 0)) + int(suite.get("errors", 0))
+            skipped = int(suite.get("skipped", 0))
+            result.failed += bad
+            result.skipped += skipped
+            result.passed += int(suite.get("tests", 0)) - bad - skipped
+    if returncode and not result.failed:
+        result.failed = 1
+    elif not returncode and not result.passed:
+        result.passed = 1
+    print(f"===> {stage}: {result.outcome} ({result.seconds:.1f} s)", flush=True)
+    return result
+
+
+def why_no_hosts() -> str | None:
+    """One sentence why test hosts can't be booted here; None when they can."""
+    subprocess.run(["make", "--no-print-directory", "hosts"], cwd=ROOT, check=True)
+    doctor = subprocess.run(
+        [sys.executable, "tests/hosts/hosts.py", "doctor"],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    if doctor.returncode == 0:
+        return None
+    lines = doctor.stdout.strip().splitlines()
+    if doctor.returncode != DOCTOR_MAY_NOT_BOOT:
+        raise SystemExit(doctor.stdout + f"tests/hosts/hosts.py doctor: exit {doctor.returncode}")
+    return lines[-1] if lines else "tests/hosts/hosts.py doctor says that no host can be booted"
+
+
+def summary(results: list[Result], seconds: float) -> None:
+    print(f"\n{'stage':<18}{'result':<10}{'seconds':>8}{'passed':>8}{'failed':>8}{'skipped':>9}")
+    for result in results:
+        counts = f"{result.passed:>8}{result.failed:>8}{result.skipped:>9}"
+        print(f"{result.stage:<18}{result.outcome:<10}{result.seconds:>8.1f}{counts}")
+    print(f"{'all':<28}{seconds:>8.1f}\n")
+
+
+def main(what: str) -> int:
+    start = time.monotonic()
+    REPORTS.mkdir(parents=True, exist_ok=True)
+    stages = TEST if what == "test" else CHECK
+    no_hosts = None
+    if what == "test":
+        if os.environ.get("HOST") == "no":
+            no_hosts = "HOST=no was given"
+        else:
+            no_hosts = why_no_hosts()
+        if no_hosts and os.environ.get("CI") == "true":
+            print(f"Test hosts can't be booted here, and in CI they must: {no_hosts}")
+            print("0 passed, 1 failed")
+            return 1
+
+    results: list[Result] = []
+    for stage in stages:
+        if any(result.failed for result in results) or (no_hosts and stage in ON_HOSTS):
+            results.append(Result(stage, "not run"))
+        else:
+            results.append(run_stage(stage))
+    summary(results, time.monotonic() - start)
+
+    failed = sum(result.failed for result in results)
+    skipped = sum(result.skipped for result in results)
+    if no_hosts:
+        print(f"Not run, as no test host was booted: {', '.join(sorted(ON_HOSTS))} ({no_hosts}).")
+        # Asked for, it is a skipped stage. Not asked for, the gate did not do its work.
+        if os.environ.get("HOST") == "no":
+            skipped += 1
+        else:
+            failed += 1
+            print("`make test HOST=no` leaves it out on purpose.")
+    first = next((result.stage for result in results if result.failed), None)
+    if first:
+        print(f"The first stage that failed: {first}. Again, alone: make {first}")
+    passed = sum(result.passed for result in results)
+    print(f"{passed} passed, {failed} failed" + (f", {skipped} skipped" if skipped else ""))
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1]))
