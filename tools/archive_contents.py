@@ -9,7 +9,7 @@ from pathlib import Path, PurePosixPath
 
 ROOT = Path(__file__).resolve().parent.parent
 
-# Top-level entries that a collection may have; every tracked file under a folder named here must be in.
+# What a collection may have at its top; every tracked file in these folders must be in.
 SHIPPED_FOLDERS = {"docs", "examples", "meta", "playbooks", "plugins", "roles", "changelogs"}
 SHIPPED_FILES = {"README.md", "LICENSE", "CHANGELOG.md", "CHANGELOG.rst"}
 MADE_BY_GALAXY = {"MANIFEST.json", "FILES.json"}

@@ -1,7 +1,7 @@
 """Runs the stages of `make check` or `make test` one after the other and sums them up.
 
-A stage is a make target, so each can be run by hand. The first that fails ends the run. The last line
-counts tests: those of pytest from its reports, and one for each stage that is a single check.
+A stage is a make target, so each can be run by hand. The first that fails ends the run.
+The last line counts tests: those of pytest from its reports, and one for each stage that is a single check.
 """
 
 from __future__ import annotations
@@ -46,8 +46,8 @@ def run_stage(stage: str) -> Result:
     report.unlink(missing_ok=True)
     print(f"\n===> {stage}", flush=True)
     start = time.monotonic()
-    returncode = subprocess.run(["make", "--no-print-directory", stage], cwd=ROOT).returncode
-    result = Result(stage, "failed" if returncode else "passed", time.monotonic() - start)
+    made = subprocess.run(["make", "--no-print-directory", stage], cwd=ROOT, check=False)
+    result = Result(stage, "failed" if made.returncode else "passed", time.monotonic() - start)
     if report.exists():
         for suite in ET.parse(report).iter("testsuite"):
             bad = int(suite.get("failures", 0)) + int(suite.get("errors", 0))
@@ -55,9 +55,9 @@ def run_stage(stage: str) -> Result:
             result.failed += bad
             result.skipped += skipped
             result.passed += int(suite.get("tests", 0)) - bad - skipped
-    if returncode and not result.failed:
+    if made.returncode and not result.failed:
         result.failed = 1
-    elif not returncode and not result.passed:
+    elif not made.returncode and not result.passed:
         result.passed = 1
     print(f"===> {stage}: {result.outcome} ({result.seconds:.1f} s)", flush=True)
     return result
@@ -72,6 +72,7 @@ def why_no_hosts() -> str | None:
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
+        check=False,
     )
     if doctor.returncode == 0:
         return None
