@@ -23,12 +23,12 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parent))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from hostlib import doctor
-from hostlib.machine import Hosts
-from hostlib.names import SUITES, HostError, parse_bind
-from hostlib.shell import say
+from tests.hosts.hostlib import doctor
+from tests.hosts.hostlib.machine import Hosts
+from tests.hosts.hostlib.names import SUITES, HostError, parse_bind
+from tests.hosts.hostlib.shell import say
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "hosts"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from hostlib.names import (
+from tests.hosts.hostlib.names import (
     Bind,
     HostError,
     Names,
