@@ -1,4 +1,4 @@
-"""The router's configuration: config.yml, models.yml and keys.yml, checked before anything uses them."""
+"""The router's configuration: config.yml, models.yml and keys.yml, checked before use."""
 
 from llm_router.config.errors import ConfigError, Problem
 from llm_router.config.load import Settings, load_settings

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Problem:
-    """One thing that is wrong in one file; ``line`` is 1-based, 0 when the file as a whole is meant."""
+    """One thing that is wrong in one file; ``line`` is 1-based, 0 for the file as a whole."""
 
     file: str
     line: int

@@ -116,21 +116,19 @@ def _load_models(path: Path, config: Config, problems: list[Problem]) -> dict[st
         for key, what, remedy in _entry_problems(name, entry, config):
             loc = ("models", name, key) if key else ("models", name)
             problems.append(Problem(doc.file, doc.line(loc), ".".join(loc), what, remedy))
-    for key, what, remedy in _group_problems(parsed.models):
-        problems.append(Problem(doc.file, doc.line(key), ".".join(key), what, remedy))
+    for place, what, remedy in _group_problems(parsed.models):
+        problems.append(Problem(doc.file, doc.line(place), ".".join(place), what, remedy))
     return {name: Model(name=name, **dict(entry)) for name, entry in parsed.models.items()}
 
 
-def _entry_problems(
-    name: str, entry: ModelEntry, config: Config
-) -> Iterator[tuple[str, str, str]]:
+def _entry_problems(name: str, entry: ModelEntry, config: Config) -> Iterator[tuple[str, str, str]]:
     """(key, what, remedy) of what no single field can know."""
     if config.units == "systemd" and entry.service is None:
         example = f"{entry.backend}@{name}" if "/" not in name else f"{entry.backend}@NAME"
         yield (
             "service",
             "is missing",
-            f"name the systemd unit that runs this model, for example `service: {example}.service`",
+            f"name the systemd unit that runs it, for example `service: {example}.service`",
         )
     if entry.backend == "llamacpp" and entry.model_path is None and entry.script is None:
         yield (
@@ -142,13 +140,13 @@ def _entry_problems(
         yield (
             "port",
             "is missing",
-            "say on which loopback port the command serves its OpenAI API, for example `port: 9000`",
+            "say on which loopback port its OpenAI API is, for example `port: 9000`",
         )
     if entry.backend == "command" and config.units == "child" and not entry.command:
         yield (
             "command",
             "is missing",
-            "give the program and its arguments as a list, for example `command: [my-server, --port, 9000]`",
+            "give program and arguments, for example `command: [my-server, --port, 9000]`",
         )
     if entry.backend not in ("llamacpp", "command") and config.units == "child":
         yield (
@@ -331,8 +329,7 @@ def _pattern_remedy(key: str, context: str) -> str:
     if key == "group":
         return "use letters, digits and . _ -"
     return (
-        "a model's name has letters, digits and . _ - : / + @, "
-        "and begins with a letter or a digit"
+        "a model's name has letters, digits and . _ - : / + @, and begins with a letter or a digit"
     )
 
 

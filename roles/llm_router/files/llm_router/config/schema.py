@@ -21,7 +21,7 @@ UNIT_NAME = re.compile(r"[A-Za-z0-9:_.\\-]+(@[A-Za-z0-9:_.\\@-]+)?\.service")
 
 
 def _argument(value: Any) -> Any:
-    """``args: [--ctx-size, 4096]`` is what people write; an engine's argument is text all the same."""
+    """``args: [--ctx-size, 4096]`` is what people write; an argument is text all the same."""
     if isinstance(value, (int, float)) and not isinstance(value, bool):
         return str(value)
     return value
@@ -81,6 +81,15 @@ class SwitchConfig(_Section):
     max_failures: Annotated[int, Field(ge=1)] = 3
 
 
+class RequestLimits(_Section):
+    """``idle_timeout``: how long an engine may be silent in the middle of an answer;
+    ``max_body``: bytes."""
+
+    idle_timeout: Deadline = 600.0
+    max_body: Annotated[int, Field(ge=1024)] = 64 * 1024 * 1024
+    shutdown_timeout: Seconds = 30.0
+
+
 class EngineFiles(_Section):
     """Directories that activation writes to."""
 
@@ -104,6 +113,7 @@ class Config(_Section):
     status: Status = Status()
     scheduler: SchedulerConfig = SchedulerConfig()
     switch: SwitchConfig = SwitchConfig()
+    requests: RequestLimits = RequestLimits()
 
 
 class ModelEntry(_Section):

@@ -64,8 +64,9 @@ class Units(ABC):
         """Start the unit and wait until the service manager calls it started."""
 
     @abstractmethod
-    async def stop(self, model: Model, timeout: float) -> None:
-        """Stop the unit and wait until none of its processes is left, by force past ``timeout``."""
+    async def stop(self, model: Model, grace: float) -> None:
+        """Stop the unit and wait until none of its processes is left, by force past
+        ``grace`` seconds."""
 
     @abstractmethod
     async def state(self, model: Model) -> UnitState:

@@ -1,0 +1,168 @@
+"""Administration: what runs, what would happen, switch now. Scope ``admin`` or the admin socket."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import anyio
+from fastapi import APIRouter, Depends, Request
+from pydantic import BaseModel, ConfigDict, Field
+
+from llm_router.api.auth import identify
+from llm_router.api.errors import ApiError, refused, unknown_model
+from llm_router.api.services import Services
+from llm_router.events import SwitchEnded
+from llm_router.scheduler.service import Refused
+from llm_router.switcher.plan import Step
+from llm_router.units.base import UnitError
+
+
+class _ModelCall(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    model: str
+
+
+class SwitchCall(_ModelCall):
+    """``timeout``: how long the caller waits, in seconds; the switch goes on after it."""
+
+    timeout: float | None = Field(None, gt=0)
+
+
+def admin_services(request: Request) -> Services:
+    """The services, for a caller that may administer."""
+    services: Services = request.app.state.services
+    identify(request.scope, request.headers, services.settings.keys).must("admin")
+    return services
+
+
+Admin = Annotated[Services, Depends(admin_services)]
+router = APIRouter(prefix="/admin")
+
+
+@router.get("/status")
+async def get_status(services: Admin) -> dict[str, Any]:
+    """Models with their states, running switches, who waits and who is served."""
+    core = services.scheduler.core
+    models = {name: _model_status(services, name) for name in services.models}
+    switches = [
+        {
+            "group": switch.group,
+            "model": switch.target,
+            "previous": switch.previous,
+            "reason": switch.reason,
+            "step": switch.step,
+            "seconds": round(services.scheduler.seconds_since(switch.started), 3),
+        }
+        for switch in services.scheduler.switches.values()
+    ]
+    groups = {name: {"loaded": group.loaded} for name, group in core.groups.items()}
+    return {"models": models, "groups": groups, "switches": switches}
+
+
+@router.post("/switch")
+async def switch(call: SwitchCall, services: Admin) -> dict[str, Any]:
+    """Have a model loaded, and wait for it. A switch that others wait for is joined."""
+    _known(services, call.model)
+    # an operator's word is the way back for a model that failed too often
+    services.scheduler.clear(call.model)
+    previous = services.scheduler.core.group_of(call.model).loaded
+    began = services.clock()
+    try:
+        with anyio.fail_after(call.timeout):
+            async with services.scheduler.lease(call.model):
+                pass
+    except TimeoutError as error:
+        raise ApiError(
+            504,
+            "switch_timeout",
+            f"'{call.model}' was not ready within {call.timeout:g} s; the switch goes on.",
+            kind="server_error",
+        ) from error
+    except Refused as error:
+        raise refused(error.refusal) from error
+    changed = previous != call.model
+    last = services.last_switch.get(call.model) if changed else None
+    return {
+        "changed": changed,
+        "model": call.model,
+        "previous": previous,
+        "seconds": round(services.clock() - began, 3),
+        "steps": _steps_taken(last),
+    }
+
+
+@router.get("/plan")
+async def plan(model: str, services: Admin) -> dict[str, Any]:
+    """What a request for ``model`` would do now; changes nothing."""
+    _known(services, model)
+    loaded = services.scheduler.core.group_of(model).loaded
+    try:
+        steps = await services.switcher.plan_for(model, loaded)
+    except UnitError as error:
+        raise ApiError(503, "units_unavailable", str(error), kind="server_error") from error
+    return {"model": model, "changed": bool(steps), "steps": [_step(step) for step in steps]}
+
+
+@router.post("/clear")
+async def clear(call: _ModelCall, services: Admin) -> dict[str, Any]:
+    """Forget a model's failures, so that requests for it are taken again."""
+    _known(services, call.model)
+    changed = call.model in services.scheduler.core.failures
+    services.scheduler.clear(call.model)
+    return {"changed": changed, "model": call.model}
+
+
+@router.get("/logs")
+async def logs(model: str, services: Admin, lines: int = 50) -> dict[str, Any]:
+    """The last log lines of a model's unit."""
+    _known(services, model)
+    try:
+        tail = await services.units.log_tail(services.models[model], max(1, min(lines, 500)))
+    except UnitError as error:
+        raise ApiError(503, "units_unavailable", str(error), kind="server_error") from error
+    return {"model": model, "lines": tail}
+
+
+def _known(services: Services, model: str) -> None:
+    if model not in services.models:
+        raise unknown_model(model, services.models)
+
+
+def _model_status(services: Services, name: str) -> dict[str, Any]:
+    core = services.scheduler.core
+    group = core.group_of(name)
+    failure = core.failures.get(name)
+    state = "stopped"
+    if group.loaded == name:
+        state = "loaded"
+    elif group.target == name:
+        state = "loading"
+    elif failure is not None:
+        state = "failed"
+    entry: dict[str, Any] = {
+        "state": state,
+        "backend": services.models[name].backend,
+        "unit": services.models[name].unit,
+        "in_flight": sum(1 for lease in group.leases.values() if lease == name),
+        "waiting": sum(1 for waiter in group.waiters.values() if waiter.model == name),
+    }
+    if failure is not None:
+        entry["failure"] = {
+            "message": failure.message,
+            "count": failure.count,
+            "log_lines": list(failure.log_lines),
+        }
+    return entry
+
+
+def _step(step: Step) -> dict[str, Any]:
+    return {"step": step.name, "model": step.model, "deadline": step.deadline}
+
+
+def _steps_taken(last: SwitchEnded | None) -> list[dict[str, Any]]:
+    steps = last.steps if last is not None else ()
+    return [
+        {"step": step.step, "model": step.model, "seconds": round(step.seconds, 3)}
+        for step in steps
+    ]

@@ -1,0 +1,66 @@
+"""The application: what path leads where, and one shape for every error."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from fastapi import FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from starlette.exceptions import HTTPException
+from starlette.routing import Route
+
+from llm_router import __version__
+from llm_router.api import admin, health, models
+from llm_router.api.auth import identify
+from llm_router.api.errors import ApiError, bad_request
+from llm_router.api.generation import Generation
+from llm_router.api.services import Services, running
+from llm_router.config.load import Settings
+from llm_router.units.base import Units
+
+GENERATION_PATHS = {"/v1/chat/completions": True, "/v1/completions": False}
+
+
+def create_app(settings: Settings, units: Units | None = None) -> FastAPI:
+    """The router as an ASGI app. ``units`` stands in for what config.yml asks for."""
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        async with running(settings, units) as services:
+            app.state.services = services
+            yield
+
+    app = FastAPI(title="Roundhouse", version=__version__, lifespan=lifespan)
+    for path, chat in GENERATION_PATHS.items():
+        app.router.routes.append(Route(path, Generation(path, chat=chat), methods=["POST"]))
+    for part in (health.router, models.router, admin.router):
+        app.include_router(part)
+
+    @app.get("/metrics")
+    async def metrics(request: Request) -> Response:
+        """Prometheus' text format."""
+        services: Services = request.app.state.services
+        identify(request.scope, request.headers, settings.keys)
+        return Response(generate_latest(services.metrics.registry), media_type=CONTENT_TYPE_LATEST)
+
+    @app.exception_handler(ApiError)
+    async def api_error(_: Request, error: ApiError) -> JSONResponse:
+        return JSONResponse(error.body, error.status)
+
+    @app.exception_handler(RequestValidationError)
+    async def invalid(_: Request, error: RequestValidationError) -> JSONResponse:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"][1:]) or None
+        wrong = bad_request(f"{where or 'The request'}: {first['msg']}.", where)
+        return JSONResponse(wrong.body, 400)
+
+    @app.exception_handler(HTTPException)
+    async def http_error(request: Request, error: HTTPException) -> JSONResponse:
+        message = f"{request.method} {request.url.path}: {error.detail}."
+        wrong = ApiError(error.status_code, "not_found", message)
+        return JSONResponse(wrong.body, error.status_code, error.headers)
+
+    return app

@@ -1,0 +1,65 @@
+"""Who may do what: API keys by their hash, and the admin socket."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from llm_router.api.errors import ApiError
+from llm_router.config.schema import ApiKey, Scope, StatusStyle
+
+ALL_SCOPES: frozenset[Scope] = frozenset(("use", "switch", "admin"))
+
+
+@dataclass(frozen=True)
+class Caller:
+    """Who asks: a key's name, ``anyone`` where no key is configured, ``local`` (admin socket)."""
+
+    name: str
+    scopes: frozenset[Scope]
+    status: StatusStyle | None = None
+
+    def must(self, scope: Scope) -> None:
+        """Raises `ApiError` 403 unless the caller has ``scope``."""
+        if scope not in self.scopes:
+            raise ApiError(
+                403,
+                "insufficient_scope",
+                f"The key '{self.name}' may not do this: it lacks the scope '{scope}'.",
+                kind="permission_error",
+            )
+
+
+def identify(
+    scope: Mapping[str, Any], headers: Mapping[str, str], keys: Sequence[ApiKey]
+) -> Caller:
+    """The caller of a request. Raises `ApiError` 401.
+
+    ``scope`` is ASGI's: uvicorn gives a request that came over a Unix socket no ``server``
+    address, and who could open the admin socket is admin.
+    """
+    if scope.get("server") is None:
+        return Caller("local", ALL_SCOPES)
+    if not keys:
+        return Caller("anyone", ALL_SCOPES)
+    kind, _, given = headers.get("authorization", "").partition(" ")
+    if kind.lower() != "bearer" or not given:
+        given = headers.get("x-api-key", "")
+    digest = hashlib.sha256(given.strip().encode()).hexdigest()
+    found: ApiKey | None = None
+    for key in keys:
+        # every key is compared, so that the time says nothing about which one matched
+        if hmac.compare_digest(digest, key.sha256):
+            found = key
+    if found is None:
+        what = "Incorrect API key provided." if given else "No API key provided."
+        raise ApiError(
+            401,
+            "invalid_api_key",
+            f"{what} Send one as 'Authorization: Bearer KEY'.",
+            kind="authentication_error",
+        )
+    return Caller(found.name, frozenset(found.scopes), found.status)

@@ -1,0 +1,77 @@
+"""Errors in OpenAI's shape: ``{"error": {"message", "type", "param", "code"}}``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from llm_router.scheduler.core import Refusal
+
+
+class ApiError(Exception):
+    """An answer that is an error; ``status`` is its HTTP status."""
+
+    def __init__(
+        self,
+        status: int,
+        code: str,
+        message: str,
+        *,
+        kind: str = "invalid_request_error",
+        param: str | None = None,
+        log_lines: Sequence[str] = (),
+    ) -> None:
+        super().__init__(message)
+        self.status = status
+        self.body: dict[str, Any] = {
+            "error": {"message": message, "type": kind, "param": param, "code": code}
+        }
+        if log_lines:
+            self.body["error"]["log_lines"] = list(log_lines)
+
+
+def unknown_model(name: object, known: Iterable[str]) -> ApiError:
+    """404: the engines themselves would answer any name with whatever they have loaded."""
+    names = ", ".join(sorted(known)) or "none is configured"
+    return ApiError(
+        404,
+        "model_not_found",
+        f"The model '{name}' does not exist. Known models: {names}.",
+        param="model",
+    )
+
+
+def refused(refusal: Refusal) -> ApiError:
+    """503: the model could not be loaded."""
+    return ApiError(
+        503,
+        "model_unavailable",
+        f"The model '{refusal.model}' could not be loaded. {refusal.message}",
+        kind="server_error",
+        log_lines=refusal.log_lines,
+    )
+
+
+def bad_request(message: str, param: str | None = None) -> ApiError:
+    """400."""
+    return ApiError(400, "invalid_request", message, param=param)
+
+
+def upstream_broke(model: str, what: str) -> ApiError:
+    """502: the engine did not answer, or stopped in the middle of its answer."""
+    return ApiError(
+        502,
+        "engine_failed",
+        f"The engine of '{model}' {what}. The next request starts it again.",
+        kind="server_error",
+    )
+
+
+def internal_error() -> ApiError:
+    """500: a fault of the router's own; its log has the trace."""
+    return ApiError(
+        500,
+        "internal_error",
+        "The router failed on this request; its log says why (journalctl -u llm-router).",
+        kind="server_error",
+    )

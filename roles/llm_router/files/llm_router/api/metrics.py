@@ -1,0 +1,153 @@
+"""Prometheus: counters where things happen, gauges read from live state at scrape time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from prometheus_client import CollectorRegistry, Counter, Histogram
+from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from llm_router import __version__
+from llm_router.config.schema import Model
+from llm_router.events import Event, EventStream, ModelLost, StepEnded, SwitchEnded
+from llm_router.scheduler.service import Scheduler
+
+_LONG = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 40, 60, 120, 240, 480)
+_SHORT = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
+_RATE = (1, 2, 5, 10, 20, 40, 60, 100, 200, 500, 1000)
+
+
+class _Live(Collector):
+    """What is true at the moment of the scrape."""
+
+    def __init__(self, scheduler: Scheduler, models: dict[str, Model]) -> None:
+        self._scheduler = scheduler
+        self._models = models
+
+    def collect(self) -> Iterable[Metric]:
+        """Gauges of every model and the build."""
+        loaded = GaugeMetricFamily(
+            "llm_router_model_loaded", "1 for a model that is loaded", labels=["model", "group"]
+        )
+        in_flight = GaugeMetricFamily(
+            "llm_router_requests_in_flight", "Requests that hold a lease", labels=["model"]
+        )
+        waiting = GaugeMetricFamily(
+            "llm_router_requests_waiting", "Requests that wait for their model", labels=["model"]
+        )
+        failed = GaugeMetricFamily(
+            "llm_router_model_failures",
+            "Switches to the model that failed in a row",
+            labels=["model"],
+        )
+        core = self._scheduler.core
+        for name, model in self._models.items():
+            group = core.group_of(name)
+            loaded.add_metric([name, model.group], float(group.loaded == name))
+            held = sum(1 for lease in group.leases.values() if lease == name)
+            in_flight.add_metric([name], held)
+            queued = sum(1 for waiter in group.waiters.values() if waiter.model == name)
+            waiting.add_metric([name], queued)
+            failure = core.failures.get(name)
+            failed.add_metric([name], failure.count if failure else 0)
+        build = GaugeMetricFamily(
+            "llm_router_build_info", "The router's version", labels=["version"]
+        )
+        build.add_metric([__version__], 1)
+        return [loaded, in_flight, waiting, failed, build]
+
+
+class Metrics:
+    """The router's metrics, in a registry of their own."""
+
+    def __init__(self, scheduler: Scheduler, models: dict[str, Model], events: EventStream) -> None:
+        self.registry = CollectorRegistry(auto_describe=False)
+        self.registry.register(_Live(scheduler, models))
+        self._requests = Counter(
+            "llm_router_requests",
+            "Requests that ended, by HTTP status",
+            ["model", "path", "status"],
+            registry=self.registry,
+        )
+        self._queue = Histogram(
+            "llm_router_queue_seconds",
+            "Time that a request waited for its turn",
+            ["model"],
+            buckets=_LONG,
+            registry=self.registry,
+        )
+        self._ttft = Histogram(
+            "llm_router_time_to_first_token_seconds",
+            "From the request to the engine until its first token",
+            ["model"],
+            buckets=_SHORT,
+            registry=self.registry,
+        )
+        self._rate = Histogram(
+            "llm_router_tokens_per_second",
+            "Generation speed of an answer",
+            ["model"],
+            buckets=_RATE,
+            registry=self.registry,
+        )
+        self._tokens = Counter(
+            "llm_router_generated_tokens",
+            "Tokens that engines generated",
+            ["model"],
+            registry=self.registry,
+        )
+        self._switches = Counter(
+            "llm_router_switches",
+            "Switches that ended",
+            ["model", "reason", "outcome"],
+            registry=self.registry,
+        )
+        self._load = Histogram(
+            "llm_router_switch_seconds",
+            "Duration of successful switches",
+            ["model"],
+            buckets=_LONG,
+            registry=self.registry,
+        )
+        self._steps = Histogram(
+            "llm_router_switch_step_seconds",
+            "Duration of the steps of switches",
+            ["step", "outcome"],
+            buckets=_LONG,
+            registry=self.registry,
+        )
+        self._lost = Counter(
+            "llm_router_engines_lost",
+            "Engines that ended without having been asked to",
+            ["model"],
+            registry=self.registry,
+        )
+        events.subscribe(self._on_event)
+
+    def request_ended(
+        self, model: str, path: str, status: int, queue_seconds: float | None
+    ) -> None:
+        """A request is over; ``queue_seconds`` is None when it got no lease."""
+        self._requests.labels(model, path, str(status)).inc()
+        if queue_seconds is not None:
+            self._queue.labels(model).observe(queue_seconds)
+
+    def answered(self, model: str, ttft: float | None, tokens: int, rate: float | None) -> None:
+        """An engine's answer was relayed."""
+        self._tokens.labels(model).inc(tokens)
+        if ttft is not None:
+            self._ttft.labels(model).observe(ttft)
+        if rate is not None:
+            self._rate.labels(model).observe(rate)
+
+    def _on_event(self, event: Event) -> None:
+        if isinstance(event, SwitchEnded):
+            outcome = "failed" if event.error else "ok"
+            self._switches.labels(event.model, event.reason, outcome).inc()
+            if event.error is None:
+                self._load.labels(event.model).observe(event.seconds)
+        elif isinstance(event, StepEnded):
+            self._steps.labels(event.step, "failed" if event.error else "ok").observe(event.seconds)
+        elif isinstance(event, ModelLost):
+            self._lost.labels(event.model).inc()

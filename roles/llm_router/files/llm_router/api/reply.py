@@ -1,0 +1,104 @@
+"""One ASGI answer: headers once, then a body, then its end. And one request body, bounded."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Awaitable, Callable, Iterable, MutableMapping
+from typing import Any
+
+from llm_router.api.errors import ApiError
+
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+Headers = Iterable[tuple[str, str]]
+
+DONE = b"data: [DONE]\n\n"
+
+
+class ClientGone(Exception):
+    """The client hung up before it had sent its request."""
+
+
+class Reply:
+    """The answer to one request; ``status`` is 0 until it has begun."""
+
+    def __init__(self, send: Send) -> None:
+        self._send = send
+        self.status = 0
+        self.ended = False
+
+    @property
+    def started(self) -> bool:
+        """Whether the status line is out: from then on an error can only go into the body."""
+        return self.status != 0
+
+    async def start(self, status: int, headers: Headers) -> None:
+        """Send status and headers."""
+        self.status = status
+        raw = [
+            (name.lower().encode(), value.encode("latin-1", "replace")) for name, value in headers
+        ]
+        await self._send({"type": "http.response.start", "status": status, "headers": raw})
+
+    async def start_events(self, headers: Headers = ()) -> None:
+        """Begin an event stream that no proxy on the way may hold back."""
+        own = [
+            ("content-type", "text/event-stream; charset=utf-8"),
+            ("cache-control", "no-cache"),
+            ("x-accel-buffering", "no"),
+        ]
+        await self.start(200, [*own, *headers])
+
+    async def write(self, data: bytes) -> None:
+        """Send a piece of the body; returns when the client's buffer takes more."""
+        if data:
+            await self._send({"type": "http.response.body", "body": data, "more_body": True})
+
+    async def end(self, data: bytes = b"") -> None:
+        """Send the last piece."""
+        self.ended = True
+        await self._send({"type": "http.response.body", "body": data, "more_body": False})
+
+    async def json(self, status: int, body: Any, headers: Headers = ()) -> None:
+        """Send a whole JSON answer."""
+        await self.raw(status, json.dumps(body, ensure_ascii=False).encode(), headers)
+
+    async def raw(
+        self,
+        status: int,
+        data: bytes,
+        headers: Headers = (),
+        content_type: str = "application/json",
+    ) -> None:
+        """Send a whole answer."""
+        own = [("content-type", content_type), ("content-length", str(len(data)))]
+        await self.start(status, [*own, *headers])
+        await self.end(data)
+
+    async def fail(self, error: ApiError) -> None:
+        """The error as an answer of its own, or as the stream's last event and its end."""
+        if self.ended:
+            return
+        if self.started:
+            event = b"data: " + json.dumps(error.body, ensure_ascii=False).encode() + b"\n\n"
+            await self.end(event + DONE)
+        else:
+            await self.json(error.status, error.body)
+
+
+async def read_body(receive: Receive, limit: int) -> bytes:
+    """The whole request body. Raises `ApiError` 413 past ``limit`` bytes, `ClientGone`."""
+    parts: list[bytes] = []
+    size = 0
+    while True:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise ClientGone
+        part = message.get("body", b"")
+        size += len(part)
+        if size > limit:
+            raise ApiError(413, "request_too_large", f"The request is larger than {limit} bytes.")
+        parts.append(part)
+        if not message.get("more_body"):
+            return parts[0] if len(parts) == 1 else b"".join(parts)

@@ -1,0 +1,136 @@
+"""What the HTTP surface works with, made once at start."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+
+import httpx
+
+from llm_router.api.metrics import Metrics
+from llm_router.config.load import Settings
+from llm_router.config.schema import Model
+from llm_router.engines import engine_for
+from llm_router.events import Event, EventStream, ModelLost, SwitchEnded
+from llm_router.scheduler.core import Core, Limits
+from llm_router.scheduler.service import Scheduler
+from llm_router.switcher.executor import Switcher
+from llm_router.units.base import UnitError, Units, UnitState
+from llm_router.units.child import ChildUnits
+
+log = logging.getLogger(__name__)
+
+Clock = Callable[[], float]
+
+
+@dataclass
+class Services:
+    """The router's parts, joined."""
+
+    settings: Settings
+    units: Units
+    events: EventStream
+    client: httpx.AsyncClient
+    scheduler: Scheduler
+    switcher: Switcher
+    metrics: Metrics
+    started_at: int
+    clock: Clock = time.monotonic
+    last_switch: dict[str, SwitchEnded] = field(default_factory=dict)
+    """By model: how its last switch went."""
+
+    @property
+    def models(self) -> dict[str, Model]:
+        """The configured models by name."""
+        return self.settings.models
+
+    def is_loaded(self, model: str) -> bool:
+        """Whether ``model`` can answer without a switch."""
+        return self.scheduler.core.group_of(model).loaded == model
+
+
+def make_units(settings: Settings) -> Units:
+    """The unit manager that config.yml asks for."""
+    config = settings.config
+    if config.units == "systemd":
+        from llm_router.units.systemd import SystemdUnits  # D-Bus is no need of child processes
+
+        return SystemdUnits(settings.models, config.helper_socket)
+
+    def argv(model: Model) -> list[str]:
+        child_argv = engine_for(model).child_argv
+        if child_argv is None:
+            raise UnitError(f"{model.backend} cannot run as a child process")
+        return child_argv(model, config)
+
+    return ChildUnits(config, settings.models, argv)
+
+
+@asynccontextmanager
+async def running(settings: Settings, units: Units | None = None) -> AsyncIterator[Services]:
+    """Start the parts in order, find out what runs already, and stop them in reverse."""
+    config = settings.config
+    units = units or make_units(settings)
+    events = EventStream()
+    limits = Limits(
+        max_wait=config.scheduler.max_wait,
+        min_residency=config.scheduler.min_residency,
+        max_failures=config.switch.max_failures,
+        rollback=config.switch.on_failure == "rollback",
+    )
+    core = Core({name: model.group for name, model in settings.models.items()}, limits)
+    timeout = httpx.Timeout(config.requests.idle_timeout, connect=5.0, pool=None)
+    pool = httpx.Limits(max_connections=None, max_keepalive_connections=100)
+    # trust_env: a proxy from the environment must never see what goes to an engine on loopback
+    async with httpx.AsyncClient(timeout=timeout, limits=pool, trust_env=False) as client, units:
+        switcher = Switcher(settings, units, events, client)
+        async with Scheduler(core, switcher.run) as scheduler:
+            metrics = Metrics(scheduler, settings.models, events)
+            services = Services(
+                settings, units, events, client, scheduler, switcher, metrics, int(time.time())
+            )
+            events.subscribe(lambda event: _remember(services, event))
+            await _find_running(services)
+            units.subscribe(lambda unit, state: _unit_changed(services, unit, state))
+            yield services
+
+
+def _remember(services: Services, event: Event) -> None:
+    if isinstance(event, SwitchEnded):
+        services.last_switch[event.model] = event
+        outcome = f"failed: {event.error}" if event.error else "done"
+        log.info("switch to %s %s after %.2f s", event.model, outcome, event.seconds)
+
+
+async def _find_running(services: Services) -> None:
+    """The truth is outside: a model whose engine serves already goes on serving."""
+    for group in services.scheduler.core.groups:
+        try:
+            found = await services.switcher.find_loaded(group)
+        except UnitError as error:
+            log.error("cannot tell what runs in group %s: %s", group, error)
+            continue
+        if found is None:
+            continue
+        name, readiness = found
+        log.info("found %s %s", name, readiness.verdict)
+        if readiness.verdict == "ready":
+            services.scheduler.found_loaded(name)
+        else:
+            services.scheduler.adopt(group, name)
+
+
+def _unit_changed(services: Services, unit: str, state: UnitState) -> None:
+    if state.running:
+        return
+    for name, group in services.scheduler.core.groups.items():
+        loaded = group.loaded
+        if loaded is None or group.target is not None or services.models[loaded].unit != unit:
+            continue
+        reason = f"{unit} is {state.active}" + (f" ({state.result})" if state.result else "")
+        log.warning("the engine of %s is gone: %s", loaded, reason)
+        services.events.publish(ModelLost(name, loaded, reason))
+        services.scheduler.lost(loaded)

@@ -1,0 +1,23 @@
+"""Engines: one small description each; `engine_for` finds the one that serves a model."""
+
+from __future__ import annotations
+
+from llm_router.config.schema import Model
+from llm_router.engines.base import Engine, Probe, ProbeAnswer, Readiness, WarmUpCall
+from llm_router.engines.command import COMMAND
+from llm_router.engines.llamacpp import LLAMACPP
+from llm_router.engines.sglang import SGLANG
+from llm_router.engines.tabby import TABBY
+from llm_router.engines.vllm import VLLM
+
+ENGINES: dict[str, Engine] = {
+    engine.backend: engine for engine in (SGLANG, VLLM, TABBY, LLAMACPP, COMMAND)
+}
+
+
+def engine_for(model: Model) -> Engine:
+    """The engine of the model's backend."""
+    return ENGINES[model.backend]
+
+
+__all__ = ["ENGINES", "Engine", "Probe", "ProbeAnswer", "Readiness", "WarmUpCall", "engine_for"]

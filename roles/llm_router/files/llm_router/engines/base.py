@@ -1,0 +1,97 @@
+"""What an engine's description says. Everything here is data or a pure function.
+
+The contracts come from the engines' own code; each engine's file names what it relies on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from llm_router.config.schema import Config, Model
+
+Verdict = Literal["ready", "loading", "wrong"]
+
+
+@dataclass(frozen=True)
+class Readiness:
+    """What a probe's answer means: ready, still loading, or up with another model."""
+
+    verdict: Verdict
+    detail: str = ""
+
+
+READY = Readiness("ready")
+
+
+@dataclass(frozen=True)
+class ProbeAnswer:
+    """An engine's answer to a probe; ``body`` is the parsed JSON, None when it is not JSON."""
+
+    status: int
+    body: Any
+
+
+@dataclass(frozen=True)
+class Probe:
+    """One GET. All of an engine's probes must say ready, in order."""
+
+    path: str
+    judge: Callable[[ProbeAnswer, Model], Readiness]
+    timeout: float = 5.0
+
+
+@dataclass(frozen=True)
+class WarmUpCall:
+    """The request that proves that a token comes out, and the test of its answer."""
+
+    path: str
+    body: Mapping[str, Any]
+    generated: Callable[[Any], bool]
+
+
+@dataclass(frozen=True)
+class Engine:
+    """A backend, described."""
+
+    backend: str
+    label: str
+    """What people call it, in /health and in messages."""
+    probes: tuple[Probe, ...]
+    child_argv: Callable[[Model, Config], list[str]] | None = None
+    """How it runs as a child process; None where it cannot."""
+    asks_for_usage: bool = True
+    """Whether a stream carries usage only if ``stream_options.include_usage`` asks for it."""
+    request_defaults: Mapping[str, Any] = field(default_factory=dict)
+
+    def warm_up(self, model: Model) -> WarmUpCall:
+        """One token from a plain completion: works for chat and base models alike."""
+        body = {"model": model.upstream_name, "prompt": "Hi", "max_tokens": 1, "stream": False}
+        return WarmUpCall("/v1/completions", body, _has_choice)
+
+
+def _has_choice(body: Any) -> bool:
+    return isinstance(body, dict) and bool(body.get("choices"))
+
+
+def http_ok(answer: ProbeAnswer, _: Model) -> Readiness:
+    """Ready as soon as the answer is 200."""
+    if answer.status == 200:
+        return READY
+    return Readiness("loading", f"answers {answer.status}")
+
+
+def serves_model(answer: ProbeAnswer, model: Model) -> Readiness:
+    """``/v1/models`` lists the model under the name that the router will use."""
+    if answer.status != 200 or not isinstance(answer.body, dict):
+        return Readiness("loading", f"/v1/models answers {answer.status}")
+    data = answer.body.get("data")
+    ids = (
+        [item.get("id") for item in data if isinstance(item, dict)]
+        if isinstance(data, list)
+        else []
+    )
+    if model.upstream_name in ids:
+        return READY
+    return Readiness("wrong", f"it serves {', '.join(map(str, ids)) or 'nothing'}")

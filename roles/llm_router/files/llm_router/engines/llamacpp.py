@@ -1,0 +1,35 @@
+"""llama.cpp's server.
+
+Its port opens before it loads; ``/health`` and ``/v1/models`` answer 503 until it can serve, and
+the id in ``/v1/models`` is ``--alias``.
+"""
+
+from __future__ import annotations
+
+import sys
+
+from llm_router.config.schema import Config, Model
+from llm_router.engine_files import llamacpp_arguments
+from llm_router.engines.base import Engine, Probe, http_ok, serves_model
+
+EMBEDDED = "embedded"
+
+
+def child_argv(model: Model, config: Config) -> list[str]:
+    """``llama-server``, or PyPI's xllamacpp in a Python child where nothing is installed."""
+    if config.llamacpp_binary == EMBEDDED:
+        program = [sys.executable, "-m", "llm_router.engines.xllamacpp_server"]
+    else:
+        program = [config.llamacpp_binary]
+    port = int(model.base_url.rpartition(":")[2])
+    return program + llamacpp_arguments(
+        model_path=model.model_path or "", alias=model.upstream_name, port=port, args=model.args
+    )
+
+
+LLAMACPP = Engine(
+    backend="llamacpp",
+    label="llamacpp",
+    probes=(Probe("/health", http_ok), Probe("/v1/models", serves_model)),
+    child_argv=child_argv,
+)

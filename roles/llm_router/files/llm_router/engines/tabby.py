@@ -1,0 +1,26 @@
+"""TabbyAPI.
+
+``/health`` is 200 with no model at all; ``/v1/model`` names what is loaded, by the last part of
+its path, and answers 503 while nothing is.
+"""
+
+from __future__ import annotations
+
+from llm_router.config.schema import Model
+from llm_router.engines.base import READY, Engine, Probe, ProbeAnswer, Readiness
+
+
+def _model_loaded(answer: ProbeAnswer, model: Model) -> Readiness:
+    if answer.status != 200 or not isinstance(answer.body, dict):
+        return Readiness("loading", f"/v1/model answers {answer.status}")
+    loaded = str(answer.body.get("id"))
+    if loaded == model.upstream_name.rpartition("/")[2]:
+        return READY
+    return Readiness("wrong", f"it serves {loaded}")
+
+
+TABBY = Engine(
+    backend="tabby",
+    label="tabbyapi",
+    probes=(Probe("/v1/model", _model_loaded),),
+)

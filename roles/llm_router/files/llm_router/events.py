@@ -1,0 +1,87 @@
+"""The router's one event stream: what happens to models, told to whoever listens.
+
+Status lines, metrics and the log read it; nobody asks the switcher how it is doing.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class SwitchStarted:
+    """A plan begins to run. ``reason`` is request, adopt, rollback or operator."""
+
+    group: str
+    model: str
+    previous: str | None
+    reason: str
+
+
+@dataclass(frozen=True)
+class StepStarted:
+    """One step of a plan begins; ``step`` is its kind, such as ``Stop``."""
+
+    group: str
+    step: str
+    model: str
+
+
+@dataclass(frozen=True)
+class StepEnded:
+    """One step ended; ``error`` is None when it did what it should."""
+
+    group: str
+    step: str
+    model: str
+    seconds: float
+    error: str | None = None
+
+
+@dataclass(frozen=True)
+class SwitchEnded:
+    """A plan ended. ``error`` is None when ``model`` is loaded now."""
+
+    group: str
+    model: str
+    previous: str | None
+    seconds: float
+    reason: str
+    error: str | None = None
+    steps: tuple[StepEnded, ...] = ()
+
+
+@dataclass(frozen=True)
+class ModelLost:
+    """A loaded model's engine is gone without anybody having asked for it."""
+
+    group: str
+    model: str
+    reason: str
+
+
+Event = SwitchStarted | StepStarted | StepEnded | SwitchEnded | ModelLost
+Listener = Callable[[Event], None]
+
+
+@dataclass
+class EventStream:
+    """Synchronous fan-out in the event loop: a listener takes note and returns, it never waits."""
+
+    _listeners: list[Listener] = field(default_factory=list)
+
+    def subscribe(self, listener: Listener) -> None:
+        """Have every event from now on."""
+        self._listeners.append(listener)
+
+    def publish(self, event: Event) -> None:
+        """Tell all. A listener that fails is logged; it must not stop a switch."""
+        for listener in self._listeners:
+            try:
+                listener(event)
+            except Exception:
+                log.exception("a listener failed on %s", type(event).__name__)

@@ -1,0 +1,248 @@
+"""The asyncio shell around the scheduler's core: tickets, leases, timers, running switches.
+
+All calls are made from the event loop's thread. `Core` decides; this file carries out.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+
+import anyio
+from anyio.abc import TaskGroup
+from typing_extensions import Self
+
+from llm_router.scheduler.core import (
+    Action,
+    BeginSwitch,
+    Core,
+    Drained,
+    Grant,
+    Reason,
+    Refusal,
+    Refuse,
+)
+
+log = logging.getLogger(__name__)
+
+Clock = Callable[[], float]
+
+
+class Refused(Exception):
+    """A request got no lease; ``refusal`` says why."""
+
+    def __init__(self, refusal: Refusal) -> None:
+        super().__init__(refusal.message)
+        self.refusal = refusal
+
+
+class SwitchFailed(Exception):
+    """What a switch runner raises: one sentence, and the unit's last log lines."""
+
+    def __init__(self, message: str, log_lines: Sequence[str] = ()) -> None:
+        super().__init__(message)
+        self.log_lines = tuple(log_lines)
+
+
+@dataclass
+class RunningSwitch:
+    """A switch while it runs, for whoever shows it."""
+
+    group: str
+    target: str
+    previous: str | None
+    reason: Reason
+    started: float
+    step: str = ""
+    drained: anyio.Event | None = None
+
+
+RunSwitch = Callable[[RunningSwitch], Awaitable[None]]
+"""Makes ``switch.target`` loaded. Raises `SwitchFailed`, and then nothing is loaded."""
+
+
+@dataclass(frozen=True)
+class Lease:
+    """A hold on a ready model, and what it took to get it (seconds)."""
+
+    model: str
+    queue_seconds: float
+    switch_seconds: float
+
+
+class Ticket:
+    """A request's place in the queue; `Scheduler.request` makes it, `close` gives it back."""
+
+    def __init__(self, scheduler: Scheduler, number: int, model: str, now: float) -> None:
+        self.number = number
+        self.model = model
+        self.since = now
+        self._scheduler = scheduler
+        self._settled = anyio.Event()
+        self._lease: Lease | None = None
+        self._refusal: Refusal | None = None
+
+    def is_settled(self) -> bool:
+        """Whether it is granted or refused."""
+        return self._settled.is_set()
+
+    async def wait(self) -> Lease:
+        """Wait for the lease. Raises `Refused`."""
+        await self._settled.wait()
+        if self._lease is None:
+            raise Refused(self._refusal or Refusal(self.model, "the router is stopping"))
+        return self._lease
+
+    def close(self) -> None:
+        """Leave the queue, or end the lease. Safe to repeat."""
+        self._scheduler.leave(self)
+
+    def grant(self, lease: Lease) -> None:
+        """The scheduler's word that the model is the holder's to use."""
+        self._lease = lease
+        self._settled.set()
+
+    def refuse(self, refusal: Refusal) -> None:
+        """The scheduler's word that it will not be."""
+        self._refusal = refusal
+        self._settled.set()
+
+
+class Scheduler:
+    """Who may use which model now. An async context manager: it owns the switches it runs."""
+
+    def __init__(self, core: Core, run_switch: RunSwitch, clock: Clock = time.monotonic) -> None:
+        self.core = core
+        self.switches: dict[str, RunningSwitch] = {}
+        self._run_switch = run_switch
+        self._clock = clock
+        self._numbers = itertools.count(1)
+        self._tickets: dict[int, Ticket] = {}
+        self._last_switch_seconds: dict[str, tuple[float, float]] = {}
+        self._tasks: TaskGroup | None = None
+        self._timer_changed = anyio.Event()
+        self._stack = AsyncExitStack()
+
+    async def __aenter__(self) -> Self:
+        await self._stack.__aenter__()
+        self._tasks = await self._stack.enter_async_context(anyio.create_task_group())
+        self._tasks.start_soon(self._run_timer)
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        if self._tasks is not None:
+            self._tasks.cancel_scope.cancel()
+        for ticket in list(self._tickets.values()):
+            if not ticket.is_settled():
+                ticket.refuse(Refusal(ticket.model, "the router is stopping"))
+        await self._stack.__aexit__(None, None, None)
+
+    def request(self, model: str) -> Ticket:
+        """Queue for a lease on ``model``. Raises KeyError for an unknown model."""
+        now = self._clock()
+        ticket = Ticket(self, next(self._numbers), model, now)
+        self._tickets[ticket.number] = ticket
+        self._apply(self.core.request(ticket.number, model, now))
+        return ticket
+
+    @asynccontextmanager
+    async def lease(self, model: str) -> AsyncIterator[Lease]:
+        """Hold ``model`` loaded for the block. Raises `Refused`, KeyError."""
+        ticket = self.request(model)
+        try:
+            yield await ticket.wait()
+        finally:
+            ticket.close()
+
+    def leave(self, ticket: Ticket) -> None:
+        """Take ``ticket`` out of queue and leases."""
+        if self._tickets.pop(ticket.number, None) is not None:
+            self._apply(self.core.leave(ticket.number, self._clock()))
+
+    def lost(self, model: str) -> None:
+        """The engine of ``model`` is gone."""
+        self._apply(self.core.lost(model, self._clock()))
+
+    def adopt(self, group: str, model: str) -> None:
+        """Wait for a model whose engine was found running."""
+        self._apply(self.core.adopt(group, model))
+
+    def found_loaded(self, model: str) -> None:
+        """``model`` was found ready to serve."""
+        self.core.loaded(model, self._clock())
+
+    def clear(self, model: str) -> None:
+        """Forget the failures of ``model``."""
+        self.core.clear(model)
+
+    def seconds_since(self, moment: float) -> float:
+        """How long ago ``moment`` was, by the scheduler's clock."""
+        return self._clock() - moment
+
+    def _apply(self, actions: Sequence[Action]) -> None:
+        now = self._clock()
+        for action in actions:
+            if isinstance(action, Grant):
+                ticket = self._tickets[action.ticket]
+                ticket.grant(self._make_lease(ticket, now))
+            elif isinstance(action, Refuse):
+                ticket = self._tickets.pop(action.ticket)
+                ticket.refuse(action.refusal)
+            elif isinstance(action, BeginSwitch):
+                self._begin(action, now)
+            elif isinstance(action, Drained):
+                drained = self.switches[action.group].drained
+                if drained is not None:
+                    drained.set()
+        self._timer_changed.set()
+
+    def _make_lease(self, ticket: Ticket, now: float) -> Lease:
+        waited = now - ticket.since
+        ready_at, seconds = self._last_switch_seconds.get(ticket.model, (float("-inf"), 0.0))
+        # only who waited for the switch has had to wait for it
+        switch_seconds = min(seconds, waited) if ready_at >= ticket.since else 0.0
+        return Lease(ticket.model, max(0.0, waited - switch_seconds), switch_seconds)
+
+    def _begin(self, action: BeginSwitch, now: float) -> None:
+        drained = anyio.Event()
+        if not self.core.groups[action.group].leases:
+            drained.set()
+        switch = RunningSwitch(
+            action.group, action.target, action.previous, action.reason, now, drained=drained
+        )
+        self.switches[action.group] = switch
+        if self._tasks is None:
+            raise RuntimeError("the scheduler is used outside its context")
+        self._tasks.start_soon(self._switch, switch)
+
+    async def _switch(self, switch: RunningSwitch) -> None:
+        error: SwitchFailed | None = None
+        try:
+            await self._run_switch(switch)
+        except SwitchFailed as failed:
+            error = failed
+        except Exception as unexpected:
+            # a fault of ours must not leave people waiting for ever
+            log.exception("switch to %s failed in a way that was not foreseen", switch.target)
+            error = SwitchFailed(f"internal error: {unexpected!r}")
+        now = self._clock()
+        del self.switches[switch.group]
+        if error is None:
+            self._last_switch_seconds[switch.target] = (now, now - switch.started)
+            self._apply(self.core.switched(switch.group, now))
+        else:
+            message = str(error)
+            self._apply(self.core.switch_failed(switch.group, message, error.log_lines, now))
+
+    async def _run_timer(self) -> None:
+        while True:
+            self._timer_changed = anyio.Event()
+            due = self.core.next_wakeup()
+            with anyio.move_on_after(None if due is None else max(0.0, due - self._clock())):
+                await self._timer_changed.wait()
+                continue
+            self._apply(self.core.tick(self._clock()))

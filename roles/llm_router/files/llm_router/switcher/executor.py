@@ -1,0 +1,313 @@
+"""Runs plans: every step has a deadline, an event when it begins and one when it ends."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import anyio
+import httpx
+
+from llm_router.config.load import Settings
+from llm_router.config.schema import Model
+from llm_router.engines import ProbeAnswer, Readiness, engine_for
+from llm_router.events import EventStream, StepEnded, StepStarted, SwitchEnded, SwitchStarted
+from llm_router.scheduler.service import RunningSwitch, SwitchFailed
+from llm_router.switcher.plan import (
+    Activate,
+    Drain,
+    Observed,
+    Start,
+    Step,
+    Stop,
+    WaitUntilReady,
+    WarmUp,
+    make_plan,
+)
+from llm_router.units.base import UnitError, Units
+
+log = logging.getLogger(__name__)
+
+FIRST_POLL, LONGEST_POLL = 0.005, 0.1
+PORT_CLOSES_WITHIN = 10.0
+STOP_MARGIN = 15.0
+"""Beyond a unit's stop timeout: the time that killing by force may take."""
+
+
+class _StepError(Exception):
+    """A step did not do what it should; the message is for a person."""
+
+
+@dataclass
+class _Run:
+    """What the steps of one run share: the deadline of Start to WarmUp, and what was done."""
+
+    load_until: float | None = None
+    ended: list[StepEnded] = field(default_factory=list)
+
+
+class Switcher:
+    """Turns "serve this model" into a plan and runs it, on units and engines that it is given."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        units: Units,
+        events: EventStream,
+        client: httpx.AsyncClient,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._settings = settings
+        self._models = settings.models
+        self._units = units
+        self._events = events
+        self._client = client
+        self._clock = clock
+
+    async def plan_for(self, name: str, loaded: str | None) -> tuple[Step, ...]:
+        """What `run` would do now. Empty when ``name`` is loaded. Raises `UnitError`."""
+        if name == loaded:
+            return ()
+        return await self._plan(self._models[name], loaded, trust_loading=False)
+
+    async def run(self, switch: RunningSwitch) -> None:
+        """Make ``switch.target`` the loaded model of its group.
+
+        Raises `SwitchFailed`; then the target's unit is stopped and nothing is loaded.
+        """
+        target = self._models[switch.target]
+        started = self._clock()
+        self._events.publish(
+            SwitchStarted(switch.group, target.name, switch.previous, switch.reason)
+        )
+        error: SwitchFailed | None = None
+        run = _Run()
+        try:
+            await self._run(switch, target, run)
+        except SwitchFailed as failed:
+            error = failed
+        seconds = self._clock() - started
+        message = str(error) if error else None
+        self._events.publish(
+            SwitchEnded(
+                switch.group,
+                target.name,
+                switch.previous,
+                seconds,
+                switch.reason,
+                message,
+                tuple(run.ended),
+            )
+        )
+        if error is not None:
+            raise error
+
+    async def find_loaded(self, group: str) -> tuple[str, Readiness] | None:
+        """The model of ``group`` whose engine runs, and what the engine says; None if none does.
+
+        Of several, one that is ready wins; the next switch stops the others. Raises `UnitError`.
+        """
+        found: tuple[str, Readiness] | None = None
+        for model in self._models.values():
+            if model.group != group or not (await self._units.state(model)).running:
+                continue
+            readiness = await self._probe(model)
+            if readiness.verdict == "ready":
+                return model.name, readiness
+            if readiness.verdict == "loading" and found is None:
+                found = model.name, readiness
+        return found
+
+    async def _run(self, switch: RunningSwitch, target: Model, run: _Run) -> None:
+        adopt = switch.reason == "adopt"
+        try:
+            plan = await self._plan(target, switch.previous, trust_loading=adopt)
+        except UnitError as error:
+            raise SwitchFailed(str(error)) from error
+        touched = False
+        for step in plan:
+            touched = touched or step.model == target.name
+            try:
+                await self._timed(switch, step, run)
+            except _StepError as error:
+                reason = f"{step.name} of '{step.model}' failed: {error}"
+                raise await self._give_up(target if touched else None, step, reason) from error
+
+    async def _give_up(self, stop: Model | None, step: Step, reason: str) -> SwitchFailed:
+        """Bring the target to a known state, stopped, and say what its log said."""
+        lines: list[str] = []
+        try:
+            with anyio.fail_after(10):
+                lines = await self._units.log_tail(self._models[step.model], 20)
+        except (UnitError, TimeoutError) as error:
+            log.warning("no log of '%s': %s", step.model, error)
+        if stop is not None:
+            timeout = self._settings.config.switch.stop_timeout
+            try:
+                with anyio.fail_after(timeout + STOP_MARGIN):
+                    await self._units.stop(stop, timeout)
+            except (UnitError, TimeoutError) as error:
+                reason = f"{reason}; and its unit could not be stopped: {error}"
+        return SwitchFailed(reason, lines)
+
+    async def _timed(self, switch: RunningSwitch, step: Step, run: _Run) -> None:
+        switch.step = step.name
+        self._events.publish(StepStarted(switch.group, step.name, step.model))
+        started = self._clock()
+        error: str | None = None
+        try:
+            with anyio.fail_after(self._time_for(step, run)):
+                await self._perform(switch, step)
+        except TimeoutError:
+            error = f"not done within {step.deadline:g} s"
+            if isinstance(step, Drain):
+                # who still reads has had the time that was promised: the stop ends those answers
+                error = None
+        except (UnitError, _StepError) as failed:
+            error = str(failed)
+        seconds = self._clock() - started
+        ended = StepEnded(switch.group, step.name, step.model, seconds, error)
+        run.ended.append(ended)
+        self._events.publish(ended)
+        if error is not None:
+            raise _StepError(error)
+
+    def _time_for(self, step: Step, run: _Run) -> float:
+        if isinstance(step, Stop):
+            return step.deadline + STOP_MARGIN
+        if not isinstance(step, (Start, WaitUntilReady, WarmUp)):
+            return step.deadline
+        if run.load_until is None:
+            run.load_until = self._clock() + step.deadline
+        return max(0.0, run.load_until - self._clock())
+
+    async def _perform(self, switch: RunningSwitch, step: Step) -> None:
+        model = self._models[step.model]
+        if isinstance(step, Drain):
+            if switch.drained is not None:
+                await switch.drained.wait()
+        elif isinstance(step, Stop):
+            await self._units.stop(model, step.deadline)
+        elif isinstance(step, Activate):
+            await self._units.activate(model)
+        elif isinstance(step, Start):
+            await self._port_closed(model)
+            await self._units.start(model)
+        elif isinstance(step, WaitUntilReady):
+            await self._poll(self._check_ready, model)
+        elif isinstance(step, WarmUp):
+            await self._warm_up(model)
+        else:
+            raise TypeError(f"no such step: {step!r}")
+
+    async def _plan(
+        self, target: Model, loaded: str | None, *, trust_loading: bool
+    ) -> tuple[Step, ...]:
+        observed = await self._observe(target, loaded)
+        config = self._settings.config
+        return make_plan(
+            target,
+            observed,
+            config.switch,
+            config.scheduler,
+            loaded=loaded,
+            trust_loading=trust_loading,
+        )
+
+    async def _observe(self, target: Model, loaded: str | None) -> list[Observed]:
+        """Every unit of the target's group that runs, by the model that it most likely runs."""
+        by_unit: dict[str, Model] = {}
+        for model in self._models.values():
+            if model.group == target.group:
+                by_unit.setdefault(model.unit, model)
+        by_unit[target.unit] = target
+        if loaded is not None:
+            by_unit[self._models[loaded].unit] = self._models[loaded]
+        observed: list[Observed] = []
+        for model in by_unit.values():
+            state = await self._units.state(model)
+            if state.running:
+                readiness = await self._probe(model) if model.name == target.name else None
+                observed.append(Observed(model, state, readiness))
+        return observed
+
+    async def _port_closed(self, model: Model) -> None:
+        """Nothing may listen where the engine will: TabbyAPI would take the next port, silently."""
+        port = int(model.base_url.rpartition(":")[2])
+        delay = FIRST_POLL
+        with anyio.move_on_after(PORT_CLOSES_WITHIN):
+            while True:
+                try:
+                    stream = await anyio.connect_tcp("127.0.0.1", port)
+                except OSError:
+                    return
+                await stream.aclose()
+                await anyio.sleep(delay)
+                delay = min(delay * 2, LONGEST_POLL)
+        raise _StepError(
+            f"port {port} is in use by another process; find it with `ss -ltnp 'sport = :{port}'`"
+        )
+
+    async def _poll(self, check: Callable[[Model], Awaitable[bool]], model: Model) -> None:
+        delay = FIRST_POLL
+        while not await check(model):
+            await anyio.sleep(delay)
+            delay = min(delay * 2, LONGEST_POLL)
+
+    async def _check_ready(self, model: Model) -> bool:
+        readiness = await self._probe(model)
+        if readiness.verdict == "ready":
+            return True
+        await self._still_running(model)
+        if readiness.verdict == "wrong":
+            raise _StepError(
+                f"the engine on {model.base_url} is up but {readiness.detail}, not "
+                f"'{model.upstream_name}'; set the engine's name for it as `model_name`"
+            )
+        return False
+
+    async def _still_running(self, model: Model) -> None:
+        state = await self._units.state(model)
+        if not state.running:
+            result = f" ({state.result})" if state.result else ""
+            raise _StepError(f"{model.unit} ended while it loaded{result}")
+
+    async def _probe(self, model: Model) -> Readiness:
+        """All probes of the model's engine; the first that is not ready speaks for them."""
+        readiness = Readiness("ready")
+        for probe in engine_for(model).probes:
+            try:
+                response = await self._client.get(
+                    model.base_url + probe.path, timeout=probe.timeout
+                )
+            except httpx.HTTPError as error:
+                return Readiness("loading", f"{probe.path}: {type(error).__name__}")
+            readiness = probe.judge(ProbeAnswer(response.status_code, _json(response)), model)
+            if readiness.verdict != "ready":
+                return readiness
+        return readiness
+
+    async def _warm_up(self, model: Model) -> None:
+        call = engine_for(model).warm_up(model)
+        request = self._client.post(
+            model.base_url + call.path, json=dict(call.body), timeout=httpx.Timeout(None)
+        )
+        try:
+            response = await request
+        except httpx.HTTPError as error:
+            await self._still_running(model)
+            raise _StepError(f"no answer to a first token: {type(error).__name__}") from error
+        body = _json(response)
+        if response.status_code != 200 or not call.generated(body):
+            text = response.text[:200]
+            raise _StepError(f"no first token: {response.status_code} {text}")
+
+
+def _json(response: httpx.Response) -> Any:
+    try:
+        return response.json()
+    except ValueError:
+        return None
