@@ -5,7 +5,7 @@
     hosts.py up NAME --suite forky --bind /d:/srv/d  boot one; a running one is left as it is
     hosts.py ssh NAME -- systemctl status            a command on it, as root
     hosts.py list --json                             what there is
-    hosts.py inventory                               also kept in .cache/hosts/inventory.yml
+    hosts.py inventory [NAME …]                      all are also in .cache/hosts/inventory.yml
     hosts.py down NAME                               remove one
     hosts.py down-all                                remove all of this checkout's
 
@@ -44,7 +44,7 @@ def parser() -> argparse.ArgumentParser:
 
     up = commands.add_parser("up", help="boot a host; a running one is left as it is")
     up.add_argument("name")
-    up.add_argument("--suite", required=True, choices=sorted(SUITES))
+    up.add_argument("--suite", required=True, choices=SUITES)
     up.add_argument("--bind", action="append", default=[], metavar="HOSTDIR:GUESTDIR[:ro|:rw]")
 
     down = commands.add_parser("down", help="remove a host")
@@ -60,6 +60,7 @@ def parser() -> argparse.ArgumentParser:
     ssh.add_argument("argv", nargs="*", metavar="-- CMD")
 
     show = commands.add_parser("inventory", help="print an Ansible inventory of the running hosts")
+    show.add_argument("names", nargs="*", metavar="NAME", help="only these hosts")
     show.add_argument("--output", type=Path, help="write it there as well")
 
     commands.add_parser("doctor", help="say whether hosts can be booted here")
@@ -93,7 +94,7 @@ def run(arguments: argparse.Namespace, hosts: Hosts) -> int:
             argv = hosts.ssh_argv(hosts.running(arguments.name), arguments.argv)
             os.execvp(argv[0], argv)
         case "inventory":
-            text = hosts.write_inventory()
+            text = hosts.inventory(arguments.names)
             if arguments.output:
                 arguments.output.write_text(text)
             print(text, end="")

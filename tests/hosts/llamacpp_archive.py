@@ -1,11 +1,12 @@
 """Pack llama.cpp's real server as an archive like those of its releases; print the archive's path.
 
-    llamacpp_archive.py
+    llamacpp_archive.py [COPY.tar.gz]
 
 For hosts whose distribution has no package of it. The server is PyPI's xllamacpp out of the
 environment that runs this (one wheel for every Python 3, nothing else needed), behind an executable
 called `llama-server` that takes llama-server's arguments. The same contents give the same bytes;
-the archive is kept in the cache under a name made of them.
+the archive is kept in the cache under a name made of them, and copied to where a fixed name is
+wanted.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import hashlib
 import importlib.metadata
 import io
 import os
+import shutil
 import sys
 import tarfile
 from pathlib import Path
@@ -32,6 +34,10 @@ import os
 import sys
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.realpath(__file__)), "lib"))
+if sys.argv[1:] == ["--version"]:
+    import xllamacpp
+
+    sys.exit(print("version:", xllamacpp.__version__))
 from xllamacpp_server import main
 
 sys.exit(main())
@@ -81,5 +87,16 @@ def make() -> Path:
     return target
 
 
+def main(argv: list[str]) -> int:
+    """The command line."""
+    path = make()
+    for copy in map(Path, argv):
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(path, copy)
+        path = copy
+    print(path)
+    return 0
+
+
 if __name__ == "__main__":
-    print(make())
+    sys.exit(main(sys.argv[1:]))

@@ -135,11 +135,11 @@ class TestInventory:
         data = yaml.safe_load(inventory(hosts, Path("/k e/y")))["all"]
         assert data["vars"]["ansible_ssh_private_key_file"] == "/k e/y"
         groups = data["children"]
-        assert groups["llm_hosts"]["hosts"]["a"] == {"ansible_host": "10.64.0.10"}
-        assert set(groups["debian12"]["hosts"]) == {"a"}
-        assert set(groups["debianforky"]["hosts"]) == {"b"}
-        assert "debian13" not in groups
+        assert groups["llm_servers"]["hosts"]["a"] == {"ansible_host": "10.64.0.10"}
+        assert set(groups["bookworm"]["hosts"]) == {"a"}
+        assert set(groups["forky"]["hosts"]) == {"b"}
+        assert "trixie" not in groups
 
     def test_of_nothing_is_still_an_inventory(self) -> None:
         data = yaml.safe_load(inventory([], Path("/k")))
-        assert data["all"]["children"]["llm_hosts"]["hosts"] == {}
+        assert data["all"]["children"]["llm_servers"]["hosts"] == {}

@@ -86,15 +86,10 @@ class Hosts:
             raise HostError(f"no host {name!r} is running; `hosts.py up {name} --suite …` boots it")
         return host
 
-    def write_inventory(self) -> str:
-        """Bring `.cache/hosts/inventory.yml` up to date and return its text."""
-        hosts = [Running(h.name, h.suite, h.address) for h in self.all() if h.running()]
-        text = inventory(hosts, self.key)
-        self.state.mkdir(parents=True, exist_ok=True)
-        temporary = self.inventory_file.with_suffix(f".{os.getpid()}")
-        temporary.write_text(text)
-        temporary.replace(self.inventory_file)
-        return text
+    def inventory(self, names: Sequence[str] = ()) -> str:
+        """An Ansible inventory of the named hosts, which must be running, or of all that run."""
+        hosts = [self.running(name) for name in names] or [h for h in self.all() if h.running()]
+        return inventory([Running(h.name, h.suite, h.address) for h in hosts], self.key)
 
     def ssh_argv(self, host: Host, command: Sequence[str]) -> list[str]:
         """The ssh command line that runs a command on a host, as root."""
@@ -129,7 +124,7 @@ class Hosts:
         with self._lock():
             there = self._clean(name)
             self._leave_network()
-            self.write_inventory()
+            self._write_inventory()
         return there
 
     def down_all(self) -> list[str]:
@@ -173,7 +168,7 @@ class Hosts:
             raise
         say(f"{name}: {suite} at {host.address}, ready in {time.monotonic() - began:.1f} s")
         with self._lock():
-            self.write_inventory()
+            self._write_inventory()
         return host
 
     def _lock(self) -> contextlib.AbstractContextManager[None]:
@@ -189,6 +184,12 @@ class Hosts:
         temporary = path.with_suffix(".new")
         temporary.write_text(json.dumps(asdict(host), indent=2) + "\n")
         temporary.replace(path)
+
+    def _write_inventory(self) -> None:
+        self.state.mkdir(parents=True, exist_ok=True)
+        temporary = self.inventory_file.with_suffix(f".{os.getpid()}")
+        temporary.write_text(self.inventory())
+        temporary.replace(self.inventory_file)
 
     def _ensure_key(self) -> None:
         if self.key.exists() and self.key.with_suffix(".pub").exists():

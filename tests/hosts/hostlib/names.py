@@ -14,8 +14,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-SUITES = {"bookworm": "debian12", "trixie": "debian13", "forky": "debianforky"}
-"""Debian suite -> the inventory group of its hosts."""
+SUITES = ("bookworm", "trixie", "forky")
+"""The Debian suites that hosts are made of; each is also the inventory group of its hosts."""
 
 FIRST_INDEX = 10
 """The last octet of the first host's address; the bridge itself is .1."""
@@ -184,7 +184,7 @@ is remembered."""
 
 
 def inventory(hosts: Iterable[Running], key: Path) -> str:
-    """An Ansible YAML inventory: all hosts in `llm_hosts`, and in a group for each suite."""
+    """An Ansible YAML inventory: all hosts in `llm_servers`, and in a group for each suite."""
 
     def quote(text: str) -> str:
         return json.dumps(text)
@@ -200,16 +200,16 @@ def inventory(hosts: Iterable[Running], key: Path) -> str:
         f"    ansible_ssh_common_args: {quote(' '.join(SSH_OPTIONS))}",
         "    ansible_python_interpreter: /usr/bin/python3",
         "  children:",
-        "    llm_hosts:",
+        "    llm_servers:",
     ]
     if not ordered:
         return "\n".join([*lines, "      hosts: {}", ""])
     lines.append("      hosts:")
     for host in ordered:
         lines += [f"        {host.name}:", f"          ansible_host: {host.address}"]
-    for suite, group in SUITES.items():
+    for suite in SUITES:
         members = [host.name for host in ordered if host.suite == suite]
         if members:
-            lines += [f"    {group}:", "      hosts:"]
+            lines += [f"    {suite}:", "      hosts:"]
             lines += [f"        {member}: {{}}" for member in members]
     return "\n".join([*lines, ""])
