@@ -99,6 +99,15 @@ def load_settings(
     return Settings(config, models, keys, config_path, models_path)
 
 
+def load_config(config_path: Path) -> Config:
+    """config.yml alone, for the helper. Raises `ConfigError`."""
+    problems: list[Problem] = []
+    _, config = _load(config_path, Config, problems)
+    if config is None:
+        raise ConfigError(problems)
+    return config
+
+
 def load_models(models_path: Path, config: Config) -> dict[str, Model]:
     """models.yml alone, for the helper. Raises `ConfigError`."""
     problems: list[Problem] = []

@@ -1,0 +1,1 @@
+"""The root helper: the one narrow door through which the router does what needs root."""

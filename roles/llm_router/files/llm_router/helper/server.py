@@ -1,0 +1,266 @@
+"""The helper's server: who asks, for what, and the answer.
+
+It runs as root, so it believes nobody: the peer must be root or the user who owns the socket, the
+request must be one of four verbs, and the model must be in models.yml as root wrote it. Units and
+paths come from there, never from a request.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+import socket
+import struct
+import time
+from collections import defaultdict
+from collections.abc import Awaitable, Callable
+from contextlib import AbstractAsyncContextManager
+from pathlib import Path
+from typing import Any
+
+import anyio
+import anyio.to_thread
+
+from llm_router.activation import activate, dirs_of
+from llm_router.config.schema import Config, Model
+from llm_router.engine_files import EngineFileError
+from llm_router.helper import jobs
+from llm_router.helper.catalog import Catalog, CatalogError
+from llm_router.helper.journal import JournalError, read_journal
+from llm_router.helper.protocol import (
+    MAX_REQUEST,
+    ProtocolError,
+    Request,
+    decode_request,
+    encode_answer,
+)
+from llm_router.units.base import UnitError
+from llm_router.units.dbus import SystemdManager
+
+IDLE = 900.0
+"""Seconds without a request after which the helper ends; systemd starts it again for the next."""
+REQUEST_TIMEOUT = 5.0
+ANSWER_TIMEOUT = 10.0
+DRAIN_TIMEOUT = 50.0
+"""Seconds that running verbs get after SIGTERM; less than the unit's TimeoutStopSec."""
+MAX_CONNECTIONS = 64
+
+_FIRST_SOCKET = 3  # sd_listen_fds(3)
+_PEER = struct.Struct("3i")  # pid, uid, gid: unix(7), SO_PEERCRED
+
+Connect = Callable[[], AbstractAsyncContextManager[jobs.Manager]]
+ReadJournal = Callable[[str, int], Awaitable[list[str]]]
+
+log = logging.getLogger("llm_router.helper")
+
+
+class HelperServer:
+    """Answers requests on a listening socket.
+
+    ``peers`` are the users who may ask. ``connect`` gives a connection to systemd for one verb: a
+    bus that was restarted in between is then no concern of ours.
+    """
+
+    def __init__(
+        self,
+        catalog: Catalog,
+        *,
+        peers: frozenset[int],
+        connect: Connect = SystemdManager,
+        journal: ReadJournal = read_journal,
+    ) -> None:
+        self._catalog = catalog
+        self._peers = peers
+        self._connect = connect
+        self._journal = journal
+        self._units: defaultdict[str, anyio.Lock] = defaultdict(anyio.Lock)
+        self._active = 0
+        self._drained = anyio.Event()
+
+    async def serve(self, listener: socket.socket, idle: float = IDLE) -> None:
+        """Serve until SIGTERM, or until ``idle`` seconds went without a request.
+
+        What is being done is done first. The socket's file is systemd's and stays, which is why
+        this is not asyncio's own server: from Python 3.13 on that one removes it.
+        """
+        listener.setblocking(False)
+        async with anyio.create_task_group() as tasks:
+            accepting = anyio.CancelScope()
+            tasks.start_soon(_cancel_at_signal, accepting)
+            with accepting:
+                while True:
+                    connection = await self._accept(listener, idle)
+                    if connection is None:
+                        break
+                    self._active += 1
+                    tasks.start_soon(self._connection, connection)
+            with anyio.move_on_after(DRAIN_TIMEOUT):
+                while self._active:
+                    await self._drained.wait()
+                    self._drained = anyio.Event()
+            tasks.cancel_scope.cancel()
+
+    async def _accept(self, listener: socket.socket, idle: float) -> socket.socket | None:
+        """The next connection; None when none came for so long, and nothing is being done."""
+        loop = asyncio.get_running_loop()
+        while True:
+            with anyio.move_on_after(idle):
+                connection, _ = await loop.sock_accept(listener)
+                return connection
+            if not self._active:
+                log.info("idle for %g s; systemd starts the helper again when it is needed", idle)
+                return None
+
+    async def _connection(self, connection: socket.socket) -> None:
+        try:
+            peer = _PEER.unpack(
+                connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _PEER.size)
+            )[1]
+            reader, writer = await asyncio.open_unix_connection(sock=connection, limit=MAX_REQUEST)
+            try:
+                answer = await self._converse(reader, peer)
+                if answer is not None:
+                    with anyio.fail_after(ANSWER_TIMEOUT):
+                        writer.write(encode_answer(answer))
+                        await writer.drain()
+            finally:
+                writer.close()
+        except (OSError, TimeoutError) as error:
+            log.warning("a connection was lost: %s", str(error) or type(error).__name__)
+        finally:
+            self._active -= 1
+            self._drained.set()
+
+    async def _converse(self, reader: asyncio.StreamReader, peer: int) -> dict[str, Any] | None:
+        """Read the request and act on it; None when the peer left without having asked."""
+        if peer not in self._peers:
+            log.warning("user %d may not use the helper", peer)
+            return _refusal("only root and the router's user may use the helper")
+        if self._active > MAX_CONNECTIONS:
+            log.warning("more than %d connections at once", MAX_CONNECTIONS)
+            return _refusal("the helper has too many requests at once")
+        try:
+            with anyio.fail_after(REQUEST_TIMEOUT):
+                line = await reader.readuntil(b"\n")
+            request = decode_request(line)
+        except asyncio.IncompleteReadError as error:
+            return _refusal("the line has no end") if error.partial else None
+        except asyncio.LimitOverrunError:
+            return _refusal(f"a request has at most {MAX_REQUEST} bytes")
+        except TimeoutError:
+            return _refusal(f"no request came within {REQUEST_TIMEOUT:g} s")
+        except ProtocolError as error:
+            log.warning("bad request from user %d: %s", peer, error)
+            return _refusal(str(error))
+        return await self._answer_while_wanted(request, reader)
+
+    async def _answer_while_wanted(
+        self, request: Request, reader: asyncio.StreamReader
+    ) -> dict[str, Any] | None:
+        """The answer; None if the client left and its request could be taken back."""
+        answer = None
+        async with anyio.create_task_group() as tasks:
+            if request.verb in ("start", "logs"):
+                tasks.start_soon(_cancel_at_end, reader, tasks.cancel_scope)
+            answer = await self.answer(request)
+            tasks.cancel_scope.cancel()
+        if answer is None:
+            log.info("%s %s: taken back, the client left", request.verb, request.model)
+        return answer
+
+    async def answer(self, request: Request) -> dict[str, Any]:
+        """Do what a request asks; every failure is an answer."""
+        began = time.monotonic()
+        unit = "-"
+        try:
+            contents = await anyio.to_thread.run_sync(self._catalog.read)
+            model = contents.models.get(request.model)
+            if model is None or model.service is None:
+                raise UnitError(f"model {request.model!r} is not in models.yml")
+            unit = model.service
+            result = await self._do(request, model, unit, contents.config)
+        except (UnitError, CatalogError, EngineFileError, JournalError) as error:
+            log.warning("%s %a %s: %s", request.verb, request.model, unit, error)
+            return _refusal(str(error))
+        seconds = time.monotonic() - began
+        said = result.get("result", result.get("changed", ""))
+        log.info("%s %s %s: %s in %.3f s", request.verb, model.name, unit, said, seconds)
+        return {"ok": True, **result}
+
+    async def _do(
+        self, request: Request, model: Model, unit: str, config: Config
+    ) -> dict[str, Any]:
+        if request.verb == "logs":
+            return {"lines": await self._journal(unit, request.lines)}
+        async with self._units[unit]:
+            if request.verb == "activate":
+                return {"changed": await self._activate(model, unit, config)}
+            async with self._connect() as manager:
+                if request.verb == "start":
+                    timeout = request.timeout or model.timeout or config.switch.timeout
+                    await jobs.start(manager, unit, timeout)
+                else:
+                    await jobs.stop(manager, unit, request.timeout or config.switch.stop_timeout)
+            return {"result": "done"}
+
+    async def _activate(self, model: Model, unit: str, config: Config) -> bool:
+        results = await anyio.to_thread.run_sync(activate, [model], dirs_of(config))
+        for result in results:
+            if result.changed:
+                log.info("wrote %s", result.path)
+        if results:
+            async with self._connect() as manager:
+                # asked for even when nothing changed now: whoever wrote the files may not have
+                # got as far as the reload
+                if (
+                    any(result.daemon_reload for result in results)
+                    or (await manager.facts(unit)).need_daemon_reload
+                ):
+                    await manager.reload()
+        return any(result.changed for result in results)
+
+
+async def serve_helper(config_path: Path) -> None:
+    """``llm-router helper``: serve on the socket that systemd passed until SIGTERM or idle.
+
+    Raises `UnitError` when there is no such socket.
+    """
+    listener = listening_socket()
+    with listener:
+        owner = (await anyio.Path(listener.getsockname()).stat()).st_uid
+        server = HelperServer(Catalog(config_path), peers=frozenset({0, owner}))
+        await server.serve(listener)
+
+
+def listening_socket() -> socket.socket:
+    """The socket that systemd passed, by sd_listen_fds(3). Raises `UnitError`."""
+    if os.environ.get("LISTEN_PID") != str(os.getpid()) or os.environ.get("LISTEN_FDS") != "1":
+        raise UnitError(
+            "the helper takes its socket from systemd; `systemctl start llm-router-helper.socket`"
+        )
+    # what this process starts is not what the socket was meant for
+    for name in ("LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES"):
+        os.environ.pop(name, None)
+    os.set_inheritable(_FIRST_SOCKET, False)
+    listener = socket.socket(fileno=_FIRST_SOCKET)
+    if listener.family != socket.AF_UNIX or not isinstance(listener.getsockname(), str):
+        raise UnitError("the socket from systemd is not a Unix socket with a path")
+    return listener
+
+
+async def _cancel_at_signal(scope: anyio.CancelScope) -> None:
+    with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+        async for _number in signals:
+            scope.cancel()
+
+
+async def _cancel_at_end(reader: asyncio.StreamReader, scope: anyio.CancelScope) -> None:
+    while await reader.read(MAX_REQUEST):
+        pass
+    scope.cancel()
+
+
+def _refusal(error: str) -> dict[str, Any]:
+    return {"ok": False, "error": error}

@@ -1,0 +1,196 @@
+"""Units that systemd runs: watched over D-Bus, which needs no right; changed through the helper."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import cast
+
+import anyio
+from typing_extensions import Self
+
+from llm_router.config.schema import Model
+from llm_router.helper.client import HelperClient
+from llm_router.units.base import Active, UnitError, Units, UnitState
+from llm_router.units.dbus import BusUnavailable, ManagerError, SystemdManager, UnitFacts
+
+HELPER_UNIT = "llm-router-helper.socket"
+START_TIMEOUT = 180.0
+MAX_BACKOFF = 5.0
+
+log = logging.getLogger(__name__)
+
+_ACTIVE: dict[str, Active] = {
+    "reloading": "active",
+    "refreshing": "active",
+    "maintenance": "deactivating",
+}
+
+
+def state_of(facts: UnitFacts) -> UnitState:
+    """systemd's words as ours. ``result`` stays while a failed unit waits to be restarted."""
+    active = _ACTIVE.get(facts.active_state) or cast(Active, facts.active_state)
+    result = "" if facts.result == "success" else facts.result
+    return UnitState(active, facts.main_pid, result)
+
+
+class SystemdUnits(Units):
+    """The units of the given models.
+
+    Entering does not fail when the bus cannot be reached: `problem` tells, and the connection is
+    tried again until it holds. While it is away, `state` raises `UnitError`; what changed in the
+    meantime is told as soon as it is back. ``start_timeout`` is for models without one.
+    """
+
+    def __init__(
+        self,
+        models: Mapping[str, Model],
+        helper_socket: str,
+        *,
+        start_timeout: float = START_TIMEOUT,
+    ) -> None:
+        super().__init__()
+        self._names = tuple(dict.fromkeys(model.unit for model in models.values()))
+        self._socket = Path(helper_socket)
+        self._helper = HelperClient(helper_socket)
+        self._start_timeout = start_timeout
+        self._manager: SystemdManager | None = None
+        self._problem: str | None = "the system bus has not been reached yet"
+        self._known: dict[str, UnitState] = {}
+        self._watching: asyncio.Task[None] | None = None
+
+    async def __aenter__(self) -> Self:
+        tried = asyncio.Event()
+        self._watching = asyncio.create_task(self._keep_watching(tried))
+        await tried.wait()
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        if self._watching is not None:
+            self._watching.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._watching
+
+    async def activate(self, model: Model) -> bool:
+        return await self._helper.activate(model.name)
+
+    async def start(self, model: Model) -> None:
+        await self._helper.start(model.name, model.timeout or self._start_timeout)
+
+    async def stop(self, model: Model, timeout: float) -> None:  # noqa: ASYNC109
+        await self._helper.stop(model.name, timeout)
+
+    async def log_tail(self, model: Model, lines: int = 20) -> list[str]:
+        return await self._helper.logs(model.name, lines)
+
+    async def state(self, model: Model) -> UnitState:
+        if self._manager is None:
+            raise UnitError(self._problem or "the system bus cannot be reached")
+        return state_of(await self._manager.facts(model.unit))
+
+    async def problem(self) -> str | None:
+        manager = self._manager
+        if manager is None:
+            return self._problem
+        remedy = f"`systemctl start {HELPER_UNIT}` brings it back"
+        if not await anyio.Path(self._socket).is_socket():
+            return f"the helper's socket {self._socket} is not there; {remedy}"
+        try:
+            load, active = await manager.active_state(HELPER_UNIT)
+        except UnitError as error:
+            return str(error)
+        # to connect would be the surest test, but it would start the helper each time
+        if load == "loaded" and active != "active":
+            return f"{HELPER_UNIT} is {active}; {remedy}"
+        return None
+
+    async def _keep_watching(self, tried: asyncio.Event) -> None:
+        """Hold a connection for ever; ``tried`` is set once it is known how the first try went."""
+        backoff = 0.1
+        while True:
+            try:
+                async with SystemdManager() as manager:
+                    dirty = _Dirty(self._names)
+                    for name in self._names:
+                        await self._watch(manager, name, dirty)
+                    self._manager, self._problem = manager, None
+                    backoff = 0.1
+                    await self._tell_changes(manager, dirty, tried)
+            except UnitError as error:
+                self._problem = str(error)
+                log.warning("%s; trying again", error)
+            finally:
+                self._manager = None
+            tried.set()
+            await anyio.sleep(backoff)
+            backoff = min(backoff * 2, MAX_BACKOFF)
+
+    async def _watch(self, manager: SystemdManager, name: str, dirty: _Dirty) -> None:
+        try:
+            identity = (await manager.facts(name)).id
+        except ManagerError as error:
+            log.warning("unit %s cannot be watched: %s", name, error)
+            return
+        # signals come from the unit's own name; the one in models.yml may be an alias
+        await manager.watch(identity, lambda: dirty.add(name))
+
+    async def _tell_changes(
+        self, manager: SystemdManager, dirty: _Dirty, tried: asyncio.Event
+    ) -> None:
+        """Read what changed and tell of it, until the connection is gone.
+
+        A signal only says where to look: what is told is what is true afterwards, read anew, so
+        what came in while nobody listened is told as well.
+        """
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(_cancel_when_gone, manager, tasks.cancel_scope)
+            while True:
+                if not dirty:
+                    tried.set()
+                name = await dirty.next()
+                try:
+                    state = state_of(await manager.facts(name))
+                except ManagerError:
+                    continue
+                before = self._known.get(name)
+                self._known[name] = state
+                if before is not None and state != before:
+                    self._tell(name, state)
+        raise BusUnavailable("the connection to the system bus is lost")
+
+    def _tell(self, name: str, state: UnitState) -> None:
+        try:
+            self._changed(name, state)
+        except Exception:  # a listener's fault must not end the watching
+            log.exception("a listener failed on a change of unit %s", name)
+
+
+class _Dirty:
+    """The names that have to be looked at again, oldest first, each once."""
+
+    def __init__(self, names: Iterable[str]) -> None:
+        self._names = dict.fromkeys(names)
+        self._some = asyncio.Event()
+
+    def __bool__(self) -> bool:
+        return bool(self._names)
+
+    def add(self, name: str) -> None:
+        self._names[name] = None
+        self._some.set()
+
+    async def next(self) -> str:
+        while not self._names:
+            self._some.clear()
+            await self._some.wait()
+        name = next(iter(self._names))
+        del self._names[name]
+        return name
+
+
+async def _cancel_when_gone(manager: SystemdManager, scope: anyio.CancelScope) -> None:
+    await manager.gone()
+    scope.cancel()
