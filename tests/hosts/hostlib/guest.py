@@ -81,3 +81,5 @@ def _downloads(root: Path) -> None:
     (root / "etc/environment").write_text("".join(pairs))
     lines = [f'Acquire::{scheme}::Proxy "{url}";\n' for scheme, url in apt_proxies().items()]
     (root / "etc/apt/apt.conf.d/90control-machine").write_text("".join(lines))
+    # Empty package lists that are as young as the base root would pass for fresh ones.
+    os.utime(root / "var/lib/apt/lists", (0, 0))

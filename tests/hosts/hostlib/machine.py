@@ -105,7 +105,7 @@ class Hosts:
         use, so taking it down is the caller's decision.
         """
         check_name(name)
-        with locked(self.state / "locks" / name, f"booting {name}"):
+        with locked(self.state / ".locks" / name, f"booting {name}"):
             host = self.find(name)
             if host is not None and host.running():
                 if (host.suite, host.binds) != (suite, tuple(binds)):
@@ -172,7 +172,7 @@ class Hosts:
         return host
 
     def _lock(self) -> contextlib.AbstractContextManager[None]:
-        return locked(self.state / "locks" / ".all", "this checkout's test hosts")
+        return locked(self.state / ".locks" / ".all", "this checkout's test hosts")
 
     def _read(self, name: str) -> Host:
         data = json.loads((self.state / name / "host.json").read_text())
