@@ -117,44 +117,34 @@ def up_host() -> tuple[str, list[str]]:
     else:
         stamp.unlink(missing_ok=True)
         say("ansible-playbook playbooks/site.yml, over SSH")
-        recap = playbook(site(inventory), environment(), STATE / "site.log")
+        recap = playbook(site(), environment(), STATE / "site.log")
         say(f"Provisioned: {recap} (log: {short(STATE / 'site.log')})")
         stamp.write_text(wanted)
     ssh = "python3 tests/hosts/hosts.py ssh demo"
-    switch = " ".join(short(Path(word)) for word in site(inventory))
+    switch = " ".join(short(Path(word)) for word in site())
     return base_url, [
         f"  {ssh} -- journalctl -u llm-router -n 20",
         f"  {ssh}",
         *curl_hints(base_url),
         f"  {ssh} -- llm-router switch gemma-facts",
-        f"  {switch} --tags switch -e llm_model=gemma-poems",
+        f"  ANSIBLE_CONFIG=demo/ansible.cfg {switch} --tags switch -e llm_model=gemma-poems",
         "  make demo-down",
     ]
 
 
-def site(inventory: Path) -> list[str]:
+def site() -> list[str]:
     """The command that provisions the host."""
-    variables = ["-e", "@demo/vars.yml"]
-    return [
-        str(CONTROL / "ansible-playbook"),
-        "-i",
-        str(inventory),
-        "playbooks/site.yml",
-        *variables,
-    ]
+    return [str(CONTROL / "ansible-playbook"), "playbooks/site.yml", "-e", "@demo/vars.yml"]
 
 
 def environment() -> dict[str, str]:
-    """ansible-playbook's environment: nothing of this machine's own Ansible settings gets in."""
+    """ansible-playbook's environment: demo/ansible.cfg alone says how it runs."""
     kept = {key: value for key, value in os.environ.items() if not key.startswith("ANSIBLE_")}
     utf8 = "UTF-8" in (kept.get("LC_ALL") or kept.get("LANG") or "")
     return {
         **kept,
         **({} if utf8 else {"LC_ALL": "C.UTF-8"}),
-        "ANSIBLE_CONFIG": os.devnull,
-        "ANSIBLE_HOME": str(ROOT / ".cache" / "ansible"),
-        "ANSIBLE_COLLECTIONS_PATH": str(ROOT / ".cache" / "collections"),
-        "ANSIBLE_PIPELINING": "1",
+        "ANSIBLE_CONFIG": str(ROOT / "demo" / "ansible.cfg"),
         "PYTHONUNBUFFERED": "1",
     }
 
