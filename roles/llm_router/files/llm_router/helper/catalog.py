@@ -46,14 +46,14 @@ class Catalog:
         config_stamp = self._check(self._config_path)
         try:
             config = load_config(self._config_path)
+            if config.units != "systemd":
+                raise CatalogError(f"{self._config_path} says `units: {config.units}`, not systemd")
             models_path = self._config_path.parent / config.models_file
             # before reading: a change in between is then seen the next time
             models_stamp = self._check(models_path)
             models = load_models(models_path, config)
         except ConfigError as error:
             raise CatalogError(str(error.problems[0])) from error
-        if config.units != "systemd":
-            raise CatalogError(f"{self._config_path} says `units: {config.units}`, not systemd")
         self._models_path, self._stamp = models_path, (config_stamp, models_stamp)
         self._contents = Contents(config, models)
         return self._contents

@@ -135,15 +135,17 @@ class HelperServer:
 
     async def _converse(self, reader: asyncio.StreamReader, peer: int) -> dict[str, Any] | None:
         """Read the request and act on it; None when the peer left without having asked."""
-        if peer not in self._peers:
-            log.warning("user %d may not use the helper", peer)
-            return _refusal("only root and the router's user may use the helper")
         if self._active > MAX_CONNECTIONS:
             log.warning("more than %d connections at once", MAX_CONNECTIONS)
             return _refusal("the helper has too many requests at once")
         try:
             with anyio.fail_after(REQUEST_TIMEOUT):
                 line = await reader.readuntil(b"\n")
+            # not before the line is read: a socket that is closed with unread bytes resets the
+            # connection, and the answer would be lost
+            if peer not in self._peers:
+                log.warning("user %d may not use the helper", peer)
+                return _refusal("only root and the router's user may use the helper")
             request = decode_request(line)
         except asyncio.IncompleteReadError as error:
             return _refusal("the line has no end") if error.partial else None
@@ -185,8 +187,7 @@ class HelperServer:
             log.warning("%s %a %s: %s", request.verb, request.model, unit, error)
             return _refusal(str(error))
         seconds = time.monotonic() - began
-        said = result.get("result", result.get("changed", ""))
-        log.info("%s %s %s: %s in %.3f s", request.verb, model.name, unit, said, seconds)
+        log.info("%s %s %s: %s in %.3f s", request.verb, model.name, unit, _said(result), seconds)
         return {"ok": True, **result}
 
     async def _do(
@@ -260,6 +261,12 @@ async def _cancel_at_end(reader: asyncio.StreamReader, scope: anyio.CancelScope)
     while await reader.read(MAX_REQUEST):
         pass
     scope.cancel()
+
+
+def _said(result: dict[str, Any]) -> str:
+    if "changed" in result:
+        return "changed" if result["changed"] else "unchanged"
+    return str(result.get("result", f"{len(result.get('lines', ()))} lines"))
 
 
 def _refusal(error: str) -> dict[str, Any]:

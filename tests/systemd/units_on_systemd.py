@@ -1,0 +1,522 @@
+#!/usr/bin/env python3
+"""Units, the helper and the config writer against a real systemd. For a throwaway host, as root.
+
+`tests/systemd/run` boots one and runs this there. It writes units, a user and /etc/llm-router, then
+runs each check: the router's side as an unprivileged user in a user namespace of its own, as
+llm-router.service has it, and what only root can do (restart the bus) from here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import pwd
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from pathlib import Path
+
+import anyio
+
+from llm_router.config.load import load_settings
+from llm_router.config.schema import Model
+from llm_router.helper.client import HelperClient
+from llm_router.helper.protocol import Request, encode_request
+from llm_router.units.base import UnitError, UnitState
+from llm_router.units.systemd import SystemdUnits
+
+USER = "llm-router"
+ETC = Path("/etc/llm-router")
+UNITS = Path("/etc/systemd/system")
+SCRATCH = Path("/run/units-test")
+SOCKET = "/run/llm-router-helper.sock"
+
+AWKWARD = [
+    "",
+    " ",
+    "a  b",
+    "tab\there",
+    "it's",
+    'say "hi"',
+    "back\\slash",
+    "trailing\\",
+    "$HOME ${HOME} $$",
+    "%i %% %h",
+    "# no comment",
+    "; either",
+    "`id`",
+    "ünï ⚡",
+    '{"a": [1, "b\'c"]}',
+    "\\n\\x41\\u00e9",
+    "\\\\'\"$`",
+    "*?[x] ~ !",
+    "--last=",
+]
+
+ASK = """\
+import socket, sys
+asking = socket.socket(socket.AF_UNIX)
+asking.connect(sys.argv[1])
+asking.sendall(sys.argv[2].encode())
+print(asking.makefile().readline())
+"""
+
+DUMP = f"""\
+import json, os, sys, time
+with open("{SCRATCH}/" + sys.argv[1] + ".json", "w") as file:
+    json.dump(sys.argv[2:], file)
+time.sleep(1000)
+"""
+
+UNIT_FILES = {
+    "llamacpp@.service": f"""\
+[Service]
+Type=exec
+EnvironmentFile=/etc/llamacpp/%i.env
+ExecStart=/usr/bin/python3 {SCRATCH}/dump.py %i $LLAMACPP_ARGS
+""",
+    "plain.service": "[Service]\nType=exec\nExecStart=/bin/sleep 1000\n",
+    "crash.service": "[Service]\nExecStart=/bin/sh -c 'echo it broke; sleep 0.3; exit 3'\n",
+    "stubborn.service": (
+        "[Service]\nType=exec\nTimeoutStopSec=300\n"
+        "ExecStart=/bin/sh -c 'trap \"\" TERM; sleep 1000 & while :; do wait; done'\n"
+    ),
+    "leftover.service": (
+        "[Service]\nType=exec\nKillMode=process\n"
+        "ExecStart=/bin/sh -c 'trap \"exit 0\" TERM; setsid sleep 1000 & wait'\n"
+    ),
+    "neverready.service": (
+        "[Service]\nType=notify\nTimeoutStartSec=300\nExecStart=/bin/sleep 1000\n"
+    ),
+    "notstarting.service": "[Service]\nType=oneshot\nExecStart=/bin/false\n",
+    "limited.service": (
+        "[Unit]\nStartLimitBurst=1\nStartLimitIntervalSec=1h\n"
+        "[Service]\nType=exec\nExecStart=/bin/sleep 1000\n"
+    ),
+    "shared.service": "[Service]\nType=exec\nExecStart=/bin/sleep 1001\n",
+    "llm-router-helper.socket": f"""\
+[Socket]
+ListenStream={SOCKET}
+SocketUser={USER}
+SocketMode=0600
+RemoveOnStop=yes
+""",
+    "llm-router-helper.service": f"""\
+[Unit]
+Requires=llm-router-helper.socket
+StartLimitIntervalSec=0
+[Service]
+Type=exec
+Environment=PYTHONPATH={os.environ.get("PYTHONPATH", "")} PYTHONDONTWRITEBYTECODE=1
+ExecStart={sys.executable} -m llm_router helper
+ReadWritePaths=-/etc/llamacpp -/etc/systemd/system
+CapabilityBoundingSet=CAP_DAC_OVERRIDE CAP_CHOWN CAP_FOWNER
+NoNewPrivileges=yes
+ProtectSystem=strict
+PrivateTmp=yes
+PrivateDevices=yes
+PrivateNetwork=yes
+ProtectProc=noaccess
+RestrictAddressFamilies=AF_UNIX
+RestrictSUIDSGID=yes
+MemoryDenyWriteExecute=yes
+SystemCallFilter=@system-service
+SystemCallFilter=~@resources
+SystemCallErrorNumber=EPERM
+""",
+}
+
+MODELS = {
+    "awkward": {
+        "backend": "llamacpp",
+        "service": "llamacpp@awk-ward.1.service",
+        "model_path": "/srv/my models/a.gguf",
+        "args": AWKWARD,
+    },
+    **{
+        name: {"backend": "vllm", "service": f"{name}.service", "timeout": 20.0}
+        for name in (
+            "plain", "crash", "stubborn", "leftover", "neverready", "notstarting", "limited",
+        )
+    },
+    "missing": {"backend": "vllm", "service": "missing.service"},
+    "shared": {"backend": "sglang", "service": "shared.service"},
+    "shared-a": {
+        "backend": "sglang", "service": "shared.service", "script": "/bin/sleep 1002",
+    },
+    "shared-b": {
+        "backend": "sglang", "service": "shared.service", "script": f"{SCRATCH}/b.sh",
+    },
+}  # fmt: skip
+
+
+class Watch:
+    """What the units' listener was told, and a way to wait for it."""
+
+    def __init__(self, units: SystemdUnits) -> None:
+        self.told: list[tuple[str, UnitState]] = []
+        self._more = asyncio.Event()
+        units.subscribe(self._listen)
+
+    def _listen(self, unit: str, state: UnitState) -> None:
+        self.told.append((unit, state))
+        self._more.set()
+
+    async def until(self, test: Callable[[str, UnitState], bool]) -> UnitState:
+        with anyio.fail_after(15):
+            while True:
+                for unit, state in self.told:
+                    if test(unit, state):
+                        return state
+                self._more.clear()
+                await self._more.wait()
+
+
+@contextlib.asynccontextmanager
+async def entered() -> AsyncIterator[tuple[SystemdUnits, dict[str, Model], Watch]]:
+    models = load_settings(ETC / "config.yml").models
+    units = SystemdUnits(models, SOCKET)
+    watch = Watch(units)
+    async with units:
+        yield units, models, watch
+
+
+async def refused(call: Awaitable[object]) -> str:
+    """The sentence with which a call fails."""
+    try:
+        await call
+    except UnitError as error:
+        return str(error)
+    raise AssertionError("it was not refused")
+
+
+async def start_state_stop() -> None:
+    async with entered() as (units, models, watch):
+        plain = models["plain"]
+        assert await units.problem() is None, await units.problem()
+        assert (await units.state(plain)) == UnitState("inactive")
+        await units.start(plain)
+        state = await units.state(plain)
+        assert state.active == "active", state
+        assert state.main_pid > 1, state
+        await units.start(plain)
+        assert await units.state(plain) == state, "a second start restarted it"
+        await units.stop(plain, 10)
+        await units.stop(plain, 10)
+        assert await units.state(plain) == UnitState("inactive")
+        await watch.until(lambda unit, state: unit == plain.unit and state.active == "active")
+        await watch.until(lambda unit, state: unit == plain.unit and state.active == "inactive")
+
+
+async def arguments_arrive_as_written() -> None:
+    async with entered() as (units, models, _):
+        model = models["awkward"]
+        assert await units.activate(model) is True
+        assert await units.activate(model) is False
+        await units.start(model)
+        path = SCRATCH / "awk-ward.1.json"
+        with anyio.fail_after(10):
+            while not path.exists() or not path.read_text():
+                await anyio.sleep(0.02)
+        argv = json.loads(path.read_text())
+        await units.stop(model, 10)
+        assert argv[:2] == ["--model", "/srv/my models/a.gguf"], argv
+        assert argv[-len(AWKWARD) :] == AWKWARD, argv
+
+
+async def a_unit_that_does_not_exist() -> None:
+    async with entered() as (units, models, _):
+        model = models["missing"]
+        assert await units.state(model) == UnitState("inactive")
+        assert await refused(units.start(model)) == (
+            "unit missing.service does not exist; is the engine's role installed?"
+        )
+        await units.stop(model, 5)
+        assert await units.log_tail(model) == []
+
+
+async def a_crash_is_told_at_once() -> None:
+    async with entered() as (units, models, watch):
+        model = models["crash"]
+        began = time.monotonic()
+        await units.start(model)
+        state = await watch.until(
+            lambda unit, state: unit == model.unit and state.active == "failed"
+        )
+        assert state == UnitState("failed", 0, "exit-code"), state
+        assert time.monotonic() - began < 2
+        lines = await units.log_tail(model, 20)
+        assert "it broke" in lines, lines
+
+
+async def a_process_that_ignores_sigterm() -> None:
+    async with entered() as (units, models, _):
+        model = models["stubborn"]
+        await units.start(model)
+        began = time.monotonic()
+        await units.stop(model, 1)
+        assert time.monotonic() - began < 3
+        assert not (await units.state(model)).running
+
+
+async def processes_left_behind() -> None:
+    async with entered() as (units, models, _):
+        model = models["leftover"]
+        await units.start(model)
+        group = Path("/sys/fs/cgroup/system.slice/leftover.service/cgroup.procs")
+        with anyio.fail_after(5):
+            while len(group.read_text().split()) < 2:
+                await anyio.sleep(0.02)
+        await units.stop(model, 5)
+        assert not group.exists() or not group.read_text().split()
+
+
+async def failures_have_a_sentence() -> None:
+    async with entered() as (units, models, _):
+        assert await refused(units.start(models["notstarting"])) == (
+            "starting notstarting.service ended as failed: the unit failed (exit-code)"
+        )
+        late = models["neverready"].model_copy(update={"timeout": 1.0})
+        assert await refused(units.start(late)) == (
+            "unit neverready.service did not start within 1 s"
+        )
+        await units.stop(late, 5)
+        unknown = models["plain"].model_copy(update={"name": "../../x"})
+        assert await refused(units.start(unknown)) == "model '../../x' is not in models.yml"
+
+
+async def a_start_that_nobody_wants_any_more() -> None:
+    async with entered() as (units, models, watch):
+        model = models["neverready"]
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(units.start, model)
+            await watch.until(lambda unit, state: unit == model.unit and state.main_pid > 0)
+            tasks.cancel_scope.cancel()
+        began = time.monotonic()
+        await units.stop(model, 5)
+        assert time.monotonic() - began < 3
+        assert not (await units.state(model)).running
+
+
+async def a_start_limit_of_the_past() -> None:
+    async with entered() as (units, models, _):
+        for _ in range(4):
+            await units.start(models["limited"])
+            await units.stop(models["limited"], 5)
+
+
+async def models_that_share_a_unit() -> None:
+    async with entered() as (units, models, _):
+
+        async def command() -> str:
+            await units.start(models["shared"])
+            pid = (await units.state(models["shared"])).main_pid
+            with anyio.fail_after(5):  # Type=exec: it is what it will be
+                text = Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode()
+            await units.stop(models["shared"], 5)
+            return text.strip()
+
+        assert await units.activate(models["shared"]) is False
+        assert await command() == "/bin/sleep 1001"
+        assert await units.activate(models["shared-a"]) is True
+        assert await command() == "/bin/sleep 1002"
+        assert await units.activate(models["shared-b"]) is True
+        assert await command() == f"/bin/sh {SCRATCH}/b.sh"
+        assert await units.activate(models["shared-b"]) is False
+        assert await units.activate(models["shared"]) is True
+        assert await command() == "/bin/sleep 1001"
+
+
+UNPRIVILEGED = [
+    start_state_stop,
+    arguments_arrive_as_written,
+    a_unit_that_does_not_exist,
+    a_crash_is_told_at_once,
+    a_process_that_ignores_sigterm,
+    processes_left_behind,
+    failures_have_a_sentence,
+    a_start_that_nobody_wants_any_more,
+    a_start_limit_of_the_past,
+    models_that_share_a_unit,
+]
+
+
+async def _systemctl(*words: str) -> None:
+    await anyio.run_process(["systemctl", *words])
+
+
+async def _survives(restart: Callable[[], Awaitable[None]]) -> None:
+    """Changes are told after, and units can be used as before."""
+    async with entered() as (units, models, watch):
+        plain = models["plain"]
+        await units.start(plain)
+        pid = (await units.state(plain)).main_pid
+        await restart()
+        with anyio.fail_after(15):
+            while await units.problem() is not None:
+                await anyio.sleep(0.05)
+        assert (await units.state(plain)).main_pid == pid
+        watch.told.clear()
+        os.kill(pid, 9)
+        state = await watch.until(
+            lambda unit, state: unit == plain.unit and state.active == "failed"
+        )
+        assert state.result == "signal", state
+        await units.start(plain)
+        await units.stop(plain, 5)
+
+
+async def systemd_is_executed_anew() -> None:
+    await _survives(lambda: _systemctl("daemon-reexec"))
+
+
+async def systemd_reads_its_units_anew() -> None:
+    await _survives(lambda: _systemctl("daemon-reload"))
+
+
+async def the_bus_is_restarted() -> None:
+    await _survives(lambda: _systemctl("restart", "dbus.service"))
+
+
+async def a_crash_while_the_bus_is_away_is_told_afterwards() -> None:
+    async with entered() as (units, models, watch):
+        plain = models["plain"]
+        await units.start(plain)
+        await watch.until(lambda unit, state: unit == plain.unit and state.active == "active")
+        pid = (await units.state(plain)).main_pid
+        await _systemctl("stop", "dbus.socket", "dbus.service")
+        os.kill(pid, 9)
+        with anyio.fail_after(10):
+            while await units.problem() is None:
+                await anyio.sleep(0.05)
+        print("   ", await units.problem())
+        await _systemctl("start", "dbus.socket")
+        await watch.until(lambda unit, state: unit == plain.unit and state.active == "failed")
+
+
+async def the_helper_is_gone() -> None:
+    async with entered() as (units, models, _):
+        await _systemctl("stop", "llm-router-helper.socket", "llm-router-helper.service")
+        problem = await units.problem()
+        assert problem is not None
+        print("   ", problem)
+        assert "systemctl status llm-router-helper.socket" in await refused(
+            units.start(models["plain"])
+        )
+        await _systemctl("start", "llm-router-helper.socket")
+        assert await units.problem() is None
+        # a helper that is killed while it works is replaced, and the request repeated
+        await units.start(models["plain"])
+        await _systemctl("kill", "-s", "KILL", "llm-router-helper.service")
+        await units.stop(models["plain"], 5)
+        assert not (await units.state(models["plain"])).running
+
+
+async def the_helper_believes_only_root() -> None:
+    client = HelperClient(SOCKET)
+    models_file = ETC / "models.yml"
+    models_file.chmod(0o660)
+    sentence = await refused(client.activate("plain"))
+    assert "models.yml can be written by others than its owner" in sentence, sentence
+    models_file.chmod(0o640)
+    ETC.chmod(0o777)
+    sentence = await refused(client.activate("plain"))
+    assert "/etc/llm-router can be written by others" in sentence, sentence
+    ETC.chmod(0o755)
+    os.chown(models_file, 1, -1)
+    sentence = await refused(client.activate("plain"))
+    assert "models.yml belongs to user 1" in sentence, sentence
+    os.chown(models_file, 0, -1)
+    await client.activate("plain")
+    # even where the file's mode would let them: not another user
+    Path(SOCKET).chmod(0o666)
+    answer = subprocess.run(
+        [
+            *("setpriv", "--reuid=nobody", "--clear-groups", sys.executable, "-c"),
+            ASK,
+            *(SOCKET, encode_request(Request("stop", "plain")).decode()),
+        ],
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    Path(SOCKET).chmod(0o600)
+    assert "only root and the router's user" in answer, answer
+
+
+PRIVILEGED = [
+    systemd_reads_its_units_anew,
+    systemd_is_executed_anew,
+    the_bus_is_restarted,
+    a_crash_while_the_bus_is_away_is_told_afterwards,
+    the_helper_is_gone,
+    the_helper_believes_only_root,
+]
+
+
+def prepare() -> None:
+    """The user, the files, the units."""
+    with contextlib.suppress(FileExistsError):
+        SCRATCH.mkdir()
+    try:
+        pwd.getpwnam(USER)
+    except KeyError:
+        subprocess.run(["useradd", "--system", "--no-create-home", USER], check=True)
+    ETC.mkdir(exist_ok=True)
+    ETC.chmod(0o755)
+    Path("/etc/llamacpp").mkdir(exist_ok=True)
+    Path("/etc/llamacpp/awk-ward.1.env").unlink(missing_ok=True)
+    (ETC / "config.yml").write_text("schema: 1\n")
+    (ETC / "models.yml").write_text(json.dumps({"schema": 1, "models": MODELS}))
+    for name in ("config.yml", "models.yml"):
+        (ETC / name).chmod(0o640)
+        os.chown(ETC / name, 0, pwd.getpwnam(USER).pw_gid)
+    (SCRATCH / "dump.py").write_text(DUMP)
+    (SCRATCH / "b.sh").write_text("#!/bin/sh\nsleep 1003\n")
+    (SCRATCH / "b.sh").chmod(0o755)
+    for name, text in UNIT_FILES.items():
+        (UNITS / name).write_text(text)
+    subprocess.run(["systemctl", "stop", "llm-router-helper.service"], check=False)
+    subprocess.run(["systemctl", "daemon-reload"], check=True)
+    subprocess.run(["systemctl", "restart", "llm-router-helper.socket"], check=True)
+
+
+def run(checks: list[Callable[[], Coroutine[None, None, None]]]) -> None:
+    for check in checks:
+        began = time.monotonic()
+        asyncio.run(check())
+        print(f"ok  {check.__name__} ({time.monotonic() - began:.2f} s)", flush=True)
+
+
+def main() -> None:
+    if sys.argv[1:] == ["unprivileged"]:
+        assert os.geteuid() != 0
+        run(UNPRIVILEGED)
+        return
+    prepare()
+    subprocess.run(
+        [
+            *("systemd-run", "--quiet", "--pipe", "--wait", "--collect", f"--uid={USER}"),
+            *(
+                "-p",
+                "PrivateUsers=yes",
+                "-p",
+                "NoNewPrivileges=yes",
+                "-p",
+                "CapabilityBoundingSet=",
+            ),
+            *("-p", "ProtectSystem=strict", "-p", "RestrictAddressFamilies=AF_UNIX"),
+            *("-E", f"PYTHONPATH={os.environ.get('PYTHONPATH', '')}"),
+            *("-E", "PYTHONDONTWRITEBYTECODE=1"),
+            *(sys.executable, __file__, "unprivileged"),
+        ],
+        check=True,
+    )
+    run(PRIVILEGED)
+
+
+if __name__ == "__main__":
+    main()

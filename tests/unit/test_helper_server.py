@@ -1,0 +1,516 @@
+"""The helper: who may ask, for what, whom it believes, and what a client sees of it."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import socket
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import anyio
+import pytest
+from typing_extensions import Self
+
+from llm_router.helper import jobs
+from llm_router.helper.catalog import Catalog
+from llm_router.helper.client import HelperClient
+from llm_router.helper.server import HelperServer, listening_socket
+from llm_router.units.base import UnitError
+from llm_router.units.dbus import ManagerError, UnitFacts, unit_path
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+class FakeManager:
+    """systemd's manager with one rule: units do what the test says of them."""
+
+    def __init__(self) -> None:
+        self.calls: list[str] = []
+        self.states: dict[str, str] = {}
+        self.load_states: dict[str, str] = {}
+        self.left: dict[str, list[int]] = {}
+        self.result = "done"
+        self.unit_result = "success"
+        self.hangs: set[str] = set()
+        self.survives_kill = False
+        self.need_reload = False
+        self.refusal: ManagerError | None = None
+        self.running = asyncio.Event()
+        self._killed = asyncio.Event()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        pass
+
+    async def facts(self, unit: str, /) -> UnitFacts:
+        active = self.states.get(unit, "inactive")
+        return UnitFacts(
+            unit,
+            self.load_states.get(unit, "loaded"),
+            active,
+            42 if active == "active" else 0,
+            self.unit_result,
+            self.need_reload,
+        )
+
+    async def processes(self, unit: str, /) -> list[int]:
+        return self.left.get(unit, [])
+
+    async def queue_start(self, unit: str, /) -> str:
+        return self._queue("start", unit)
+
+    async def queue_stop(self, unit: str, /) -> str:
+        return self._queue("stop", unit)
+
+    def _queue(self, verb: str, unit: str) -> str:
+        self.calls.append(f"{verb} {unit}")
+        if self.refusal is not None:
+            raise self.refusal
+        return f"{verb} {unit}"
+
+    async def job_result(self, job: str, /) -> str:
+        verb, unit = job.split()
+        self.running.set()
+        if verb in self.hangs:
+            await self._killed.wait()
+        self.states[unit] = "active" if verb == "start" else "inactive"
+        return self.result
+
+    async def cancel_job(self, job: str, /) -> None:
+        self.calls.append(f"cancel {job}")
+
+    async def reset_failed(self, unit: str, /) -> None:
+        self.calls.append(f"reset {unit}")
+
+    async def kill(self, unit: str, /) -> None:
+        self.calls.append(f"kill {unit}")
+        if not self.survives_kill:
+            self._killed.set()
+            self.left.pop(unit, None)
+
+    async def reload(self) -> None:
+        self.calls.append("reload")
+
+
+class Host:
+    """A configuration and a helper that serves it on a socket."""
+
+    def __init__(self, root: Path) -> None:
+        self.etc = root / "etc"
+        self.etc.mkdir(mode=0o755)
+        self.engine_files = root / "llamacpp"
+        self.models = self.etc / "models.yml"
+        self.socket = root / "helper.sock"
+        self.manager = FakeManager()
+        self.asked_for: list[tuple[str, int]] = []
+        self.client = HelperClient(str(self.socket))
+        self.config = self.etc / "config.yml"
+        self.write(self.config, {"engine_files": {"llamacpp": str(self.engine_files)}})
+        self.write(
+            self.models,
+            {
+                "models": {
+                    "gemma": {
+                        "backend": "llamacpp",
+                        "service": "llamacpp@gemma.service",
+                        "model_path": "/g.gguf",
+                    },
+                    "other": {"backend": "vllm", "service": "other.service"},
+                }
+            },
+        )
+
+    @staticmethod
+    def write(path: Path, content: object) -> None:
+        path.write_text(json.dumps(content))
+        path.chmod(0o640)
+
+    async def journal(self, unit: str, lines: int) -> list[str]:
+        self.asked_for.append((unit, lines))
+        return ["one", "two"]
+
+    @asynccontextmanager
+    async def serving(
+        self, peers: frozenset[int] | None = None, idle: float = 900.0
+    ) -> AsyncIterator[anyio.Event]:
+        server = HelperServer(
+            Catalog(self.config, owner=os.geteuid()),
+            peers=frozenset({os.geteuid()}) if peers is None else peers,
+            connect=lambda: self.manager,
+            journal=self.journal,
+        )
+        ended = anyio.Event()
+
+        async def serve(listener: socket.socket) -> None:
+            await server.serve(listener, idle)
+            ended.set()
+
+        with socket.socket(socket.AF_UNIX) as listener:
+            listener.bind(str(self.socket))
+            listener.listen()
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(serve, listener)
+                yield ended
+                tasks.cancel_scope.cancel()
+
+    async def say(self, line: bytes) -> dict[str, Any]:
+        """The answer to raw bytes."""
+        reader, writer = await asyncio.open_unix_connection(str(self.socket))
+        try:
+            writer.write(line)
+            answer: dict[str, Any] = json.loads(await reader.readline())
+            return answer
+        finally:
+            writer.close()
+
+
+@pytest.fixture
+async def host(tmp_path: Path) -> AsyncIterator[Host]:
+    with anyio.fail_after(20):
+        yield Host(tmp_path)
+
+
+async def test_the_four_verbs(host: Host) -> None:
+    async with host.serving():
+        assert await host.client.activate("gemma") is True
+        assert await host.client.activate("gemma") is False
+        assert "--model /g.gguf" in (host.engine_files / "gemma.env").read_text()
+        await host.client.start("gemma", 5)
+        await host.client.stop("gemma", 5)
+        assert await host.client.logs("gemma", 7) == ["one", "two"]
+    unit = "llamacpp@gemma.service"
+    assert host.manager.calls == [f"reset {unit}", f"start {unit}", f"stop {unit}"]
+    assert host.asked_for == [(unit, 7)]
+
+
+async def test_the_socket_file_stays_when_the_helper_ends(host: Host) -> None:
+    async with host.serving(idle=0.05) as ended:
+        await host.client.activate("gemma")
+        await ended.wait()
+        assert host.socket.is_socket()
+
+
+async def test_it_ends_at_sigterm_when_its_work_is_done(host: Host) -> None:
+    host.manager.hangs = {"stop"}
+    async with host.serving() as ended, anyio.create_task_group() as tasks:
+        tasks.start_soon(host.client.stop, "other", 0.3)
+        await host.manager.running.wait()
+        os.kill(os.getpid(), signal.SIGTERM)
+        await ended.wait()
+    assert host.manager.calls == ["stop other.service", "kill other.service"]
+
+
+@pytest.mark.parametrize(
+    "name", ["nobody", "../../etc/passwd", "other.service", "gemma\n", "\ud800", "gemma/../other"]
+)
+async def test_a_model_that_is_not_in_models_yml_is_refused(host: Host, name: str) -> None:
+    async with host.serving():
+        for verb in ("activate", "start", "stop", "logs"):
+            line = json.dumps({"verb": verb, "model": name}).encode() + b"\n"
+            answer = await host.say(line)
+            assert answer == {"ok": False, "error": f"model {name!r} is not in models.yml"}
+    assert host.manager.calls == []
+    assert host.asked_for == []
+
+
+async def test_another_user_is_refused(host: Host) -> None:
+    async with host.serving(peers=frozenset({os.geteuid() + 1})):
+        with pytest.raises(UnitError, match=r"only root and the router's user may use the helper"):
+            await host.client.stop("gemma", 5)
+    assert host.manager.calls == []
+
+
+@pytest.mark.parametrize(
+    ("line", "error"),
+    [
+        (b"garbage\n", "the line is not JSON"),
+        (b"\0\xff\n", "the line is not JSON"),
+        (b'{"verb": "reboot", "model": "gemma"}\n', "verb must be one of"),
+        (b"x" * 100_000, "a request has at most 4096 bytes"),
+        (b"[" * 4090 + b"\n", "the line is not JSON"),
+    ],
+)
+async def test_a_bad_request_is_refused_and_the_next_one_served(
+    host: Host, line: bytes, error: str
+) -> None:
+    async with host.serving():
+        try:
+            answer = await host.say(line)
+        except ConnectionResetError:
+            assert len(line) > 4096  # the rest of it was never read
+        else:
+            assert answer["ok"] is False
+            assert error in answer["error"]
+        assert await host.client.activate("gemma") is True
+
+
+async def test_a_client_that_says_nothing_is_no_hindrance(host: Host) -> None:
+    async with host.serving() as ended:
+        for _ in range(3):
+            _, writer = await asyncio.open_unix_connection(str(host.socket))
+            writer.close()
+        _, silent = await asyncio.open_unix_connection(str(host.socket))
+        assert await host.client.activate("gemma") is True
+        silent.close()
+        assert not ended.is_set()
+
+
+def _everybody_writes(host: Host) -> None:
+    host.models.chmod(0o666)
+
+
+def _group_writes(host: Host) -> None:
+    host.models.chmod(0o660)
+
+
+def _directory_open(host: Host) -> None:
+    host.etc.chmod(0o777)
+
+
+def _config_open(host: Host) -> None:
+    host.config.chmod(0o662)
+
+
+def _linked_from_an_open_directory(host: Host) -> None:
+    outside = host.etc.parent / "outside"
+    outside.mkdir()
+    outside.chmod(0o777)
+    host.models.rename(outside / "models.yml")
+    host.models.symlink_to(outside / "models.yml")
+
+
+def _broken(host: Host) -> None:
+    host.models.write_text("models:\n  x: {backend: nope}\n")
+
+
+def _gone(host: Host) -> None:
+    host.models.unlink()
+
+
+def _child_units(host: Host) -> None:
+    host.write(host.config, {"units": "child"})
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (_everybody_writes, r"models\.yml can be written by others .* `chmod go-w "),
+        (_group_writes, r"models\.yml can be written by others"),
+        (_directory_open, r"etc can be written by others"),
+        (_config_open, r"config\.yml can be written by others"),
+        (_linked_from_an_open_directory, r"outside can be written by others"),
+        (_broken, r"models\.yml:2: models\.x\.backend: 'nope' is not a valid value"),
+        (_gone, r"models\.yml cannot be read: No such file or directory"),
+        (_child_units, r"says `units: child`"),
+    ],
+)
+async def test_files_that_cannot_be_believed_stop_everything(
+    host: Host, change: Callable[[Host], None], message: str
+) -> None:
+    async with host.serving():
+        await host.client.activate("gemma")
+        change(host)
+        with pytest.raises(UnitError, match=message):
+            await host.client.start("gemma", 5)
+    assert host.manager.calls == []
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may give a file away")
+async def test_files_of_another_user_are_not_believed(host: Host) -> None:
+    async with host.serving():
+        os.chown(host.models, 12345, -1)
+        with pytest.raises(UnitError, match=r"models\.yml belongs to user 12345"):
+            await host.client.start("gemma", 5)
+        os.chown(host.models, 0, -1)
+        os.chown(host.etc, 12345, -1)
+        with pytest.raises(UnitError, match=r"etc belongs to user 12345"):
+            await host.client.start("gemma", 5)
+
+
+async def test_models_yml_is_read_anew_when_it_changes(host: Host) -> None:
+    async with host.serving():
+        with pytest.raises(UnitError, match=r"is not in models\.yml"):
+            await host.client.stop("new", 5)
+        replacement = host.etc / "models.new"
+        host.write(replacement, {"models": {"new": {"backend": "vllm", "service": "n.service"}}})
+        replacement.replace(host.models)
+        await host.client.stop("new", 5)
+        with pytest.raises(UnitError, match=r"is not in models\.yml"):
+            await host.client.stop("gemma", 5)
+
+
+async def test_a_drop_in_is_followed_by_a_reload(host: Host) -> None:
+    host.manager.need_reload = True
+    async with host.serving():
+        assert await host.client.activate("other") is False
+    assert host.manager.calls == ["reload"]
+
+
+@pytest.mark.parametrize(
+    ("load_state", "message"),
+    [
+        ("not-found", r"unit other\.service does not exist; is the engine's role installed\?"),
+        ("masked", r"is masked; `systemctl unmask other\.service`"),
+        ("bad-setting", r"cannot be loaded \(bad-setting\)"),
+    ],
+)
+async def test_a_unit_that_cannot_be_loaded(host: Host, load_state: str, message: str) -> None:
+    host.manager.load_states["other.service"] = load_state
+    async with host.serving():
+        with pytest.raises(UnitError, match=message):
+            await host.client.start("other", 5)
+
+
+@pytest.mark.parametrize(
+    "result", ["failed", "canceled", "timeout", "dependency", "skipped", "assert", "brand-new"]
+)
+async def test_a_job_that_did_not_end_well_names_unit_and_result(host: Host, result: str) -> None:
+    host.manager.result, host.manager.unit_result = result, "exit-code"
+    async with host.serving():
+        with pytest.raises(UnitError, match=rf"starting other\.service ended as {result}: .*exit-"):
+            await host.client.start("other", 5)
+        with pytest.raises(UnitError, match=rf"stopping other\.service ended as {result}: "):
+            await host.client.stop("other", 5)
+
+
+async def test_systemds_refusal_is_passed_on(host: Host) -> None:
+    host.manager.refusal = ManagerError("org.freedesktop.systemd1.UnitMasked", "Unit is masked.")
+    async with host.serving():
+        with pytest.raises(UnitError, match=r"unit other\.service cannot be started: Unit is mas"):
+            await host.client.start("other", 5)
+        with pytest.raises(UnitError, match=r"unit other\.service cannot be stopped: Unit is mas"):
+            await host.client.stop("other", 5)
+        host.manager.refusal = ManagerError("org.freedesktop.systemd1.NoSuchUnit", "not loaded")
+        await host.client.stop("other", 5)
+
+
+async def test_a_start_past_its_deadline_is_taken_back(host: Host) -> None:
+    host.manager.hangs = {"start"}
+    async with host.serving():
+        with pytest.raises(UnitError, match=r"other\.service did not start within 0\.2 s"):
+            await host.client.start("other", 0.2)
+    assert host.manager.calls[-1] == "cancel start other.service"
+
+
+async def test_a_start_whose_client_left_is_taken_back_and_a_stop_gets_its_turn(
+    host: Host,
+) -> None:
+    host.manager.hangs = {"start"}
+    async with host.serving():
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(host.client.start, "other", 60)
+            await host.manager.running.wait()
+            tasks.cancel_scope.cancel()
+        await host.client.stop("other", 5)
+    assert host.manager.calls[-2:] == ["cancel start other.service", "stop other.service"]
+
+
+async def test_a_stop_past_its_deadline_kills(host: Host) -> None:
+    host.manager.hangs = {"stop"}
+    async with host.serving():
+        await host.client.stop("other", 0.1)
+    assert host.manager.calls == ["stop other.service", "kill other.service"]
+
+
+async def test_a_stop_that_sigkill_does_not_end_says_so(
+    host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(jobs, "KILL_TIMEOUT", 0.1)
+    host.manager.hangs, host.manager.survives_kill = {"stop"}, True
+    async with host.serving():
+        with pytest.raises(UnitError, match=r"did not stop within 0\.1 s, and SIGKILL did not"):
+            await host.client.stop("other", 0.1)
+
+
+async def test_processes_left_behind_are_killed_or_named(
+    host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(jobs, "LEFTOVER_GRACE", 0.05)
+    monkeypatch.setattr(jobs, "KILL_TIMEOUT", 0.05)
+    host.manager.left["other.service"] = [17, 18]
+    async with host.serving():
+        await host.client.stop("other", 5)
+        assert host.manager.calls == ["stop other.service", "kill other.service"]
+        host.manager.left["other.service"], host.manager.survives_kill = [17, 18], True
+        with pytest.raises(UnitError, match=r"is inactive all the same, with processes 17, 18"):
+            await host.client.stop("other", 5)
+
+
+async def test_a_helper_that_is_not_there(host: Host) -> None:
+    with pytest.raises(UnitError, match=r"`systemctl status llm-router-helper\.socket`"):
+        await host.client.activate("gemma")
+
+
+@pytest.mark.parametrize(
+    ("answers", "message"),
+    [
+        ([b"", b'{"ok": true, "changed": true}\n'], None),
+        ([b"", b""], "the helper gave no answer for gemma"),
+        ([b"nonsense\n"], "the helper gave no answer for gemma"),
+        ([b'{"ok": true, "cha'], "the helper gave no answer for gemma"),
+    ],
+)
+async def test_a_helper_that_ends_at_the_wrong_moment(
+    host: Host, answers: list[bytes], message: str | None
+) -> None:
+    async def act(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readline()
+        writer.write(answers.pop(0))
+        writer.close()
+
+    server = await asyncio.start_unix_server(act, host.socket)
+    try:
+        if message is None:
+            assert await host.client.activate("gemma") is True
+        else:
+            with pytest.raises(UnitError, match=message):
+                await host.client.activate("gemma")
+    finally:
+        server.close()
+    assert answers == []
+
+
+async def test_a_helper_that_does_not_answer(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("llm_router.helper.client.ACTIVATE_TIMEOUT", 0.1)
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(host.socket))
+        listener.listen()
+        with pytest.raises(UnitError, match=r"did not activate gemma within 0\.1 s"):
+            await host.client.activate("gemma")
+
+
+def test_without_a_socket_from_systemd_it_says_how_to_start_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delenv("LISTEN_PID", raising=False)
+    with pytest.raises(UnitError, match=r"`systemctl start llm-router-helper\.socket`"):
+        listening_socket()
+    monkeypatch.setenv("LISTEN_PID", str(os.getpid() + 1))
+    monkeypatch.setenv("LISTEN_FDS", "1")
+    with pytest.raises(UnitError, match="takes its socket from systemd"):
+        listening_socket()
+
+
+@pytest.mark.parametrize(
+    ("unit", "path"),
+    [
+        ("sglang.service", "sglang_2eservice"),
+        ("llamacpp@a-b.service", "llamacpp_40a_2db_2eservice"),
+        ("3x.service", "_33x_2eservice"),
+        ("a_b.service", "a_5fb_2eservice"),
+    ],
+)
+def test_object_paths(unit: str, path: str) -> None:
+    assert unit_path(unit) == f"/org/freedesktop/systemd1/unit/{path}"
