@@ -1,7 +1,8 @@
 """Runs the stages of `make check` or `make test` one after the other and sums them up.
 
 A stage is a make target, so each can be run by hand. The first that fails ends the run.
-The last line counts tests: those of pytest from its reports, and one for each stage that is a single check.
+The last line counts tests: those of pytest from its reports, and one for each stage that is a
+single check.
 """
 
 from __future__ import annotations
