@@ -31,7 +31,7 @@ but its apt does not trust them by itself: mmdebstrap is told."""
 
 PACKAGES = (
     "systemd", "systemd-sysv", "dbus", "polkitd", "python3", "python3-apt", "sudo",
-    "openssh-server", "iproute2", "ca-certificates", "procps", "curl", "less",
+    "openssh-server", "iproute2", "ca-certificates", "procps", "curl", "less", "passwd", "adduser",
 )  # fmt: skip
 """About what a bare cloud image has. python3-venv is left out on purpose: the roles bring it."""
 
