@@ -81,7 +81,7 @@ class Ticker:
 def playbook(argv: Sequence[str], environment: Mapping[str, str], log: Path) -> str:
     """Run ansible-playbook, its tasks as one moving line; returns its recap."""
     recap = "no host was reached"
-    with log.open("w") as out, Ticker("site.yml") as ticker:
+    with log.open("w") as out, Ticker("site.yml: starting") as ticker:
         process = subprocess.Popen(
             argv, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
         )
