@@ -1,0 +1,96 @@
+"""From models.yml to the files that units read."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from llm_router import activation
+from llm_router.activation import provisioned, run_activate, spec_of
+from llm_router.config.load import Settings, load_settings
+from llm_router.engine_files import EngineDirs, EngineFileError
+
+MODELS: dict[str, Any] = {
+    "gemma": {"backend": "llamacpp", "service": "llamacpp@gemma.service", "model_path": "/g.gguf"},
+    "qwen": {
+        "backend": "llamacpp",
+        "service": "llamacpp@qwen.service",
+        "model_path": "/q.gguf",
+        "port": 8081,
+        "args": ["-c", 4096],
+    },
+    "big": {"backend": "sglang", "service": "sglang.service", "script": "/big.sh"},
+    "small": {"backend": "sglang", "service": "sglang.service", "script": "/small.sh"},
+    "alone": {"backend": "vllm", "service": "vllm.service", "script": "/alone.sh"},
+    "exl2": {"backend": "tabby", "service": "tabbyapi.service", "model_name": "EXL2"},
+    "exl3": {"backend": "tabby", "service": "tabbyapi.service", "model_name": "EXL3"},
+}
+
+
+@pytest.fixture
+def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
+    config = {"engine_files": {"llamacpp": str(tmp_path / "llamacpp")}}
+    (tmp_path / "config.yml").write_text(json.dumps(config))
+    (tmp_path / "models.yml").write_text(json.dumps({"models": MODELS}))
+    loaded = load_settings(tmp_path / "config.yml")
+    dirs = EngineDirs(str(tmp_path / "llamacpp"), str(tmp_path / "units"))
+    (tmp_path / "units").mkdir()
+    monkeypatch.setattr(activation, "dirs_of", lambda _: dirs)
+    return loaded
+
+
+def _changed(result: dict[str, Any]) -> list[str]:
+    return ["/".join(Path(f["path"]).parts[-2:]) for f in result["files"] if f["changed"]]
+
+
+def test_a_model_becomes_a_spec(settings: Settings) -> None:
+    spec = spec_of(settings.models["qwen"])
+    assert (spec.unit, spec.port, spec.args) == ("llamacpp@qwen.service", 8081, ("-c", "4096"))
+    assert spec_of(settings.models["gemma"]).port == 8080
+    assert spec_of(settings.models["big"]).script == "/big.sh"
+
+
+def test_all_leaves_out_what_a_switch_decides(settings: Settings) -> None:
+    names = [model.name for model in provisioned(settings.models)]
+    assert names == ["gemma", "qwen", "alone", "exl2", "exl3"]
+    assert _changed(run_activate(settings, None)) == [
+        "llamacpp/gemma.env",
+        "llamacpp/qwen.env",
+        "vllm.service.d/50-llm-router.conf",
+    ]
+    assert run_activate(settings, None)["changed"] is False
+
+
+def test_one_of_several_on_a_unit_can_be_chosen(settings: Settings, tmp_path: Path) -> None:
+    path = tmp_path / "units/sglang.service.d/50-llm-router.conf"
+    for name in ("big", "small"):
+        result = run_activate(settings, [name])
+        assert result["changed"] is True
+        assert f"+ExecStart=/{name}.sh" in result["files"][0]["diff"]
+        assert f"ExecStart=/{name}.sh" in path.read_text()
+
+
+def test_a_script_that_no_model_has_any_more_is_taken_away(
+    settings: Settings, tmp_path: Path
+) -> None:
+    path = tmp_path / "units/tabbyapi.service.d/50-llm-router.conf"
+    path.parent.mkdir()
+    path.write_text("[Service]\nExecStart=\nExecStart=/old.sh\n")
+    result = run_activate(settings, None)
+    assert _changed(result).count("tabbyapi.service.d/50-llm-router.conf") == 1
+    assert not path.exists()
+
+
+def test_check_foretells_and_writes_nothing(settings: Settings, tmp_path: Path) -> None:
+    foretold = run_activate(settings, None, check=True)
+    assert not (tmp_path / "llamacpp").exists()
+    assert run_activate(settings, None) == foretold
+    json.dumps(foretold)
+
+
+def test_an_unknown_name_is_refused_with_the_known_ones(settings: Settings) -> None:
+    with pytest.raises(EngineFileError, match="no model 'x'; known models: gemma, qwen, big"):
+        run_activate(settings, ["gemma", "x"])
