@@ -89,9 +89,14 @@ def _serve(options: argparse.Namespace) -> int:
 
 def _helper(options: argparse.Namespace) -> int:
     from llm_router.helper.server import serve_helper
+    from llm_router.units.base import UnitError
 
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s %(message)s")
-    asyncio.run(serve_helper(options.config))
+    try:
+        asyncio.run(serve_helper(options.config))
+    except UnitError as error:
+        print(error, file=sys.stderr)
+        return 1
     return 0
 
 

@@ -32,7 +32,7 @@ class SwitchCall(_ModelCall):
 def admin_services(request: Request) -> Services:
     """The services, for a caller that may administer."""
     services: Services = request.app.state.services
-    identify(request.scope, request.headers, services.settings.keys).must("admin")
+    identify(request.scope, request.headers, services.settings).must("admin")
     return services
 
 

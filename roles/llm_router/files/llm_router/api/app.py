@@ -43,7 +43,7 @@ def create_app(settings: Settings, units: Units | None = None) -> FastAPI:
     async def metrics(request: Request) -> Response:
         """Prometheus' text format."""
         services: Services = request.app.state.services
-        identify(request.scope, request.headers, settings.keys)
+        identify(request.scope, request.headers, settings)
         return Response(generate_latest(services.metrics.registry), media_type=CONTENT_TYPE_LATEST)
 
     @app.exception_handler(ApiError)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from llm_router.api.errors import ApiError
+from llm_router.config.load import Settings
 from llm_router.config.schema import ApiKey, Scope, StatusStyle
 
 ALL_SCOPES: frozenset[Scope] = frozenset(("use", "switch", "admin"))
@@ -33,15 +34,14 @@ class Caller:
             )
 
 
-def identify(
-    scope: Mapping[str, Any], headers: Mapping[str, str], keys: Sequence[ApiKey]
-) -> Caller:
+def identify(scope: Mapping[str, Any], headers: Mapping[str, str], settings: Settings) -> Caller:
     """The caller of a request. Raises `ApiError` 401.
 
-    ``scope`` is ASGI's: uvicorn gives a request that came over a Unix socket no ``server``
-    address, and who could open the admin socket is admin.
+    ``scope`` is ASGI's: the server address of a request that came over a Unix socket is its path
+    and no port, and who could open the admin socket is admin.
     """
-    if scope.get("server") is None:
+    keys = settings.keys
+    if tuple(scope.get("server") or ()) == (settings.config.admin_socket, None):
         return Caller("local", ALL_SCOPES)
     if not keys:
         return Caller("anyone", ALL_SCOPES)

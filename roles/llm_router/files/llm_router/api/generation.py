@@ -77,7 +77,7 @@ class Generation:
         }
         exchange: Exchange | None = None
         try:
-            caller = identify(scope, headers, services.settings.keys)
+            caller = identify(scope, headers, services.settings)
             caller.must("use")
             raw = await read_body(receive, services.settings.config.requests.max_body)
             exchange = self._open(services, caller, headers, raw)

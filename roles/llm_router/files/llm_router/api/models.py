@@ -28,7 +28,7 @@ def _entry(services: Services, name: str) -> dict[str, Any]:
 async def list_models(request: Request) -> dict[str, Any]:
     """Every configured model."""
     services: Services = request.app.state.services
-    identify(request.scope, request.headers, services.settings.keys).must("use")
+    identify(request.scope, request.headers, services.settings).must("use")
     return {"object": "list", "data": [_entry(services, name) for name in services.models]}
 
 
@@ -36,7 +36,7 @@ async def list_models(request: Request) -> dict[str, Any]:
 async def get_model(request: Request, name: str) -> dict[str, Any]:
     """One model."""
     services: Services = request.app.state.services
-    identify(request.scope, request.headers, services.settings.keys).must("use")
+    identify(request.scope, request.headers, services.settings).must("use")
     if name not in services.models:
         raise unknown_model(name, services.models)
     return _entry(services, name)

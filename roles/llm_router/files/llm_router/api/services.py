@@ -58,7 +58,9 @@ def make_units(settings: Settings) -> Units:
     if config.units == "systemd":
         from llm_router.units.systemd import SystemdUnits  # D-Bus is no need of child processes
 
-        return SystemdUnits(settings.models, config.helper_socket)
+        return SystemdUnits(
+            settings.models, config.helper_socket, start_timeout=config.switch.timeout
+        )
 
     def argv(model: Model) -> list[str]:
         child_argv = engine_for(model).child_argv
@@ -94,8 +96,10 @@ async def running(settings: Settings, units: Units | None = None) -> AsyncIterat
             )
             events.subscribe(lambda event: _remember(services, event))
             await _find_running(services)
-            units.subscribe(lambda unit, state: _unit_changed(services, unit, state))
+            unsubscribe = units.subscribe(lambda *change: _unit_changed(services, *change))
             yield services
+            # engines that end with the router are not lost
+            unsubscribe()
 
 
 def _remember(services: Services, event: Event) -> None:

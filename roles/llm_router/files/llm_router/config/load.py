@@ -168,23 +168,34 @@ def _entry_problems(name: str, entry: ModelEntry, config: Config) -> Iterator[tu
 def _group_problems(
     models: dict[str, ModelEntry],
 ) -> Iterator[tuple[tuple[str, ...], str, str]]:
-    """One unit belongs to one device group, and one port to one group at a time."""
-    groups: dict[str, tuple[str, str]] = {}
+    """What models that name the same unit must agree on: (place, what, remedy)."""
+    firsts: dict[str, str] = {}
     for name, entry in models.items():
         if entry.service is None:
             continue
-        first, group = groups.setdefault(entry.service, (name, entry.group))
+        first = firsts.setdefault(entry.service, name)
+        if first == name:
+            continue
+        group = models[first].group
         if group != entry.group:
             yield (
                 ("models", name, "group"),
                 f"{entry.service} is in group {entry.group} here and in {group} for {first}",
                 "give every model of one unit the same group",
             )
-        if "@" in entry.service and first != name:
+        if "@" in entry.service:
             yield (
                 ("models", name, "service"),
                 f"instance {entry.service} belongs to {first} already",
                 "give each model a unit instance of its own",
+            )
+        elif entry.script is None or models[first].script is None:
+            # nothing on disk would differ between the two: a switch would load the same model
+            yield (
+                ("models", name, "service"),
+                f"{entry.service} is the unit of {first} too, and nothing says which one it loads",
+                "give each of them a `script:`, or a unit instance of its own "
+                f"(`service: {entry.backend}@NAME.service`)",
             )
 
 

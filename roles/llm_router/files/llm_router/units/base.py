@@ -80,9 +80,13 @@ class Units(ABC):
     async def problem(self) -> str | None:
         """One sentence when units cannot be managed at all (the helper is gone, say), else None."""
 
-    def subscribe(self, listener: Listener) -> None:
-        """Call ``listener(unit, state)`` in the event loop whenever a watched unit changes."""
+    def subscribe(self, listener: Listener) -> Callable[[], None]:
+        """Call ``listener(unit, state)`` in the event loop whenever a watched unit changes.
+
+        The returned function ends it.
+        """
         self._listeners.append(listener)
+        return lambda: self._listeners.remove(listener)
 
     def _changed(self, unit: str, state: UnitState) -> None:
         for listener in self._listeners:

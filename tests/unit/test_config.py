@@ -1,0 +1,192 @@
+"""Broken configuration: every problem says file, line, key and remedy."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from llm_router.cli import main
+from llm_router.config import ConfigError, Settings, load_settings
+
+GOOD = """\
+schema: 1
+models:
+  mistral-large-2411-awq:
+    backend: sglang                       # a comment
+    script: /opt/llm/start_mistral.sh
+    service: sglang.service
+  monstral-123b-exl2-4bpw:
+    backend: tabby
+    service: tabbyapi.service
+    model_name: Monstral-123B-v2-exl2-4.0bpw
+  org/gemma:3:
+    backend: llamacpp
+    service: llamacpp@gemma.service
+    model_path: /srv/models/gemma.gguf
+    args: [--ctx-size, 4096, --temp, 0.5]
+    status: off
+"""
+
+
+def settings_of(tmp_path: Path, models: str = GOOD, config: str = "", keys: str = "") -> Settings:
+    (tmp_path / "config.yml").write_text(config)
+    (tmp_path / "models.yml").write_text(models)
+    if keys:
+        (tmp_path / "keys.yml").write_text(keys)
+    return load_settings(tmp_path / "config.yml")
+
+
+def problem(tmp_path: Path, models: str = GOOD, config: str = "", keys: str = "") -> list[str]:
+    """The problems, without the directory."""
+    with pytest.raises(ConfigError) as caught:
+        settings_of(tmp_path, models, config, keys)
+    return [str(item).replace(f"{tmp_path}/", "") for item in caught.value.problems]
+
+
+def test_the_designs_own_example_is_valid(tmp_path: Path) -> None:
+    models = settings_of(tmp_path).models
+    assert models["mistral-large-2411-awq"].base_url == "http://127.0.0.1:30000"
+    assert models["monstral-123b-exl2-4bpw"].upstream_name == "Monstral-123B-v2-exl2-4.0bpw"
+    assert models["org/gemma:3"].args == ["--ctx-size", "4096", "--temp", "0.5"]
+    assert models["org/gemma:3"].status == "off"
+
+
+def test_yaml_of_ansible_may_have_made_off_false(tmp_path: Path) -> None:
+    models = settings_of(tmp_path, GOOD.replace("status: off", "status: false")).models
+    assert models["org/gemma:3"].status == "off"
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "expected"),
+    [
+        (
+            "backend: tabby",
+            "backend: taby",
+            "models.yml:8: models.monstral-123b-exl2-4bpw.backend: 'taby' is not a valid value; "
+            "use 'sglang', 'vllm', 'tabby', 'llamacpp' or 'command'",
+        ),
+        (
+            "    service: tabbyapi.service\n",
+            "",
+            "models.yml:7: models.monstral-123b-exl2-4bpw.service: is missing; name the systemd "
+            "unit that runs it, for example `service: tabby@monstral-123b-exl2-4bpw.service`",
+        ),
+        (
+            "service: tabbyapi.service",
+            "service: tabbyapi",
+            "models.yml:9: models.monstral-123b-exl2-4bpw.service: 'tabbyapi' has not the right "
+            "form; name a systemd unit, for example `sglang.service` or `llamacpp@NAME.service`",
+        ),
+        (
+            "    model_path: /srv/models/gemma.gguf\n",
+            "",
+            "models.yml:11: models.org/gemma:3.model_path: is missing; name the GGUF file, for "
+            "example `model_path: /srv/models/NAME.gguf`",
+        ),
+        (
+            "args: [--ctx-size, 4096, --temp, 0.5]",
+            "args: --ctx-size 4096",
+            "models.yml:15: models.org/gemma:3.args: is the text '--ctx-size 4096'; "
+            "should be a list",
+        ),
+        (
+            "status: off",
+            "timout: 3",
+            "models.yml:16: models.org/gemma:3.timout: is not a known key; did you mean `timeout`? "
+            "known keys: backend, service, script, model_name, model_path, command, args, port, "
+            "timeout, status, group, warm_up",
+        ),
+        (
+            "status: off",
+            "port: '8080'",
+            "models.yml:16: models.org/gemma:3.port: is the text '8080'; should be a whole number",
+        ),
+        (
+            "  org/gemma:3:",
+            "  monstral-123b-exl2-4bpw:",
+            "models.yml:11: monstral-123b-exl2-4bpw: is there twice; keep one of the two, or give "
+            "the other a name of its own",
+        ),
+        (
+            "  org/gemma:3:",
+            "  -gemma:",
+            "models.yml:11: models.-gemma: '-gemma' has not the right form; a model's name has "
+            "letters, digits and . _ - : / + @, and begins with a letter or a digit",
+        ),
+        (
+            "  org/gemma:3:\n",
+            "  org/gemma:3: [\n",
+            "models.yml:13: is not valid YAML: while parsing a flow sequence, expected ',' or ']', "
+            "but got ':'; check indentation, colons and quotes on this line and the one before it",
+        ),
+    ],
+)
+def test_what_is_wrong_where_and_what_would_be_right(
+    tmp_path: Path, old: str, new: str, expected: str
+) -> None:
+    assert old in GOOD
+    (said,) = problem(tmp_path, GOOD.replace(old, new))
+    assert said == expected
+
+
+def test_all_problems_are_told_at_once(tmp_path: Path) -> None:
+    broken = GOOD.replace("backend: tabby", "backend: x").replace("status: off", "port: 0")
+    assert len(problem(tmp_path, broken)) == 2
+
+
+def test_one_instance_serves_one_model(tmp_path: Path) -> None:
+    twice = GOOD + (
+        "  copy:\n    backend: llamacpp\n    service: llamacpp@gemma.service\n    model_path: /x\n"
+    )
+    (said,) = problem(tmp_path, twice)
+    assert "instance llamacpp@gemma.service belongs to org/gemma:3 already" in said
+
+
+def test_models_that_share_a_unit_must_differ_in_something(tmp_path: Path) -> None:
+    shared = GOOD + "  two:\n    backend: sglang\n    service: sglang.service\n"
+    (said,) = problem(tmp_path, shared)
+    assert said.startswith(
+        "models.yml:19: models.two.service: sglang.service is the unit of mistral"
+    )
+    assert "give each of them a `script:`" in said
+    assert (
+        settings_of(tmp_path, shared + "    script: /opt/llm/start_two.sh\n").models["two"].script
+    )
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "192.0.2.1", "::", "host.example"])
+def test_an_open_address_without_a_key_is_refused(tmp_path: Path, host: str) -> None:
+    config = f"schema: 1\nlisten:\n  host: '{host}'\n"
+    (said,) = problem(tmp_path, config=config)
+    assert said.startswith(f"config.yml:3: listen.host: {host} is open to the network")
+    assert "llm_router_allow_open" in said
+    key = "keys:\n  - name: k\n    sha256: " + "a" * 64 + "\n"
+    assert settings_of(tmp_path, config=config, keys=key).keys[0].scopes == ["use", "switch"]
+    (tmp_path / "keys.yml").unlink()
+    assert settings_of(tmp_path, config=config + "allow_open: true\n").config.allow_open
+
+
+def test_child_units_need_what_a_child_is_started_with(tmp_path: Path) -> None:
+    models = "models:\n  a: {backend: command, port: 9000}\n  b: {backend: vllm}\n"
+    said = problem(tmp_path, models, "units: child\n")
+    assert said[0].startswith("models.yml:2: models.a.command: is missing")
+    assert said[1].startswith("models.yml:3: models.b.backend: vllm cannot run as a child process")
+
+
+def test_check_prints_the_problems_and_exits_1(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings_of(tmp_path)
+    config = str(tmp_path / "config.yml")
+    assert main(["check", "--config", config]) == 0
+    assert capsys.readouterr().out == "valid: 3 models, 0 keys\n"
+    candidate = tmp_path / "candidate.yml"
+    candidate.write_text("models:\n  a:\n")
+    assert main(["check", "--config", config, "--models", str(candidate)]) == 1
+    assert capsys.readouterr().err == (
+        f"{candidate}:2: models.a: is empty; should be a mapping of keys to values\n"
+    )
+    missing = str(tmp_path / "nowhere.yml")
+    assert main(["check", "--config", missing]) == 1
+    assert "does not exist; create it" in capsys.readouterr().err

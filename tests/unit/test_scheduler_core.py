@@ -1,0 +1,277 @@
+"""The scheduler's rules, each by name; then all of them under random use."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, rule
+
+from llm_router.scheduler.core import (
+    Action,
+    BeginSwitch,
+    Core,
+    Drained,
+    Grant,
+    Limits,
+    Refuse,
+)
+
+
+def core(**limits: float) -> Core:
+    groups = {"a": "g", "b": "g", "c": "g", "other": "h"}
+    return Core(groups, Limits(**{"max_wait": 60.0, "min_residency": 0.0, **limits}))  # type: ignore[arg-type]
+
+
+def loaded(model: str = "a", **limits: float) -> Core:
+    made = core(**limits)
+    made.loaded(model, 0.0)
+    return made
+
+
+def test_the_first_request_begins_a_switch() -> None:
+    assert core().request(1, "a", 0.0) == [BeginSwitch("g", "a", None, "request")]
+
+
+def test_requests_for_the_model_that_loads_join_its_switch() -> None:
+    it = core()
+    it.request(1, "a", 0.0)
+    assert it.request(2, "a", 1.0) == []
+    assert it.switched("g", 2.0) == [Grant(1), Grant(2)]
+
+
+def test_a_request_for_the_loaded_model_is_granted_at_once() -> None:
+    assert loaded().request(1, "a", 0.0) == [Grant(1)]
+
+
+def test_a_held_model_is_not_evicted() -> None:
+    it = loaded()
+    it.request(1, "a", 0.0)
+    assert it.request(2, "b", 1.0) == []
+    assert it.leave(1, 5.0) == [BeginSwitch("g", "b", "a", "request")]
+
+
+def test_the_oldest_waiter_is_served_first_and_brings_its_group_along() -> None:
+    it = loaded()
+    it.request(1, "a", 0.0)
+    for ticket, model in ((2, "c"), (3, "b"), (4, "c")):
+        it.request(ticket, model, 1.0)
+    assert it.leave(1, 2.0) == [BeginSwitch("g", "c", "a", "request")]
+    assert it.switched("g", 3.0) == [Grant(2), Grant(4)]
+
+
+def test_the_fence_stops_new_leases_once_another_has_waited_long_enough() -> None:
+    it = loaded(max_wait=10)
+    it.request(1, "a", 0.0)
+    it.request(2, "b", 0.0)
+    assert it.request(3, "a", 9.0) == [Grant(3)]
+    assert it.next_wakeup() == 10.0
+    assert it.tick(10.0) == [BeginSwitch("g", "b", "a", "request")]
+    assert it.request(4, "a", 11.0) == []
+    assert it.leave(1, 12.0) == []
+    assert it.leave(3, 13.0) == [Drained("g")]
+    assert it.switched("g", 14.0) == [Grant(2)]
+
+
+def test_a_model_stays_for_its_residency() -> None:
+    it = loaded(min_residency=5)
+    assert it.request(1, "b", 1.0) == []
+    assert it.next_wakeup() == 5.0
+    assert it.tick(5.0) == [BeginSwitch("g", "b", "a", "request")]
+
+
+def test_a_client_that_leaves_takes_its_request_along() -> None:
+    it = loaded()
+    it.request(1, "a", 0.0)
+    it.request(2, "b", 0.0)
+    assert it.leave(2, 1.0) == []
+    assert it.leave(1, 2.0) == []
+    assert it.next_wakeup() is None
+
+
+def test_a_failure_is_told_to_its_waiters_and_the_former_model_comes_back() -> None:
+    it = loaded()
+    it.request(1, "b", 0.0)
+    refuse, begin = it.switch_failed("g", "no memory", ["line"], 1.0)
+    assert isinstance(refuse, Refuse)
+    assert refuse.ticket == 1
+    assert refuse.refusal.log_lines == ("line",)
+    assert begin == BeginSwitch("g", "a", None, "rollback")
+    assert it.switched("g", 2.0) == []
+    assert it.group_of("a").loaded == "a"
+
+
+def test_who_waits_for_a_third_model_goes_before_the_former_one() -> None:
+    it = loaded()
+    it.request(1, "b", 0.0)
+    it.request(2, "c", 0.0)
+    assert it.switch_failed("g", "x", [], 1.0)[1:] == [BeginSwitch("g", "c", None, "request")]
+    it.switched("g", 2.0)
+    assert it.leave(2, 3.0) == []
+
+
+def test_a_rollback_that_fails_is_not_tried_for_ever() -> None:
+    it = loaded()
+    it.request(1, "b", 0.0)
+    it.switch_failed("g", "x", [], 1.0)
+    assert it.switch_failed("g", "y", [], 2.0) == []
+    assert it.group_of("a").loaded is None
+
+
+def test_without_rollback_nothing_is_loaded_after_a_failure() -> None:
+    it = loaded(rollback=False)
+    it.request(1, "b", 0.0)
+    assert len(it.switch_failed("g", "x", [], 1.0)) == 1
+
+
+def test_too_many_failures_in_a_row_refuse_at_once_until_cleared() -> None:
+    it = core(max_failures=2)
+    for ticket in (1, 2):
+        assert it.request(ticket, "a", 0.0) == [BeginSwitch("g", "a", None, "request")]
+        it.switch_failed("g", "no memory", [], 1.0)
+    (refused,) = it.request(3, "a", 2.0)
+    assert isinstance(refused, Refuse)
+    assert "2 times in a row" in refused.refusal.message
+    it.clear("a")
+    assert it.request(4, "a", 3.0) == [BeginSwitch("g", "a", None, "request")]
+
+
+def test_a_success_ends_the_row_of_failures() -> None:
+    it = core(max_failures=2)
+    it.request(1, "a", 0.0)
+    it.switch_failed("g", "x", [], 1.0)
+    it.request(2, "a", 2.0)
+    it.switched("g", 3.0)
+    assert it.failures == {}
+
+
+def test_a_lost_engine_is_loaded_again_for_the_next_request() -> None:
+    it = loaded()
+    assert it.lost("a", 1.0) == []
+    assert it.request(1, "a", 2.0) == [BeginSwitch("g", "a", None, "request")]
+
+
+def test_an_adopted_model_that_fails_is_not_brought_back() -> None:
+    it = core()
+    assert it.adopt("g", "a") == [BeginSwitch("g", "a", None, "adopt")]
+    assert it.switch_failed("g", "x", [], 1.0) == []
+
+
+def test_groups_do_not_wait_for_each_other() -> None:
+    it = core()
+    it.request(1, "a", 0.0)
+    assert it.request(2, "other", 0.0) == [BeginSwitch("h", "other", None, "request")]
+
+
+def test_an_unknown_model_is_a_key_error() -> None:
+    with pytest.raises(KeyError):
+        core().request(1, "nobody", 0.0)
+
+
+MODELS = {"a": "g", "b": "g", "c": "g", "d": "h", "e": "h"}
+MAX_WAIT = 10.0
+
+
+class SchedulerMachine(RuleBasedStateMachine):
+    """Random arrivals, departures, failures, losses and clock jumps against the invariants."""
+
+    tickets = Bundle("tickets")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.core = Core(MODELS, Limits(MAX_WAIT, 2.0, 3))
+        self.now = 0.0
+        self.number = 0
+        self.waiting: dict[int, str] = {}
+        self.held: dict[int, str] = {}
+        self.switching: dict[str, str] = {}
+        self.drained: set[str] = set()
+
+    def apply(self, actions: list[Action]) -> None:
+        for action in actions:
+            if isinstance(action, Grant):
+                model = self.waiting.pop(action.ticket)
+                group = MODELS[model]
+                assert group not in self.switching, "granted in the middle of a switch"
+                assert self.core.groups[group].loaded == model
+                self.held[action.ticket] = model
+            elif isinstance(action, Refuse):
+                del self.waiting[action.ticket]
+            elif isinstance(action, BeginSwitch):
+                assert action.group not in self.switching, "two switches in one group"
+                self.switching[action.group] = action.target
+                if not any(MODELS[model] == action.group for model in self.held.values()):
+                    self.drained.add(action.group)
+            elif isinstance(action, Drained):
+                self.drained.add(action.group)
+
+    @rule(target=tickets, model=st.sampled_from(sorted(MODELS)))
+    def arrive(self, model: str) -> int:
+        self.number += 1
+        self.waiting[self.number] = model
+        self.apply(self.core.request(self.number, model, self.now))
+        return self.number
+
+    @rule(ticket=tickets)
+    def depart(self, ticket: int) -> None:
+        self.waiting.pop(ticket, None)
+        self.held.pop(ticket, None)
+        self.apply(self.core.leave(ticket, self.now))
+
+    @rule(seconds=st.floats(0, 30))
+    def pass_time(self, seconds: float) -> None:
+        self.now += seconds
+        self.apply(self.core.tick(self.now))
+
+    @rule(group=st.sampled_from(["g", "h"]), works=st.booleans())
+    def end_switch(self, group: str, works: bool) -> None:
+        if group not in self.switching or group not in self.drained:
+            return
+        del self.switching[group]
+        self.drained.discard(group)
+        if works:
+            self.apply(self.core.switched(group, self.now))
+        else:
+            self.apply(self.core.switch_failed(group, "x", [], self.now))
+
+    @rule(model=st.sampled_from(sorted(MODELS)))
+    def lose(self, model: str) -> None:
+        if MODELS[model] not in self.switching:
+            self.held = {t: m for t, m in self.held.items() if m != model}
+            for ticket, held in list(self.core.group_of(model).leases.items()):
+                if held == model:
+                    self.apply(self.core.leave(ticket, self.now))
+            self.apply(self.core.lost(model, self.now))
+
+    @rule(model=st.sampled_from(sorted(MODELS)))
+    def clear(self, model: str) -> None:
+        self.core.clear(model)
+
+    @invariant()
+    def both_sides_agree(self) -> None:
+        waiting = {t: w.model for g in self.core.groups.values() for t, w in g.waiters.items()}
+        leases = {t: m for g in self.core.groups.values() for t, m in g.leases.items()}
+        assert waiting == self.waiting, "a request was lost"
+        assert leases == self.held
+
+    @invariant()
+    def one_model_is_held_in_a_group(self) -> None:
+        for name in ("g", "h"):
+            held = {model for model in self.held.values() if MODELS[model] == name}
+            assert len(held) <= 1
+
+    @invariant()
+    def nobody_waits_beyond_the_fence_while_nothing_happens(self) -> None:
+        for name, group in self.core.groups.items():
+            if name in self.switching:
+                continue
+            for waiter in group.waiters.values():
+                assert group.loaded is not None
+                assert self.now - waiter.since < MAX_WAIT
+            assert not group.waiters or self.core.next_wakeup() is not None
+
+
+SchedulerMachine.TestCase.settings = settings(
+    max_examples=300, stateful_step_count=50, deadline=None
+)
+TestScheduler = SchedulerMachine.TestCase
