@@ -214,6 +214,7 @@ def main() -> None:
         result = switch(wanted["socket"], wanted["name"], wanted["timeout"], module.check_mode)
     except RouterError as error:
         module.fail_json(msg=str(error), log_lines=error.log_lines)
+        return
     result["diff"] = {
         "before": f"{result['previous'] or 'no model'}\n",
         "after": f"{result['model'] if result['changed'] else result['previous'] or 'no model'}\n",

@@ -1,0 +1,191 @@
+"""model_switch against a real HTTP server on a real unix socket."""
+
+from __future__ import annotations
+
+import json
+import socketserver
+import threading
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ansible.module_utils.testing import patch_module_args
+from ansible_collections.roundhouse.llm.plugins.modules import model_switch
+
+STEPS = [
+    {"step": "Stop", "model": "small", "deadline": 30.0},
+    {"step": "Start", "model": "big", "deadline": 180.0},
+]
+SWITCHED = {"changed": True, "model": "big", "previous": "small", "seconds": 3.5, "steps": STEPS}
+UNKNOWN = {
+    "error": {
+        "message": "The model 'bigg' does not exist; known models: big, small.",
+        "type": "invalid_request_error",
+        "param": "model",
+        "code": "model_not_found",
+    }
+}
+
+Answers = dict[str, tuple[int, Any]]
+
+
+class Router:
+    """Gives prepared answers by method and path, and keeps what was asked."""
+
+    def __init__(self, socket: Path, answers: Answers) -> None:
+        self.socket = socket
+        self.asked: list[tuple[str, Any]] = []
+        router = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                self.answer(None)
+
+            def do_POST(self) -> None:
+                body = self.rfile.read(int(self.headers["Content-Length"]))
+                self.answer(json.loads(body))
+
+            def answer(self, body: Any) -> None:
+                call = f"{self.command} {self.path}"
+                router.asked.append((call, body))
+                status, content = answers[call]
+                payload = content if isinstance(content, bytes) else json.dumps(content).encode()
+                self.send_response_only(status)
+                self.send_header("Content-Length", str(len(payload)))
+                self.end_headers()
+                self.wfile.write(payload)
+
+        self.server = socketserver.ThreadingUnixStreamServer(str(socket), Handler)
+        self.thread = threading.Thread(target=self.server.serve_forever, args=(0.01,))
+        self.thread.start()
+
+    def close(self) -> None:
+        self.server.shutdown()
+        self.thread.join()
+        self.server.server_close()
+
+
+@pytest.fixture
+def router(tmp_path: Path) -> Iterator[Callable[[Answers], Router]]:
+    started: list[Router] = []
+
+    def start(answers: Answers) -> Router:
+        started.append(Router(tmp_path / "admin.sock", answers))
+        return started[-1]
+
+    yield start
+    for each in started:
+        each.close()
+
+
+@pytest.fixture
+def run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Callable[..., dict[str, Any]]:
+    def run_module(**arguments: Any) -> dict[str, Any]:
+        arguments.setdefault("socket", str(tmp_path / "admin.sock"))
+        with patch_module_args(arguments), pytest.raises(SystemExit):
+            model_switch.main()
+        result: dict[str, Any] = json.loads(capsys.readouterr().out)
+        return result
+
+    return run_module
+
+
+def test_a_switch_reports_what_happened(router: Any, run: Any) -> None:
+    asked = router({"POST /admin/switch": (200, SWITCHED)}).asked
+    result = run(name="big")
+    assert asked == [("POST /admin/switch", {"model": "big"})]
+    assert result["changed"]
+    assert (result["model"], result["previous"], result["seconds"]) == ("big", "small", 3.5)
+    assert result["steps"] == STEPS
+    assert result["diff"] == {"before": "small\n", "after": "big\n"}
+
+
+def test_a_loaded_model_is_left_alone(router: Any, run: Any) -> None:
+    same = {"changed": False, "model": "big", "previous": "big", "seconds": 0.0, "steps": []}
+    router({"POST /admin/switch": (200, same)})
+    result = run(name="big")
+    assert not result["changed"]
+    assert result["diff"] == {"before": "big\n", "after": "big\n"}
+
+
+def test_the_timeout_goes_to_the_router(router: Any, run: Any) -> None:
+    asked = router({"POST /admin/switch": (200, SWITCHED)}).asked
+    run(name="big", timeout=900)
+    assert asked == [("POST /admin/switch", {"model": "big", "timeout": 900.0})]
+
+
+def test_check_mode_asks_for_the_plan_only(router: Any, run: Any) -> None:
+    asked = router(
+        {
+            "GET /admin/plan?model=org%2Fbig": (
+                200,
+                {"model": "org/big", "changed": True, "steps": STEPS},
+            ),
+            "GET /health": (503, {"status": "unhealthy", "current_model": None}),
+        }
+    ).asked
+    result = run(name="org/big", _ansible_check_mode=True)
+    assert [call for call, _ in asked] == ["GET /admin/plan?model=org%2Fbig", "GET /health"]
+    assert result["changed"]
+    assert result["steps"] == STEPS
+    assert result["diff"] == {"before": "no model\n", "after": "org/big\n"}
+
+
+@pytest.mark.parametrize("check_mode", [False, True])
+def test_an_unknown_name_fails_with_the_known_ones(router: Any, run: Any, check_mode: bool) -> None:
+    router(
+        {
+            "POST /admin/switch": (404, UNKNOWN),
+            "GET /admin/plan?model=bigg": (404, UNKNOWN),
+        }
+    )
+    result = run(name="bigg", _ansible_check_mode=check_mode)
+    assert result["failed"]
+    assert result["msg"] == UNKNOWN["error"]["message"]
+
+
+def test_a_failed_switch_brings_the_reason_and_the_log(router: Any, run: Any) -> None:
+    error = {
+        "message": "big did not get ready: the engine exited with status 1.",
+        "type": "server_error",
+        "param": None,
+        "code": "switch_failed",
+        "log_lines": ["loading", "CUDA out of memory"],
+    }
+    router({"POST /admin/switch": (503, {"error": error})})
+    result = run(name="big")
+    assert result["failed"]
+    assert result["msg"] == error["message"]
+    assert result["log_lines"] == error["log_lines"]
+
+
+def test_no_router_names_the_unit_and_its_journal(run: Any) -> None:
+    result = run(name="big")
+    assert result["failed"]
+    assert "llm-router.service is not running" in result["msg"]
+    assert "journalctl -u llm-router" in result["msg"]
+
+
+def test_a_socket_that_nobody_listens_on_is_no_router(tmp_path: Path, run: Any) -> None:
+    with socketserver.UnixStreamServer(str(tmp_path / "admin.sock"), BaseHTTPRequestHandler):
+        pass
+    assert "is not running" in run(name="big")["msg"]
+
+
+def test_an_answer_of_something_else_is_refused(router: Any, run: Any) -> None:
+    router({"POST /admin/switch": (502, b"<html>Bad gateway</html>")})
+    result = run(name="big")
+    assert result["failed"]
+    assert "HTTP 502" in result["msg"]
+
+
+def test_a_router_that_hangs_is_given_up(
+    tmp_path: Path, run: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(model_switch, "GRACE", 0.05)
+    with socketserver.UnixStreamServer(str(tmp_path / "admin.sock"), BaseHTTPRequestHandler):
+        result = run(name="big", timeout=0.05)
+    assert result["failed"]
+    assert "did not answer within 0.1 s" in result["msg"]
