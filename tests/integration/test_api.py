@@ -91,6 +91,8 @@ def test_unknown_models_are_refused_in_openai_shape(standin: Router) -> None:
         (b"{", "not valid JSON"),
         (b"[]", "must be a JSON object"),
         (b"{}", "`model` must be text"),
+        (b"[" * 100000, "not valid JSON"),
+        (b"\xff", "not valid JSON"),
         (b'{"model": 7}', "`model` must be text"),
     ],
 )
@@ -99,6 +101,15 @@ def test_a_bad_request_says_what_is_wrong(standin: Router, content: bytes, says:
     assert answer.status_code == 400
     assert says in answer.json()["error"]["message"]
     assert answer.json()["error"]["type"] == "invalid_request_error"
+
+
+def test_strange_text_passes_and_is_told_back(standin: Router) -> None:
+    lone = '{"model": "\\ud800", "messages": []}'
+    answer = httpx.post(standin.url + "/v1/chat/completions", content=lone)
+    assert answer.json()["error"]["code"] == "model_not_found"
+    lone = '{"model": "a", "messages": [{"role": "user", "content": "\\ud800 \\ud83d\\ude00"}]}'
+    assert httpx.post(standin.url + "/v1/chat/completions", content=lone).status_code == 200
+    assert standin.requests()[-1]["messages"][0]["content"] == "\ud800 \N{GRINNING FACE}"
 
 
 def test_an_unknown_path_and_method_have_openai_shape(standin: Router) -> None:

@@ -110,7 +110,7 @@ class Engine:
         chat = path == "/v1/chat/completions"
         if self.options.record and chat:
             with Path(self.options.record).open("a", encoding="utf-8") as file:
-                file.write(json.dumps(request, ensure_ascii=False) + "\n")
+                file.write(json.dumps(request) + "\n")
         if self.options.fault == "no-token":
             await self.answer(writer, 500, {"error": {"message": "no kernel image"}})
             return

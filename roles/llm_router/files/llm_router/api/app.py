@@ -15,7 +15,7 @@ from starlette.routing import Route
 from llm_router import __version__
 from llm_router.api import admin, health, models
 from llm_router.api.auth import identify
-from llm_router.api.errors import ApiError, bad_request
+from llm_router.api.errors import ApiError, bad_request, internal_error
 from llm_router.api.generation import Generation
 from llm_router.api.services import Services, running
 from llm_router.config.load import Settings
@@ -33,7 +33,10 @@ def create_app(settings: Settings, units: Units | None = None) -> FastAPI:
             app.state.services = services
             yield
 
-    app = FastAPI(title="Roundhouse", version=__version__, lifespan=lifespan)
+    # the interactive pages would have their scripts from another host
+    app = FastAPI(
+        title="Roundhouse", version=__version__, lifespan=lifespan, docs_url=None, redoc_url=None
+    )
     for path, chat in GENERATION_PATHS.items():
         app.router.routes.append(Route(path, Generation(path, chat=chat), methods=["POST"]))
     for part in (health.router, models.router, admin.router):
@@ -60,7 +63,13 @@ def create_app(settings: Settings, units: Units | None = None) -> FastAPI:
     @app.exception_handler(HTTPException)
     async def http_error(request: Request, error: HTTPException) -> JSONResponse:
         message = f"{request.method} {request.url.path}: {error.detail}."
-        wrong = ApiError(error.status_code, "not_found", message)
+        code = "method_not_allowed" if error.status_code == 405 else "not_found"
+        wrong = ApiError(error.status_code, code, message)
         return JSONResponse(wrong.body, error.status_code, error.headers)
+
+    @app.exception_handler(Exception)
+    async def fault(_: Request, error: Exception) -> JSONResponse:
+        # Starlette logs it with its trace
+        return JSONResponse(internal_error().body, 500)
 
     return app

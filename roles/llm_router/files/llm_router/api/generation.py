@@ -29,6 +29,7 @@ from llm_router.api.errors import (
 from llm_router.api.reply import DONE, ClientGone, Receive, Reply, Send, read_body
 from llm_router.api.services import Services
 from llm_router.api.sse import Measured, SseRelay
+from llm_router.api.wire import to_json
 from llm_router.config.schema import Model
 from llm_router.engines import engine_for
 from llm_router.scheduler.service import Lease, Refused, Ticket
@@ -118,7 +119,7 @@ class Generation:
         """Understand the request. Raises `ApiError`."""
         try:
             body = json.loads(raw)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise bad_request(f"The request body is not valid JSON: {error}.") from error
         if not isinstance(body, dict):
             raise bad_request("The request body must be a JSON object.")
@@ -223,7 +224,7 @@ class Generation:
         async with services.client.stream(
             "POST",
             url,
-            content=json.dumps(_upstream_body(exchange), ensure_ascii=False).encode(),
+            content=to_json(_upstream_body(exchange)),
             headers={"content-type": "application/json", "accept-encoding": "identity"},
         ) as response:
             kind = response.headers.get("content-type", "")
@@ -298,7 +299,7 @@ class Generation:
         services.metrics.answered(exchange.model.name, None, tokens, rate)
         exchange.rate = rate
         usage.update(_rate_keys(exchange, rate))
-        return json.dumps(body, ensure_ascii=False).encode()
+        return to_json(body)
 
 
 async def _cancel_when_gone(receive: Receive, scope: anyio.CancelScope) -> None:

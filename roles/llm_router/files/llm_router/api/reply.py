@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Awaitable, Callable, Iterable, MutableMapping
 from typing import Any
 
 from llm_router.api.errors import ApiError
+from llm_router.api.wire import event, to_json
 
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
@@ -62,7 +62,7 @@ class Reply:
 
     async def json(self, status: int, body: Any, headers: Headers = ()) -> None:
         """Send a whole JSON answer."""
-        await self.raw(status, json.dumps(body, ensure_ascii=False).encode(), headers)
+        await self.raw(status, to_json(body), headers)
 
     async def raw(
         self,
@@ -81,8 +81,7 @@ class Reply:
         if self.ended:
             return
         if self.started:
-            event = b"data: " + json.dumps(error.body, ensure_ascii=False).encode() + b"\n\n"
-            await self.end(event + DONE)
+            await self.end(event(error.body) + DONE)
         else:
             await self.json(error.status, error.body)
 

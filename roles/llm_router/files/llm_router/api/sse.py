@@ -13,6 +13,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from llm_router.api.wire import event as event_of
+
 _END_OF_EVENT = re.compile(rb"\n\r?\n")
 LONGEST_EVENT = 8 * 1024 * 1024
 """An event that is longer passes in pieces, unmeasured: memory per stream is bounded."""
@@ -106,7 +108,7 @@ class SseRelay:
         if self.drop_usage:
             return b""
         body["usage"] = {**body["usage"], **self.enrich(self.measured)}
-        return b"data: " + json.dumps(body, ensure_ascii=False).encode() + b"\n\n"
+        return event_of(body)
 
     def _measure(self, body: dict[str, Any], now: float) -> None:
         measured = self.measured

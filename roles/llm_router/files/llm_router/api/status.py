@@ -6,11 +6,11 @@ sends back stand in one file, because each must know the others' exact form.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping
 from typing import Any, Literal
 
+from llm_router.api.wire import event
 from llm_router.config.schema import StatusStyle
 
 Style = Literal["content", "event", "reasoning", "off"]
@@ -92,7 +92,7 @@ def chunk(
         "choices": [{"index": 0, "delta": dict(delta), "finish_reason": None}],
         **extra,
     }
-    return b"data: " + json.dumps(body, ensure_ascii=False).encode() + b"\n\n"
+    return event(body)
 
 
 def status_chunk(base: Mapping[str, Any], style: Style, line: str, *, done: bool) -> bytes:
