@@ -20,6 +20,7 @@ export ANSIBLE_HOME := $(CURDIR)/.cache/ansible
 export MOLECULE_GLOB := molecule/*/molecule.yml
 export ROUNDHOUSE_CACHE := $(CACHE)
 export PYTHONDONTWRITEBYTECODE := 1
+export HYPOTHESIS_STORAGE_DIRECTORY := $(CURDIR)/.cache/hypothesis
 export HOST
 
 ##@ See it
@@ -58,17 +59,16 @@ test-integration: env model ## pytest tests/integration: real processes, real en
 sanity: env ## ansible-test sanity
 	@tools/sanity $(ARGS)
 build: env ## the collection's archive in dist/, its contents tested
-	@rm -rf dist && ansible-galaxy collection build --force --output-path dist . && python tools/archive_contents.py dist/*.tar.gz
-molecule: env hosts model ## Molecule: every scenario on real systemd hosts
+	@rm -rf dist && tools/export-tree .cache/build && ansible-galaxy collection build --output-path dist .cache/build
+	@python tools/archive_contents.py dist/*.tar.gz
+molecule: env model ## Molecule: every scenario on real systemd hosts
 	@molecule test --all $(ARGS)
 
 ##@ Keep it
 
-.PHONY: env hosts model lock clean help
+.PHONY: env model lock clean help
 env: ## the environment of the checks, in .venv
 	@tools/bootstrap dev
-hosts: ## the Debian packages that boot test hosts
-	@tools/bootstrap hosts
 model: ## the 253 MB test model, in $ROUNDHOUSE_CACHE
 	@tools/bootstrap model
 lock: ## write every requirements lock anew

@@ -11,7 +11,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 # What a collection may have at its top; every tracked file in these folders must be in.
 SHIPPED_FOLDERS = {"docs", "examples", "meta", "playbooks", "plugins", "roles", "changelogs"}
-SHIPPED_FILES = {"README.md", "LICENSE", "CHANGELOG.md", "CHANGELOG.rst"}
+SHIPPED_FILES = {"README.md", "LICENSE", "CHANGELOG.md", "CHANGELOG.rst", "requirements.txt"}
 MADE_BY_GALAXY = {"MANIFEST.json", "FILES.json"}
 NEEDED = {
     "README.md",
@@ -30,7 +30,9 @@ NEVER_PARTS = {"__pycache__", ".venv", ".cache", ".git", "fragments", "tests", "
 
 def tracked() -> set[str]:
     listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, stdout=subprocess.PIPE, check=True)
-    return {name for name in listed.stdout.decode().split("\0") if name}
+    names = {name for name in listed.stdout.decode().split("\0") if name}
+    # The link by which a checkout is its own collection would point at nothing in an archive.
+    return {name for name in names if not (ROOT / name).is_symlink() or name in NEEDED}
 
 
 def problems(names: set[str], wanted: set[str]) -> list[str]:

@@ -66,7 +66,6 @@ def run_stage(stage: str) -> Result:
 
 def why_no_hosts() -> str | None:
     """One sentence why test hosts can't be booted here; None when they can."""
-    subprocess.run(["make", "--no-print-directory", "hosts"], cwd=ROOT, check=True)
     doctor = subprocess.run(
         [sys.executable, "tests/hosts/hosts.py", "doctor"],
         cwd=ROOT,
