@@ -56,7 +56,7 @@ test-unit: env ## pytest tests/unit
 	@$(PYTEST) -q --junit-xml=$(REPORTS)/test-unit.xml tests/unit $(ARGS)
 test-integration: env model ## pytest tests/integration: real processes, real engines, loopback
 	@$(PYTEST) -q --junit-xml=$(REPORTS)/test-integration.xml tests/integration $(ARGS)
-sanity: env ## ansible-test sanity
+sanity: build ## ansible-test sanity
 	@tools/sanity $(ARGS)
 build: env ## the collection's archive in dist/, its contents tested
 	@rm -rf dist && tools/export-tree .cache/build && ansible-galaxy collection build --output-path dist .cache/build

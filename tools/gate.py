@@ -28,7 +28,7 @@ CHECK = (
     "test-unit",
     "test-integration",
 )
-TEST = (*CHECK, "sanity", "build", "molecule")
+TEST = (*CHECK, "build", "sanity", "molecule")
 ON_HOSTS = {"molecule"}
 
 
