@@ -127,7 +127,7 @@ def test_check_mode_asks_for_the_plan_only(router: Any, run: Any) -> None:
         }
     ).asked
     result = run(name="org/big", _ansible_check_mode=True)
-    assert [call for call, _ in asked] == ["GET /admin/plan?model=org%2Fbig", "GET /health"]
+    assert [each[0] for each in asked] == ["GET /admin/plan?model=org%2Fbig", "GET /health"]
     assert result["changed"]
     assert result["steps"] == STEPS
     assert result["diff"] == {"before": "no model\n", "after": "org/big\n"}
