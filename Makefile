@@ -33,7 +33,7 @@ demo-down: ## take away everything that `make demo` put up
 
 ##@ Check it
 
-.PHONY: check test test-unit test-integration lint types lint-yaml lint-ansible lint-docs sanity build molecule
+.PHONY: check test test-unit test-integration lint types lint-yaml lint-ansible lint-docs sanity build molecule test-systemd test-demo
 check: env ## everything that needs no hosts: linters, types, docs, unit and fast integration tests
 	@$(BIN)/python tools/gate.py check
 test: env ## everything: check, ansible-test sanity, the archive, integration tests, Molecule on real hosts
@@ -63,6 +63,10 @@ build: env ## the collection's archive in dist/, its contents tested
 	@python tools/archive_contents.py dist/*.tar.gz
 molecule: env model ## Molecule: every scenario on real systemd hosts
 	@molecule test --all $(ARGS)
+test-systemd: env ## units, helper and config writer against a real systemd, on a host
+	@tests/systemd/run
+test-demo: ## make demo, embedded and on a host, each again, and that nothing is left
+	@tests/demo
 
 ##@ Keep it
 

@@ -28,8 +28,8 @@ CHECK = (
     "test-unit",
     "test-integration",
 )
-TEST = (*CHECK, "build", "sanity", "molecule")
-ON_HOSTS = {"molecule"}
+TEST = (*CHECK, "build", "sanity", "test-demo", "test-systemd", "molecule")
+ON_HOSTS = {"molecule", "test-systemd"}
 
 
 @dataclass
