@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import re
+import shutil
 import subprocess
 import sys
 import threading
@@ -68,7 +68,9 @@ class Ticker:
                 if self._terminal:
                     line = f"{time.monotonic() - START:4.0f} s  {self._text}"
                     print(
-                        f"\r\033[K{line[: os.get_terminal_size().columns - 1]}", end="", flush=True
+                        f"\r\033[K{line[: shutil.get_terminal_size().columns - 1]}",
+                        end="",
+                        flush=True,
                     )
                 else:
                     say(f"{self._text} ...")
