@@ -18,12 +18,12 @@ from llm_router.scheduler.core import (
 )
 
 
-def core(**limits: float) -> Core:
+def core(**limits: object) -> Core:
     groups = {"a": "g", "b": "g", "c": "g", "other": "h"}
     return Core(groups, Limits(**{"max_wait": 60.0, "min_residency": 0.0, **limits}))  # type: ignore[arg-type]
 
 
-def loaded(model: str = "a", **limits: float) -> Core:
+def loaded(model: str = "a", **limits: object) -> Core:
     made = core(**limits)
     made.loaded(model, 0.0)
     return made
@@ -157,6 +157,61 @@ def test_an_adopted_model_that_fails_is_not_brought_back() -> None:
     assert it.switch_failed("g", "x", [], 1.0) == []
 
 
+def test_a_passive_request_causes_no_switch_but_shares_one() -> None:
+    it = loaded()
+    assert it.request(1, "b", 0.0, passive=True) == []
+    assert it.tick(1000.0) == []
+    assert it.next_wakeup() is None
+    assert it.request(2, "b", 1001.0) == [BeginSwitch("g", "b", "a", "request")]
+    assert it.switched("g", 1002.0) == [Grant(1), Grant(2)]
+
+
+def test_a_full_queue_takes_no_more() -> None:
+    it = core(max_queue=3, max_queue_per_model=2)
+    for ticket, model in ((1, "a"), (2, "a")):
+        it.request(ticket, model, 0.0)
+    (refused,) = it.request(3, "a", 0.0)
+    assert isinstance(refused, Refuse)
+    assert refused.refusal.kind == "overloaded"
+    assert "2 requests wait for this model" in refused.refusal.message
+    assert it.request(4, "b", 0.0) == []
+    (refused,) = it.request(5, "c", 0.0)
+    assert isinstance(refused, Refuse)
+    assert "3 requests wait already" in refused.refusal.message
+    assert it.switched("g", 1.0) == [Grant(1), Grant(2)]
+    assert it.request(6, "a", 1.0) == [Grant(6)]
+
+
+def test_an_idle_model_is_unloaded_after_its_ttl() -> None:
+    it = loaded(ttl={"a": 30.0})
+    it.request(1, "a", 10.0)
+    assert it.next_wakeup() is None
+    it.leave(1, 20.0)
+    assert it.next_wakeup() == 50.0
+    assert it.tick(49.0) == []
+    assert it.tick(50.0) == [BeginSwitch("g", None, "a", "idle")]
+    assert it.request(2, "a", 51.0) == []
+    assert it.switched("g", 52.0) == [BeginSwitch("g", "a", None, "request")]
+
+
+def test_an_unload_lets_running_answers_end() -> None:
+    it = loaded()
+    it.request(1, "a", 0.0)
+    assert it.unload("g") == [BeginSwitch("g", None, "a", "operator")]
+    assert it.unload("g") == []
+    assert it.leave(1, 1.0) == [Drained("g")]
+    assert it.switched("g", 2.0) == []
+    assert it.group_of("a").loaded is None
+    assert it.unload("g") == []
+
+
+def test_an_unload_that_fails_is_nobodys_failure() -> None:
+    it = loaded()
+    it.unload("g")
+    assert it.switch_failed("g", "x", [], 1.0) == []
+    assert it.failures == {}
+
+
 def test_groups_do_not_wait_for_each_other() -> None:
     it = core()
     it.request(1, "a", 0.0)
@@ -179,12 +234,13 @@ class SchedulerMachine(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.core = Core(MODELS, Limits(MAX_WAIT, 2.0, 3))
+        self.core = Core(MODELS, Limits(MAX_WAIT, 2.0, 3, max_queue=20, ttl={"a": 5.0}))
+        self.passive: set[int] = set()
         self.now = 0.0
         self.number = 0
         self.waiting: dict[int, str] = {}
         self.held: dict[int, str] = {}
-        self.switching: dict[str, str] = {}
+        self.switching: dict[str, str | None] = {}
         self.drained: set[str] = set()
 
     def apply(self, actions: list[Action]) -> None:
@@ -211,6 +267,20 @@ class SchedulerMachine(RuleBasedStateMachine):
         self.waiting[self.number] = model
         self.apply(self.core.request(self.number, model, self.now))
         return self.number
+
+    @rule(target=tickets, model=st.sampled_from(sorted(MODELS)))
+    def arrive_without_a_right_to_switch(self, model: str) -> int:
+        self.number += 1
+        self.waiting[self.number] = model
+        self.passive.add(self.number)
+        actions = self.core.request(self.number, model, self.now, passive=True)
+        assert not any(isinstance(action, BeginSwitch) for action in actions)
+        self.apply(actions)
+        return self.number
+
+    @rule(group=st.sampled_from(["g", "h"]))
+    def unload(self, group: str) -> None:
+        self.apply(self.core.unload(group))
 
     @rule(ticket=tickets)
     def depart(self, ticket: int) -> None:
@@ -265,10 +335,13 @@ class SchedulerMachine(RuleBasedStateMachine):
         for name, group in self.core.groups.items():
             if name in self.switching:
                 continue
-            for waiter in group.waiters.values():
+            active = [w for w in group.waiters.values() if w.ticket not in self.passive]
+            for waiter in active:
                 assert group.loaded is not None
                 assert self.now - waiter.since < MAX_WAIT
-            assert not group.waiters or self.core.next_wakeup() is not None
+            assert not active or self.core.next_wakeup() is not None
+            for waiter in group.waiters.values():
+                assert waiter.model != group.loaded or active, "a grant was forgotten"
 
 
 SchedulerMachine.TestCase.settings = settings(

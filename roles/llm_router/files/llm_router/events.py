@@ -14,10 +14,13 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class SwitchStarted:
-    """A plan begins to run. ``reason`` is request, adopt, rollback or operator."""
+    """A plan begins to run; ``model`` is None for an unload.
+
+    ``reason`` is request, adopt, rollback, idle or operator.
+    """
 
     group: str
-    model: str
+    model: str | None
     previous: str | None
     reason: str
 
@@ -44,10 +47,10 @@ class StepEnded:
 
 @dataclass(frozen=True)
 class SwitchEnded:
-    """A plan ended. ``error`` is None when ``model`` is loaded now."""
+    """A plan ended. ``error`` is None when ``model`` is loaded now (None: nothing is)."""
 
     group: str
-    model: str
+    model: str | None
     previous: str | None
     seconds: float
     reason: str

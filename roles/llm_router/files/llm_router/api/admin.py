@@ -92,6 +92,53 @@ async def switch(call: SwitchCall, services: Admin) -> dict[str, Any]:
     }
 
 
+class _GroupCall(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    group: str = "default"
+
+
+@router.post("/unload")
+async def unload(call: _GroupCall, services: Admin) -> dict[str, Any]:
+    """Free a group's device once its running answers have ended, and wait for that."""
+    group = services.scheduler.core.groups.get(call.group)
+    if group is None:
+        known = ", ".join(sorted(services.scheduler.core.groups))
+        raise ApiError(404, "group_not_found", f"No group '{call.group}'. Known groups: {known}.")
+    previous = group.loaded
+    await services.scheduler.unload(call.group)
+    return {"changed": previous is not None, "group": call.group, "previous": previous}
+
+
+@router.get("/requests")
+async def requests(services: Admin) -> dict[str, Any]:
+    """The requests that wait or are answered now, oldest first."""
+    now = services.clock()
+    entries = [
+        {
+            "id": exchange.number,
+            "path": exchange.path,
+            "model": exchange.model.name,
+            "key": exchange.caller.name,
+            "stream": exchange.stream,
+            "state": "answering" if exchange.served else "waiting",
+            "seconds": round(now - exchange.began, 3),
+        }
+        for exchange in services.in_flight.values()
+    ]
+    return {"requests": entries}
+
+
+@router.delete("/requests/{number}")
+async def cancel_request(number: int, services: Admin) -> dict[str, Any]:
+    """End a request: its place in the queue, or its answer. Its client is told."""
+    exchange = services.in_flight.get(number)
+    if exchange is None:
+        raise ApiError(404, "request_not_found", f"No request {number} is in flight.")
+    exchange.cancel()
+    return {"changed": True, "id": number}
+
+
 @router.get("/plan")
 async def plan(model: str, services: Admin) -> dict[str, Any]:
     """What a request for ``model`` would do now; changes nothing."""

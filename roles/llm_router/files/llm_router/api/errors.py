@@ -20,9 +20,11 @@ class ApiError(Exception):
         kind: str = "invalid_request_error",
         param: str | None = None,
         log_lines: Sequence[str] = (),
+        retry_after: int | None = None,
     ) -> None:
         super().__init__(message)
         self.status = status
+        self.headers = {} if retry_after is None else {"retry-after": str(retry_after)}
         self.body: dict[str, Any] = {
             "error": {"message": message, "type": kind, "param": param, "code": code}
         }
@@ -42,7 +44,23 @@ def unknown_model(name: object, known: Iterable[str]) -> ApiError:
 
 
 def refused(refusal: Refusal) -> ApiError:
-    """503: the model could not be loaded."""
+    """503: the model could not be loaded. 429: too many wait."""
+    if refusal.kind == "overloaded":
+        return ApiError(
+            429,
+            "queue_full",
+            f"Try again later: {refusal.message}.",
+            kind="rate_limit_error",
+            retry_after=10,
+        )
+    if refusal.kind == "stopping":
+        return ApiError(
+            503,
+            "router_stopping",
+            "The router is stopping; try again in a moment.",
+            kind="server_error",
+            retry_after=5,
+        )
     return ApiError(
         503,
         "model_unavailable",
@@ -64,6 +82,24 @@ def upstream_broke(model: str, what: str) -> ApiError:
         "engine_failed",
         f"The engine of '{model}' {what}. The next request starts it again.",
         kind="server_error",
+    )
+
+
+def not_loaded(model: str, loaded: str | None) -> ApiError:
+    """409: the request may cause no switch, and nothing may stand in for its model."""
+    return ApiError(
+        409,
+        "switch_not_allowed",
+        f"The model '{model}' is not loaded and this request may not cause a switch. "
+        f"Loaded now: {loaded or 'none'}.",
+        param="model",
+    )
+
+
+def cancelled() -> ApiError:
+    """503: an operator ended the request."""
+    return ApiError(
+        503, "request_cancelled", "An operator cancelled this request.", kind="server_error"
     )
 
 

@@ -5,12 +5,13 @@ A plain ASGI function per path, because this is the hot path: FastAPI serves eve
 
 from __future__ import annotations
 
+import itertools
 import json
 import logging
+import re
 import time
 import uuid
 from collections.abc import Mapping, MutableMapping
-from dataclasses import dataclass
 from typing import Any
 
 import anyio
@@ -21,16 +22,19 @@ from llm_router.api.auth import Caller, identify
 from llm_router.api.errors import (
     ApiError,
     bad_request,
+    cancelled,
     internal_error,
+    not_loaded,
     refused,
     unknown_model,
     upstream_broke,
 )
+from llm_router.api.exchange import Exchange
 from llm_router.api.reply import DONE, ClientGone, Receive, Reply, Send, read_body
 from llm_router.api.services import Services
 from llm_router.api.sse import Measured, SseRelay
 from llm_router.api.wire import to_json
-from llm_router.config.schema import Model
+from llm_router.config.schema import Config, Fallback, Model
 from llm_router.engines import engine_for
 from llm_router.scheduler.service import Lease, Refused, Ticket
 from llm_router.units.base import UnitError
@@ -38,26 +42,10 @@ from llm_router.units.base import UnitError
 log = logging.getLogger(__name__)
 
 STATUS_HEADER = "x-llm-router-status"
+SWITCH_HEADER = "x-llm-router-switch"
+_NUMBERS = itertools.count(1)
 # the connection's own matters, and what the router answers for itself
 _KEEP_RESPONSE_HEADERS = ("content-type", "retry-after", "x-request-id")
-
-
-@dataclass
-class Exchange:
-    """One request on its way."""
-
-    caller: Caller
-    model: Model
-    body: dict[str, Any]
-    stream: bool
-    style: status.Style
-    began: float
-    base: dict[str, Any]
-    """id, created and model of the chunks that the router makes itself."""
-    wants_usage: bool
-    queue_seconds: float | None = None
-    switch_seconds: float = 0.0
-    rate: float | None = None
 
 
 class Generation:
@@ -82,10 +70,14 @@ class Generation:
             caller.must("use")
             raw = await read_body(receive, services.settings.config.requests.max_body)
             exchange = self._open(services, caller, headers, raw)
+            services.in_flight[exchange.number] = exchange
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(_cancel_when_gone, receive, tasks.cancel_scope)
                 try:
-                    await self._answer(services, exchange, reply)
+                    with exchange.scope:
+                        await self._answer(services, exchange, reply)
+                    if exchange.cancelled:
+                        await reply.fail(cancelled())
                 except ApiError as error:
                     await reply.fail(error)
                 except Exception:
@@ -98,6 +90,7 @@ class Generation:
             pass
         finally:
             if exchange is not None:
+                services.in_flight.pop(exchange.number, None)
                 # 499 is the field's name for "the client left first"
                 code = reply.status if reply.ended else 499
                 name = exchange.model.name
@@ -129,15 +122,7 @@ class Generation:
         model = services.models.get(name)
         if model is None:
             raise unknown_model(name, services.models)
-        if "switch" not in caller.scopes and not services.is_loaded(name):
-            loaded = services.scheduler.core.group_of(name).loaded
-            raise ApiError(
-                409,
-                "switch_not_allowed",
-                f"The model '{name}' is not loaded and the key '{caller.name}' may not cause a "
-                f"switch. Loaded now: {loaded or 'none'}.",
-                param="model",
-            )
+        fallback, patience = _without_switch(services.settings.config, caller, headers, body)
         stream = body.get("stream") is True
         options = body.get("stream_options")
         wants_usage = isinstance(options, dict) and options.get("include_usage") is True
@@ -160,6 +145,8 @@ class Generation:
             "model": name,
         }
         return Exchange(
+            next(_NUMBERS),
+            self._path,
             caller,
             model,
             body,
@@ -168,14 +155,18 @@ class Generation:
             services.clock(),
             base,
             wants_usage,
+            fallback,
+            patience,
         )
 
     async def _answer(self, services: Services, exchange: Exchange, reply: Reply) -> None:
         """Wait for the model and relay its answer; an engine found dead is brought back once."""
         for attempt in (1, 2):
-            ticket = services.scheduler.request(exchange.model.name)
+            ticket: Ticket | None = None
             try:
+                ticket = await _queue(services, exchange)
                 lease = await self._wait(services, exchange, ticket, reply)
+                exchange.served = True
                 exchange.queue_seconds = (exchange.queue_seconds or 0.0) + lease.queue_seconds
                 exchange.switch_seconds += lease.switch_seconds
                 await self._forward(services, exchange, reply)
@@ -189,28 +180,42 @@ class Generation:
             except Refused as error:
                 raise refused(error.refusal) from error
             finally:
-                ticket.close()
+                if ticket is not None:
+                    ticket.close()
 
     async def _wait(
         self, services: Services, exchange: Exchange, ticket: Ticket, reply: Reply
     ) -> Lease:
         """Wait for the lease, and tell who waits, in the style that the request has."""
-        if ticket.is_settled() or exchange.style == "off":
+        if ticket.is_settled():
+            return await ticket.wait()
+        if exchange.style == "off":
+            await self._wait_in_silence(services.settings.config, exchange, ticket, reply)
             return await ticket.wait()
         if not reply.started:
             await reply.start_events(_headers(exchange))
         name = exchange.model.name
         await self._tell(exchange, reply, status.switching(name))
         interval = services.settings.config.status.interval
-        while not ticket.is_settled():
-            with anyio.move_on_after(interval):
-                await ticket.wait()
-            if not ticket.is_settled():
-                await self._tell(exchange, reply, _progress(services, exchange.model, ticket))
+        while not await _settles(ticket, interval):
+            await self._tell(exchange, reply, _progress(services, exchange.model, ticket))
         lease = await ticket.wait()
         seconds = services.scheduler.seconds_since(ticket.since)
         await self._tell(exchange, reply, status.ready(seconds), done=True)
         return lease
+
+    async def _wait_in_silence(
+        self, config: Config, exchange: Exchange, ticket: Ticket, reply: Reply
+    ) -> None:
+        """Keep the connection alive with what every client reads over."""
+        limits = config.requests
+        every = limits.keepalive if exchange.stream else limits.json_keepalive
+        while not await _settles(ticket, every or None):
+            if not reply.started and exchange.stream:
+                await reply.start_events(_headers(exchange))
+            elif not reply.started:
+                await reply.start(200, [("content-type", "application/json"), *_headers(exchange)])
+            await reply.write(b": waiting\n\n" if exchange.stream else b" ")
 
     async def _tell(
         self, exchange: Exchange, reply: Reply, line: str, *, done: bool = False
@@ -236,10 +241,13 @@ class Generation:
             except httpx.TransportError as error:
                 what = f"broke off its answer ({type(error).__name__})"
                 raise upstream_broke(exchange.model.name, what) from error
+        if response.status_code == 200 and not exchange.stream:
+            data = self._with_rate(services, exchange, data, services.clock() - sent)
+            if reply.started:
+                await reply.end(data)
+                return
         if reply.started:
             raise _as_error(exchange.model.name, response.status_code, data)
-        if response.status_code == 200:
-            data = self._with_rate(services, exchange, data, services.clock() - sent)
         kept = [(k, response.headers[k]) for k in _KEEP_RESPONSE_HEADERS if k in response.headers]
         headers = [*kept, *_headers(exchange), ("content-length", str(len(data)))]
         if exchange.rate is not None:
@@ -309,6 +317,75 @@ async def _cancel_when_gone(receive: Receive, scope: anyio.CancelScope) -> None:
     scope.cancel()
 
 
+async def _settles(ticket: Ticket, within: float | None) -> bool:
+    """Whether the ticket is granted within so many seconds. Raises `Refused`."""
+    with anyio.move_on_after(within):
+        await ticket.wait()
+    return ticket.is_settled()
+
+
+def _without_switch(
+    config: Config, caller: Caller, headers: Mapping[str, str], body: Mapping[str, Any]
+) -> tuple[Fallback | None, float]:
+    """What becomes of a request that may cause no switch, and its patience; None if it may.
+
+    Raises `ApiError` 400 for a header that is not understood.
+    """
+    wish = headers.get(SWITCH_HEADER)
+    if wish not in (None, "allow", "never"):
+        raise bad_request(f"The header X-LLM-Router-Switch has '{wish}': use allow or never.")
+    background = config.background
+    if wish is None and background.enabled and _is_background(background.pattern, body):
+        return background.fallback, background.patience
+    if wish == "never" or "switch" not in caller.scopes:
+        return config.scheduler.fallback, 0.0
+    return None, 0.0
+
+
+def _is_background(pattern: str, body: Mapping[str, Any]) -> bool:
+    messages = body.get("messages")
+    if body.get("stream") or not isinstance(messages, list) or len(messages) != 1:
+        return False
+    message = messages[0]
+    if not isinstance(message, dict) or message.get("role") != "user":
+        return False
+    content = message.get("content")
+    return isinstance(content, str) and re.search(pattern, content) is not None
+
+
+async def _queue(services: Services, exchange: Exchange) -> Ticket:
+    """A place in the queue of the model that will answer. Raises `ApiError` 409, `Refused`.
+
+    A request that may cause no switch has its own model, if that is loaded, is being loaded, or
+    comes to be within its patience; else, where a fallback is allowed, the one that is loaded.
+    """
+    name = exchange.model.name
+    if exchange.fallback is None:
+        return services.scheduler.request(name)
+    ticket = await _passive(services, name, exchange.patience)
+    if ticket is not None:
+        return ticket
+    loaded = services.scheduler.core.group_of(name).loaded
+    if exchange.fallback == "loaded" and loaded is not None:
+        ticket = await _passive(services, loaded, 0.0)
+        if ticket is not None:
+            exchange.model = services.models[loaded]
+            return ticket
+    raise not_loaded(name, loaded)
+
+
+async def _passive(services: Services, name: str, patience: float) -> Ticket | None:
+    """A ticket that is granted, or will be because its model is being loaded; else None."""
+    ticket = services.scheduler.request(name, passive=True)
+    coming = False
+    try:
+        coming = await _settles(ticket, patience) or services.scheduler.is_loading(name)
+    finally:
+        if not coming:
+            ticket.close()
+    return ticket if coming else None
+
+
 async def _engine_is_dead(services: Services, model: Model) -> bool:
     """Whether a refused connection means that the engine must be started again.
 
@@ -328,10 +405,9 @@ def _progress(services: Services, model: Model, ticket: Ticket) -> str:
         timeout = model.timeout or services.settings.config.switch.timeout
         return status.loading(services.scheduler.seconds_since(switch.started), timeout)
     elapsed = services.scheduler.seconds_since(ticket.since)
-    if switch is not None and switch.target != model.name:
-        return status.waiting(switch.target, elapsed)
     loaded = services.scheduler.core.groups[model.group].loaded
-    return status.waiting(loaded or model.name, elapsed)
+    others = switch.target if switch is not None and switch.target != model.name else None
+    return status.waiting(others or loaded or model.name, elapsed)
 
 
 def _upstream_body(exchange: Exchange) -> dict[str, Any]:

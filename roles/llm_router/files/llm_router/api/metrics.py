@@ -144,8 +144,8 @@ class Metrics:
     def _on_event(self, event: Event) -> None:
         if isinstance(event, SwitchEnded):
             outcome = "failed" if event.error else "ok"
-            self._switches.labels(event.model, event.reason, outcome).inc()
-            if event.error is None:
+            self._switches.labels(event.model or "", event.reason, outcome).inc()
+            if event.error is None and event.model is not None:
                 self._load.labels(event.model).observe(event.seconds)
         elif isinstance(event, StepEnded):
             self._steps.labels(event.step, "failed" if event.error else "ok").observe(event.seconds)

@@ -27,6 +27,7 @@ class Reply:
         self._send = send
         self.status = 0
         self.ended = False
+        self._events = False
 
     @property
     def started(self) -> bool:
@@ -48,6 +49,7 @@ class Reply:
             ("cache-control", "no-cache"),
             ("x-accel-buffering", "no"),
         ]
+        self._events = True
         await self.start(200, [*own, *headers])
 
     async def write(self, data: bytes) -> None:
@@ -80,10 +82,12 @@ class Reply:
         """The error as an answer of its own, or as the stream's last event and its end."""
         if self.ended:
             return
-        if self.started:
+        if self._events:
             await self.end(event(error.body) + DONE)
+        elif self.started:
+            await self.end(to_json(error.body))
         else:
-            await self.json(error.status, error.body)
+            await self.json(error.status, error.body, error.headers.items())
 
 
 async def read_body(receive: Receive, limit: int) -> bytes:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 
 import httpx
 
+from llm_router.api.exchange import Exchange
 from llm_router.api.metrics import Metrics
 from llm_router.config.load import Settings
 from llm_router.config.schema import Model
@@ -41,6 +42,8 @@ class Services:
     clock: Clock = time.monotonic
     last_switch: dict[str, SwitchEnded] = field(default_factory=dict)
     """By model: how its last switch went."""
+    in_flight: dict[int, Exchange] = field(default_factory=dict)
+    """By number: the requests that wait or are answered now."""
 
     @property
     def models(self) -> dict[str, Model]:
@@ -82,6 +85,9 @@ async def running(settings: Settings, units: Units | None = None) -> AsyncIterat
         min_residency=config.scheduler.min_residency,
         max_failures=config.switch.max_failures,
         rollback=config.switch.on_failure == "rollback",
+        max_queue=config.scheduler.max_queue,
+        max_queue_per_model=config.scheduler.max_queue_per_model,
+        ttl={n: model.ttl for n, model in settings.models.items() if model.ttl is not None},
     )
     core = Core({name: model.group for name, model in settings.models.items()}, limits)
     timeout = httpx.Timeout(config.requests.idle_timeout, connect=5.0, pool=None)
@@ -96,6 +102,7 @@ async def running(settings: Settings, units: Units | None = None) -> AsyncIterat
             )
             events.subscribe(lambda event: _remember(services, event))
             await _find_running(services)
+            _preload(services)
             unsubscribe = units.subscribe(lambda *change: _unit_changed(services, *change))
             yield services
             # engines that end with the router are not lost
@@ -104,8 +111,11 @@ async def running(settings: Settings, units: Units | None = None) -> AsyncIterat
 
 def _remember(services: Services, event: Event) -> None:
     if isinstance(event, SwitchEnded):
-        services.last_switch[event.model] = event
         outcome = f"failed: {event.error}" if event.error else "done"
+        if event.model is None:
+            log.info("unload of %s %s after %.2f s", event.previous, outcome, event.seconds)
+            return
+        services.last_switch[event.model] = event
         log.info("switch to %s %s after %.2f s", event.model, outcome, event.seconds)
 
 
@@ -127,12 +137,21 @@ async def _find_running(services: Services) -> None:
             services.scheduler.adopt(group, name)
 
 
+def _preload(services: Services) -> None:
+    """What shall be there from the start, where nothing else of its group is."""
+    for name, model in services.models.items():
+        group = services.scheduler.core.groups[model.group]
+        if model.preload and group.loaded is None and not group.switching:
+            log.info("preloading %s", name)
+            services.scheduler.load_in_background(name)
+
+
 def _unit_changed(services: Services, unit: str, state: UnitState) -> None:
     if state.running:
         return
     for name, group in services.scheduler.core.groups.items():
         loaded = group.loaded
-        if loaded is None or group.target is not None or services.models[loaded].unit != unit:
+        if loaded is None or group.switching or services.models[loaded].unit != unit:
             continue
         reason = f"{unit} is {state.active}" + (f" ({state.result})" if state.result else "")
         log.warning("the engine of %s is gone: %s", loaded, reason)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
 Backend = Literal["sglang", "vllm", "tabby", "llamacpp", "command"]
 StatusStyle = Literal["auto", "content", "event", "reasoning", "off"]
@@ -37,10 +37,21 @@ def _seconds(value: Any) -> Any:
     return float(value) if isinstance(value, int) and not isinstance(value, bool) else value
 
 
+def _compiles(value: str) -> str:
+    try:
+        re.compile(value)
+    except re.error as error:
+        raise ValueError(f"is not a regular expression: {error}") from error
+    return value
+
+
 Argument = Annotated[str, BeforeValidator(_argument)]
 Style = Annotated[StatusStyle, BeforeValidator(_off)]
 Seconds = Annotated[float, BeforeValidator(_seconds), Field(ge=0, allow_inf_nan=False)]
 Deadline = Annotated[float, BeforeValidator(_seconds), Field(gt=0, allow_inf_nan=False)]
+Count = Annotated[int, Field(ge=1)]
+Fallback = Literal["none", "loaded"]
+Pattern = Annotated[str, AfterValidator(_compiles)]
 Port = Annotated[int, Field(ge=1, le=65535)]
 ModelName = Annotated[str, Field(pattern=rf"^{MODEL_NAME.pattern}$", max_length=200)]
 
@@ -65,11 +76,32 @@ class Status(_Section):
 
 
 class SchedulerConfig(_Section):
-    """Fairness between models: see docs/architecture.md."""
+    """Fairness between models: see docs/architecture.md.
+
+    ``fallback`` says who answers a request that may cause no switch when its model is not loaded:
+    nobody (409), or the loaded model.
+    """
 
     max_wait: Seconds = 60.0
     min_residency: Seconds = 0.0
     drain_timeout: Deadline = 600.0
+    max_queue: Count = 20_000
+    max_queue_per_model: Count = 20_000
+    fallback: Fallback = "none"
+
+
+class Background(_Section):
+    """Requests that no person waits for: they never swap models behind a person's back.
+
+    One is recognised by not being streamed and by its one user message, which matches ``pattern``
+    (Open WebUI's titles, tags and follow-ups begin so). It waits up to ``patience`` seconds for
+    its model to be loaded for others, since a title is asked for just before the chat it names.
+    """
+
+    enabled: bool = True
+    pattern: Pattern = r"^### Task:"
+    patience: Seconds = 10.0
+    fallback: Fallback = "loaded"
 
 
 class SwitchConfig(_Section):
@@ -83,9 +115,13 @@ class SwitchConfig(_Section):
 
 class RequestLimits(_Section):
     """``idle_timeout``: how long an engine may be silent in the middle of an answer;
-    ``max_body``: bytes."""
+    ``max_body``: bytes; ``keepalive``: seconds between comments in a stream that waits without
+    status lines; ``json_keepalive``: likewise between spaces before an answer that is not
+    streamed, 0 for none (with it an error may come with status 200)."""
 
     idle_timeout: Deadline = 600.0
+    keepalive: Deadline = 15.0
+    json_keepalive: Seconds = 0.0
     max_body: Annotated[int, Field(ge=1024)] = 64 * 1024 * 1024
     shutdown_timeout: Seconds = 30.0
 
@@ -112,6 +148,7 @@ class Config(_Section):
     llamacpp_binary: str = "llama-server"
     status: Status = Status()
     scheduler: SchedulerConfig = SchedulerConfig()
+    background: Background = Background()
     switch: SwitchConfig = SwitchConfig()
     requests: RequestLimits = RequestLimits()
 
@@ -130,6 +167,10 @@ class ModelEntry(_Section):
     timeout: Deadline | None = None
     status: Style | None = None
     group: Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]+$")] = "default"
+    ttl: Deadline | None = None
+    """Seconds without a request after which it is unloaded; None keeps it."""
+    preload: bool = False
+    """Whether the router loads it when it starts and nothing else of its group is loaded."""
     warm_up: bool = True
 
 

@@ -5,32 +5,43 @@ Each public method takes the time, changes the state and returns the actions tha
 
 The rules for one device group, in the order in which they are asked:
 
+0. A queue that is full takes no more; a model that failed too often is refused at once.
 1. While a switch runs, nothing is granted and nothing else is begun.
 2. Who waits for the loaded model gets a lease, unless a fence is up.
 3. The fence goes up when the oldest request for another model has waited ``max_wait``.
-4. With another model wanted: if nothing is loaded, or nobody holds a lease and the loaded model
-   has been there for ``min_residency``, or the fence is up, a switch to the model of the oldest
-   such request begins. The switch itself drains the leases that are left.
+4. With another model wanted by a request that may cause a switch: if nothing is loaded, or nobody
+   holds a lease and the loaded model has been there for ``min_residency``, or the fence is up, a
+   switch to the model of the oldest such request begins. The switch itself drains the leases that
+   are left.
 5. With nobody waiting, nothing loaded and a model to bring back after a failed switch: that one.
+6. A model that nobody has used for its ``ttl`` is unloaded.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-Reason = Literal["request", "adopt", "rollback"]
+Reason = Literal["request", "adopt", "rollback", "idle", "operator"]
+RefusalKind = Literal["failed", "overloaded", "stopping"]
 
 
 @dataclass(frozen=True)
 class Limits:
-    """Times in seconds; ``max_failures`` in a row make a model refused at once."""
+    """Times in seconds; ``max_failures`` in a row make a model refused at once.
+
+    ``max_queue`` is for all waiting requests together. ``ttl`` has the models that are unloaded
+    when idle.
+    """
 
     max_wait: float = 60.0
     min_residency: float = 0.0
     max_failures: int = 3
     rollback: bool = True
+    max_queue: int = 20_000
+    max_queue_per_model: int = 20_000
+    ttl: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -49,6 +60,7 @@ class Refusal:
     model: str
     message: str
     log_lines: tuple[str, ...] = ()
+    kind: RefusalKind = "failed"
 
 
 @dataclass(frozen=True)
@@ -68,10 +80,13 @@ class Refuse:
 
 @dataclass(frozen=True)
 class BeginSwitch:
-    """Load ``target`` in ``group``; answer with `Core.switched` or `Core.switch_failed`."""
+    """Load ``target`` in ``group``, or unload what is there when it is None.
+
+    Answer with `Core.switched` or `Core.switch_failed`.
+    """
 
     group: str
-    target: str
+    target: str | None
     previous: str | None
     reason: Reason
 
@@ -88,11 +103,12 @@ Action = Grant | Refuse | BeginSwitch | Drained
 
 @dataclass
 class Waiter:
-    """A request that waits."""
+    """A request that waits. A passive one is served when others have its model loaded."""
 
     ticket: int
     model: str
     since: float
+    passive: bool = False
 
 
 @dataclass
@@ -101,7 +117,10 @@ class Group:
 
     loaded: str | None = None
     loaded_at: float = 0.0
+    idle_since: float = 0.0
+    switching: bool = False
     target: str | None = None
+    """What a running switch loads; None while it unloads."""
     reason: Reason = "request"
     bring_back: str | None = None
     leases: dict[int, str] = field(default_factory=dict)
@@ -121,8 +140,13 @@ class Core:
         """The group that ``model`` competes in. Raises KeyError for an unknown model."""
         return self.groups[self._group_of[model]]
 
-    def request(self, ticket: int, model: str, now: float) -> list[Action]:
-        """Someone wants a lease on ``model``; ``ticket`` is new."""
+    def request(
+        self, ticket: int, model: str, now: float, *, passive: bool = False
+    ) -> list[Action]:
+        """Someone wants a lease on ``model``; ``ticket`` is new.
+
+        A ``passive`` request never causes a switch: it waits for one that others cause.
+        """
         failure = self.failures.get(model)
         group = self.group_of(model)
         refused = failure is not None and failure.count >= self._limits.max_failures
@@ -132,7 +156,10 @@ class Core:
                 f"until an operator clears it: {failure.message}"
             )
             return [Refuse(ticket, Refusal(model, message, failure.log_lines))]
-        group.waiters[ticket] = Waiter(ticket, model, now)
+        full = self._full(model)
+        if full is not None:
+            return [Refuse(ticket, Refusal(model, full, kind="overloaded"))]
+        group.waiters[ticket] = Waiter(ticket, model, now, passive)
         return self._decide(self._group_of[model], now)
 
     def leave(self, ticket: int, now: float) -> list[Action]:
@@ -142,7 +169,8 @@ class Core:
                 return self._decide(name, now)
             if ticket in group.leases:
                 del group.leases[ticket]
-                if group.target is not None:
+                group.idle_since = now
+                if group.switching:
                     return [] if group.leases else [Drained(name)]
                 return self._decide(name, now)
         return []
@@ -150,18 +178,26 @@ class Core:
     def adopt(self, group_name: str, target: str) -> list[Action]:
         """Begin a switch to a model whose engine runs already but has yet to answer."""
         group = self.groups[group_name]
-        group.target, group.reason = target, "adopt"
+        group.switching, group.target, group.reason = True, target, "adopt"
         return [BeginSwitch(group_name, target, None, "adopt")]
+
+    def unload(self, group_name: str) -> list[Action]:
+        """An operator wants the group's device free. Nothing happens while a switch runs."""
+        group = self.groups[group_name]
+        if group.switching or group.loaded is None:
+            return []
+        return [self._begin(group_name, None, "operator")]
 
     def switched(self, group_name: str, now: float) -> list[Action]:
         """The running switch's model is loaded: all who wait for it are served together."""
         group = self.groups[group_name]
-        model = group.target
-        if model is None:
+        if not group.switching:
             raise RuntimeError(f"no switch runs in group {group_name}")
-        group.target, group.bring_back = None, None
-        group.loaded, group.loaded_at = model, now
-        self.failures.pop(model, None)
+        model = group.target
+        group.switching, group.target, group.bring_back = False, None, None
+        group.loaded, group.loaded_at, group.idle_since = model, now, now
+        if model is not None:
+            self.failures.pop(model, None)
         granted = self._grant_loaded(group)
         return granted + self._decide(group_name, now)
 
@@ -170,11 +206,13 @@ class Core:
     ) -> list[Action]:
         """The running switch failed and nothing is loaded: its waiters are told, others go on."""
         group = self.groups[group_name]
-        model = group.target
-        if model is None:
+        if not group.switching:
             raise RuntimeError(f"no switch runs in group {group_name}")
-        reason, previous = group.reason, group.loaded
-        group.target, group.loaded = None, None
+        model, reason, previous = group.target, group.reason, group.loaded
+        group.switching, group.target, group.loaded = False, None, None
+        if model is None:
+            # what could not be unloaded is found running, and stopped, by the next switch
+            return self._decide(group_name, now)
         before = self.failures.get(model)
         failure = Failure(message, tuple(log_lines), 1 + (before.count if before else 0))
         self.failures[model] = failure
@@ -191,12 +229,12 @@ class Core:
     def loaded(self, model: str, now: float) -> None:
         """``model`` was found loaded when the router began."""
         group = self.group_of(model)
-        group.loaded, group.loaded_at = model, now
+        group.loaded, group.loaded_at, group.idle_since = model, now, now
 
     def lost(self, model: str, now: float) -> list[Action]:
         """The engine of a loaded model is gone. Its leases end by themselves: the streams broke."""
         group = self.group_of(model)
-        if group.loaded != model or group.target is not None:
+        if group.loaded != model or group.switching:
             return []
         group.loaded = None
         return self._decide(self._group_of[model], now)
@@ -213,8 +251,13 @@ class Core:
         """When `tick` is due next if nothing else happens; None when time alone changes nothing."""
         due: list[float] = []
         for group in self.groups.values():
+            if group.switching:
+                continue
             oldest = self._oldest_other(group)
-            if oldest is None or group.target is not None:
+            if oldest is None:
+                ttl = self._limits.ttl.get(group.loaded or "")
+                if ttl is not None and not group.leases:
+                    due.append(group.idle_since + ttl)
                 continue
             fence = oldest.since + self._limits.max_wait
             if group.leases:
@@ -225,7 +268,7 @@ class Core:
 
     def _decide(self, name: str, now: float) -> list[Action]:
         group = self.groups[name]
-        if group.target is not None:
+        if group.switching:
             return []
         oldest = self._oldest_other(group)
         fenced = oldest is not None and now - oldest.since >= self._limits.max_wait
@@ -236,11 +279,27 @@ class Core:
                 actions.append(self._begin(name, oldest.model, "request"))
         elif group.loaded is None and group.bring_back is not None:
             actions.append(self._begin(name, group.bring_back, "rollback"))
+        elif group.loaded is not None and not group.leases:
+            ttl = self._limits.ttl.get(group.loaded)
+            if ttl is not None and now - group.idle_since >= ttl:
+                actions.append(self._begin(name, None, "idle"))
         return actions
 
-    def _begin(self, name: str, target: str, reason: Reason) -> BeginSwitch:
+    def _full(self, model: str) -> str | None:
+        """Why no more can wait, in one sentence; None while there is room."""
+        waiting = sum(len(group.waiters) for group in self.groups.values())
+        if waiting >= self._limits.max_queue:
+            return f"{waiting} requests wait already, and no more can"
+        if len(self.group_of(model).waiters) < self._limits.max_queue_per_model:
+            return None
+        own = sum(1 for w in self.group_of(model).waiters.values() if w.model == model)
+        if own < self._limits.max_queue_per_model:
+            return None
+        return f"{own} requests wait for this model already, and no more can"
+
+    def _begin(self, name: str, target: str | None, reason: Reason) -> BeginSwitch:
         group = self.groups[name]
-        group.target, group.reason = target, reason
+        group.switching, group.target, group.reason = True, target, reason
         return BeginSwitch(name, target, group.loaded, reason)
 
     def _grant_loaded(self, group: Group) -> list[Action]:
@@ -253,4 +312,5 @@ class Core:
 
     def _oldest_other(self, group: Group) -> Waiter | None:
         # tickets are in the order of arrival, and the clock does not go back
-        return next((w for w in group.waiters.values() if w.model != group.loaded), None)
+        waiters = group.waiters.values()
+        return next((w for w in waiters if w.model != group.loaded and not w.passive), None)

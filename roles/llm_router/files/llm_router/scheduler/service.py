@@ -10,7 +10,7 @@ import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import anyio
 from anyio.abc import TaskGroup
@@ -53,16 +53,18 @@ class RunningSwitch:
     """A switch while it runs, for whoever shows it."""
 
     group: str
-    target: str
+    target: str | None
+    """None while it unloads."""
     previous: str | None
     reason: Reason
     started: float
     step: str = ""
-    drained: anyio.Event | None = None
+    drained: anyio.Event = field(default_factory=anyio.Event)
+    ended: anyio.Event = field(default_factory=anyio.Event)
 
 
 RunSwitch = Callable[[RunningSwitch], Awaitable[None]]
-"""Makes ``switch.target`` loaded. Raises `SwitchFailed`, and then nothing is loaded."""
+"""Makes ``switch.target`` the loaded model. Raises `SwitchFailed`, and then nothing is loaded."""
 
 
 @dataclass(frozen=True)
@@ -94,7 +96,7 @@ class Ticket:
         """Wait for the lease. Raises `Refused`."""
         await self._settled.wait()
         if self._lease is None:
-            raise Refused(self._refusal or Refusal(self.model, "the router is stopping"))
+            raise Refused(self._refusal or _stopping(self.model))
         return self._lease
 
     def close(self) -> None:
@@ -138,15 +140,18 @@ class Scheduler:
             self._tasks.cancel_scope.cancel()
         for ticket in list(self._tickets.values()):
             if not ticket.is_settled():
-                ticket.refuse(Refusal(ticket.model, "the router is stopping"))
+                ticket.refuse(_stopping(ticket.model))
         await self._stack.__aexit__(None, None, None)
 
-    def request(self, model: str) -> Ticket:
-        """Queue for a lease on ``model``. Raises KeyError for an unknown model."""
+    def request(self, model: str, *, passive: bool = False) -> Ticket:
+        """Queue for a lease on ``model``. Raises KeyError for an unknown model.
+
+        A ``passive`` request waits for a switch that others cause, it causes none.
+        """
         now = self._clock()
         ticket = Ticket(self, next(self._numbers), model, now)
         self._tickets[ticket.number] = ticket
-        self._apply(self.core.request(ticket.number, model, now))
+        self._apply(self.core.request(ticket.number, model, now, passive=passive))
         return ticket
 
     @asynccontextmanager
@@ -175,6 +180,30 @@ class Scheduler:
         """``model`` was found ready to serve."""
         self.core.loaded(model, self._clock())
 
+    def is_loading(self, model: str) -> bool:
+        """Whether a switch to ``model`` runs now."""
+        return any(switch.target == model for switch in self.switches.values())
+
+    def load_in_background(self, model: str) -> None:
+        """Have ``model`` loaded without anyone waiting for it; a failure is kept like any other."""
+        if self._tasks is None:
+            raise RuntimeError("the scheduler is used outside its context")
+        self._tasks.start_soon(self._load, model)
+
+    async def _load(self, model: str) -> None:
+        try:
+            async with self.lease(model):
+                pass
+        except Refused as refused:
+            log.error("%s could not be preloaded: %s", model, refused)
+
+    async def unload(self, group: str) -> None:
+        """Free the device of ``group``, when its running answers have ended; waits for that."""
+        self._apply(self.core.unload(group))
+        running = self.switches.get(group)
+        if running is not None and running.target is None:
+            await running.ended.wait()
+
     def clear(self, model: str) -> None:
         """Forget the failures of ``model``."""
         self.core.clear(model)
@@ -195,9 +224,7 @@ class Scheduler:
             elif isinstance(action, BeginSwitch):
                 self._begin(action, now)
             elif isinstance(action, Drained):
-                drained = self.switches[action.group].drained
-                if drained is not None:
-                    drained.set()
+                self.switches[action.group].drained.set()
         self._timer_changed.set()
 
     def _make_lease(self, ticket: Ticket, now: float) -> Lease:
@@ -208,12 +235,9 @@ class Scheduler:
         return Lease(ticket.model, max(0.0, waited - switch_seconds), switch_seconds)
 
     def _begin(self, action: BeginSwitch, now: float) -> None:
-        drained = anyio.Event()
+        switch = RunningSwitch(action.group, action.target, action.previous, action.reason, now)
         if not self.core.groups[action.group].leases:
-            drained.set()
-        switch = RunningSwitch(
-            action.group, action.target, action.previous, action.reason, now, drained=drained
-        )
+            switch.drained.set()
         self.switches[action.group] = switch
         if self._tasks is None:
             raise RuntimeError("the scheduler is used outside its context")
@@ -231,8 +255,10 @@ class Scheduler:
             error = SwitchFailed(f"internal error: {unexpected!r}")
         now = self._clock()
         del self.switches[switch.group]
+        switch.ended.set()
         if error is None:
-            self._last_switch_seconds[switch.target] = (now, now - switch.started)
+            if switch.target is not None:
+                self._last_switch_seconds[switch.target] = (now, now - switch.started)
             self._apply(self.core.switched(switch.group, now))
         else:
             message = str(error)
@@ -246,3 +272,7 @@ class Scheduler:
                 await self._timer_changed.wait()
                 continue
             self._apply(self.core.tick(self._clock()))
+
+
+def _stopping(model: str) -> Refusal:
+    return Refusal(model, "the router is stopping", kind="stopping")

@@ -26,6 +26,7 @@ from llm_router.switcher.plan import (
     WaitUntilReady,
     WarmUp,
     make_plan,
+    make_unload_plan,
 )
 from llm_router.units.base import UnitError, Units
 
@@ -74,15 +75,14 @@ class Switcher:
         return await self._plan(self._models[name], loaded, trust_loading=False)
 
     async def run(self, switch: RunningSwitch) -> None:
-        """Make ``switch.target`` the loaded model of its group.
+        """Make ``switch.target`` the loaded model of its group, or none if it is None.
 
         Raises `SwitchFailed`; then the target's unit is stopped and nothing is loaded.
         """
-        target = self._models[switch.target]
+        target = self._models[switch.target] if switch.target is not None else None
+        name = target.name if target is not None else None
         started = self._clock()
-        self._events.publish(
-            SwitchStarted(switch.group, target.name, switch.previous, switch.reason)
-        )
+        self._events.publish(SwitchStarted(switch.group, name, switch.previous, switch.reason))
         error: SwitchFailed | None = None
         run = _Run()
         try:
@@ -94,7 +94,7 @@ class Switcher:
         self._events.publish(
             SwitchEnded(
                 switch.group,
-                target.name,
+                name,
                 switch.previous,
                 seconds,
                 switch.reason,
@@ -121,15 +121,18 @@ class Switcher:
                 found = model.name, readiness
         return found
 
-    async def _run(self, switch: RunningSwitch, target: Model, run: _Run) -> None:
+    async def _run(self, switch: RunningSwitch, target: Model | None, run: _Run) -> None:
         adopt = switch.reason == "adopt"
         try:
-            plan = await self._plan(target, switch.previous, trust_loading=adopt)
+            if target is None:
+                plan = await self._unload_plan(switch.group, switch.previous)
+            else:
+                plan = await self._plan(target, switch.previous, trust_loading=adopt)
         except UnitError as error:
             raise SwitchFailed(str(error)) from error
         touched = False
         for step in plan:
-            touched = touched or step.model == target.name
+            touched = touched or (target is not None and step.model == target.name)
             try:
                 await self._timed(switch, step, run)
             except _StepError as error:
@@ -187,8 +190,7 @@ class Switcher:
     async def _perform(self, switch: RunningSwitch, step: Step) -> None:
         model = self._models[step.model]
         if isinstance(step, Drain):
-            if switch.drained is not None:
-                await switch.drained.wait()
+            await switch.drained.wait()
         elif isinstance(step, Stop):
             await self._units.stop(model, step.deadline)
         elif isinstance(step, Activate):
@@ -206,7 +208,7 @@ class Switcher:
     async def _plan(
         self, target: Model, loaded: str | None, *, trust_loading: bool
     ) -> tuple[Step, ...]:
-        observed = await self._observe(target, loaded)
+        observed = await self._observe(target.group, target, loaded)
         config = self._settings.config
         return make_plan(
             target,
@@ -217,20 +219,28 @@ class Switcher:
             trust_loading=trust_loading,
         )
 
-    async def _observe(self, target: Model, loaded: str | None) -> list[Observed]:
-        """Every unit of the target's group that runs, by the model that it most likely runs."""
+    async def _unload_plan(self, group: str, loaded: str | None) -> tuple[Step, ...]:
+        observed = await self._observe(group, None, loaded)
+        config = self._settings.config
+        return make_unload_plan(observed, config.switch, config.scheduler, loaded=loaded)
+
+    async def _observe(
+        self, group: str, target: Model | None, loaded: str | None
+    ) -> list[Observed]:
+        """Every unit of ``group`` that runs, by the model that it most likely runs."""
         by_unit: dict[str, Model] = {}
         for model in self._models.values():
-            if model.group == target.group:
+            if model.group == group:
                 by_unit.setdefault(model.unit, model)
-        by_unit[target.unit] = target
+        if target is not None:
+            by_unit[target.unit] = target
         if loaded is not None:
             by_unit[self._models[loaded].unit] = self._models[loaded]
         observed: list[Observed] = []
         for model in by_unit.values():
             state = await self._units.state(model)
             if state.running:
-                readiness = await self._probe(model) if model.name == target.name else None
+                readiness = await self._probe(model) if model is target else None
                 observed.append(Observed(model, state, readiness))
         return observed
 

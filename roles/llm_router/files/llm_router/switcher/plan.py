@@ -65,6 +65,22 @@ class Observed:
     readiness: Readiness | None = None
 
 
+def make_unload_plan(
+    observed: Sequence[Observed],
+    switch: SwitchConfig,
+    scheduler: SchedulerConfig,
+    *,
+    loaded: str | None,
+) -> tuple[Step, ...]:
+    """The steps that free a group's device: whatever of it runs is stopped."""
+    steps: list[Step] = []
+    for item in observed:
+        if item.model.name == loaded:
+            steps.append(Drain(item.model.name, scheduler.drain_timeout))
+        steps.append(Stop(item.model.name, switch.stop_timeout))
+    return tuple(steps)
+
+
 def make_plan(
     target: Model,
     observed: Sequence[Observed],
