@@ -47,9 +47,6 @@ options:
       - The router's admin socket. Whoever can open it may switch; root can.
     type: path
     default: /run/llm-router/admin.sock
-seealso:
-  - plugin: roundhouse.llm.llm_router
-    plugin_type: role
 """
 
 EXAMPLES = r"""
