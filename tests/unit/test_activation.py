@@ -25,7 +25,6 @@ MODELS: dict[str, Any] = {
     "big": {"backend": "sglang", "service": "sglang.service", "script": "/big.sh"},
     "small": {"backend": "sglang", "service": "sglang.service", "script": "/small.sh"},
     "alone": {"backend": "vllm", "service": "vllm.service", "script": "/alone.sh"},
-    "exl2": {"backend": "tabby", "service": "tabbyapi.service", "model_name": "EXL2"},
     "exl3": {"backend": "tabby", "service": "tabbyapi.service", "model_name": "EXL3"},
 }
 
@@ -55,7 +54,7 @@ def test_a_model_becomes_a_spec(settings: Settings) -> None:
 
 def test_all_leaves_out_what_a_switch_decides(settings: Settings) -> None:
     names = [model.name for model in provisioned(settings.models)]
-    assert names == ["gemma", "qwen", "alone", "exl2", "exl3"]
+    assert names == ["gemma", "qwen", "alone", "exl3"]
     assert _changed(run_activate(settings, None)) == [
         "llamacpp/gemma.env",
         "llamacpp/qwen.env",

@@ -43,23 +43,18 @@ def activate(models: Iterable[Model], dirs: EngineDirs, check: bool = False) -> 
     Blocks on the disk. Raises `EngineFileError`, and then nothing was written for any model whose
     files could not be worked out.
     """
-    edits = (edit for model in models for edit in desired_files(spec_of(model), dirs))
-    # models that share a unit may want the same of it
-    return apply(list(dict.fromkeys(edits)), check)
+    edits = [edit for model in models for edit in desired_files(spec_of(model), dirs)]
+    return apply(edits, check)
 
 
 def provisioned(models: dict[str, Model]) -> list[Model]:
     """The models whose files can be written ahead of time: those on whose unit no other has a say.
 
-    What a shared unit runs is decided by each switch as soon as one of its models has a script; to
-    write it from here would change the model under a unit that runs, or make the last one in the
-    file the one that starts at boot.
+    What a shared unit runs is decided by each switch; to write it from here would change the model
+    under a unit that runs, or make the last one in the file the one that starts at boot.
     """
     users = Counter(model.unit for model in models.values())
-    scripted = {model.unit for model in models.values() if model.script is not None}
-    return [
-        model for model in models.values() if users[model.unit] == 1 or model.unit not in scripted
-    ]
+    return [model for model in models.values() if users[model.unit] == 1]
 
 
 def run_activate(
