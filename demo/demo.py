@@ -53,7 +53,11 @@ def main(command: str) -> int:
         base_url, hints = up_embedded() if why_not else up_host()
         talked = subprocess.run([sys.executable, "-m", "demo.talk", f"{base_url}/v1"], check=False)
         if talked.returncode:
-            raise DemoError(f"The conversation failed; {hints[0].strip()} tells more.")
+            journal = ["tail", "-n", "20", str(STATE / "embedded.log")]
+            if not why_not:
+                journal = [*HOSTS, "ssh", NAME, "--", "journalctl -u 'llm*' -n 20 --no-pager"]
+            subprocess.run(journal, check=False)
+            raise DemoError("The conversation failed; above is the log of the router and engines.")
         print("\nBoth models answered. To try next:\n")
         print("\n".join(hints), flush=True)
         say("done")
