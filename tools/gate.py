@@ -27,6 +27,7 @@ CHECK = (
     "lint-docs",
     "test-unit",
     "test-integration",
+    "test-timing",
 )
 TEST = (*CHECK, "build", "sanity", "test-demo", "test-systemd", "molecule")
 ON_HOSTS = {"molecule", "test-systemd"}

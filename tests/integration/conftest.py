@@ -87,6 +87,9 @@ class Router:
 
     def start(self) -> None:
         environment = {**os.environ, "PYTHONPATH": str(ROOT / "roles/llm_router/files")}
+        # the checkout stays clean, and yet each test's router does not compile its sources anew
+        environment.pop("PYTHONDONTWRITEBYTECODE", None)
+        environment["PYTHONPYCACHEPREFIX"] = str(ROOT / ".cache/pycache")
         with (self.dir / "router.log").open("ab") as log:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "llm_router", "serve", "--config", str(self.config)],

@@ -220,6 +220,7 @@ def test_steady_traffic_does_not_starve_another_model(router: Router) -> None:
     assert waited < 3
 
 
+@pytest.mark.timing
 def test_switch_overhead_with_an_engine_that_is_ready_at_once(router: Router) -> None:
     """The issue's bound: 0.25 s from the request to the first byte of the answer, at the median."""
     router.write({"a": router.standin("a"), "b": router.standin("b")})
