@@ -97,6 +97,7 @@ ExecStart=/usr/bin/python3 {SCRATCH}/dump.py %i $LLAMACPP_ARGS
         "[Service]\nType=exec\nExecStart=/bin/sleep 1000\n"
     ),
     "shared.service": "[Service]\nType=exec\nExecStart=/bin/sleep 1001\n",
+    "alone.service": "[Service]\nType=exec\nExecStart=/bin/sleep 1004\n",
     "llm-router-helper.socket": f"""\
 [Socket]
 ListenStream={SOCKET}
@@ -143,7 +144,7 @@ MODELS = {
         )
     },
     "missing": {"backend": "vllm", "service": "missing.service"},
-    "shared": {"backend": "sglang", "service": "shared.service"},
+    "alone": {"backend": "sglang", "service": "alone.service"},
     "shared-a": {
         "backend": "sglang", "service": "shared.service", "script": "/bin/sleep 1002",
     },
@@ -308,26 +309,32 @@ async def a_start_limit_of_the_past() -> None:
             await units.stop(models["limited"], 5)
 
 
+async def command_of(units: SystemdUnits, model: Model) -> str:
+    """What the model's unit runs when it is started."""
+    await units.start(model)
+    pid = (await units.state(model)).main_pid  # Type=exec: it is what it will be
+    text = Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode()
+    await units.stop(model, 5)
+    return text.strip()
+
+
 async def models_that_share_a_unit() -> None:
     async with entered() as (units, models, _):
+        first, second = models["shared-a"], models["shared-b"]
+        assert await units.activate(first) is True
+        assert await command_of(units, first) == "/bin/sleep 1002"
+        assert await units.activate(second) is True
+        assert await command_of(units, second) == f"/bin/sh {SCRATCH}/b.sh"
+        assert await units.activate(second) is False
 
-        async def command() -> str:
-            await units.start(models["shared"])
-            pid = (await units.state(models["shared"])).main_pid
-            with anyio.fail_after(5):  # Type=exec: it is what it will be
-                text = Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode()
-            await units.stop(models["shared"], 5)
-            return text.strip()
 
-        assert await units.activate(models["shared"]) is False
-        assert await command() == "/bin/sleep 1001"
-        assert await units.activate(models["shared-a"]) is True
-        assert await command() == "/bin/sleep 1002"
-        assert await units.activate(models["shared-b"]) is True
-        assert await command() == f"/bin/sh {SCRATCH}/b.sh"
-        assert await units.activate(models["shared-b"]) is False
-        assert await units.activate(models["shared"]) is True
-        assert await command() == "/bin/sleep 1001"
+async def a_drop_in_of_the_past_goes() -> None:
+    async with entered() as (units, models, _):
+        alone = models["alone"]
+        assert await command_of(units, alone) == "/bin/sleep 1005"
+        assert await units.activate(alone) is True
+        assert await command_of(units, alone) == "/bin/sleep 1004"
+        assert await units.activate(alone) is False
 
 
 UNPRIVILEGED = [
@@ -341,6 +348,7 @@ UNPRIVILEGED = [
     a_start_that_nobody_wants_any_more,
     a_start_limit_of_the_past,
     models_that_share_a_unit,
+    a_drop_in_of_the_past_goes,
 ]
 
 
@@ -479,6 +487,10 @@ def prepare() -> None:
     (SCRATCH / "b.sh").chmod(0o755)
     for name, text in UNIT_FILES.items():
         (UNITS / name).write_text(text)
+    # what is left when a model's `script:` is taken out of models.yml
+    drop_in = UNITS / "alone.service.d" / "50-llm-router.conf"
+    drop_in.parent.mkdir(exist_ok=True)
+    drop_in.write_text("[Service]\nExecStart=\nExecStart=/bin/sleep 1005\n")
     subprocess.run(["systemctl", "stop", "llm-router-helper.service"], check=False)
     subprocess.run(["systemctl", "daemon-reload"], check=True)
     subprocess.run(["systemctl", "restart", "llm-router-helper.socket"], check=True)
