@@ -18,7 +18,7 @@ from dbus_fast.aio import MessageBus
 from dbus_fast.errors import AuthError, DBusError, InvalidMessageError
 from typing_extensions import Self
 
-from llm_router.units.base import UnitError
+from llm_router.units.base import ManagerUnavailable, UnitError
 
 CALL_TIMEOUT = 30.0
 
@@ -31,7 +31,7 @@ _PROPERTIES = "org.freedesktop.DBus.Properties"
 _LOST = (OSError, EOFError, AuthError, DBusError, InvalidMessageError)
 
 
-class BusUnavailable(UnitError):
+class BusUnavailable(ManagerUnavailable):
     """The system bus, or systemd on it, cannot be reached."""
 
 

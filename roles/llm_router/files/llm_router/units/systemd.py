@@ -88,7 +88,7 @@ class SystemdUnits(Units):
 
     async def state(self, model: Model) -> UnitState:
         if self._manager is None:
-            raise UnitError(self._problem or "the system bus cannot be reached")
+            raise BusUnavailable(self._problem or "the system bus cannot be reached")
         return state_of(await self._manager.facts(model.unit))
 
     async def problem(self) -> str | None:
