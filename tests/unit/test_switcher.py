@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -76,6 +76,9 @@ class FakeUnits(Units):
     async def problem(self) -> str | None:
         return None
 
+    def configure(self, models: Mapping[str, Model]) -> None:
+        pass
+
     def crash(self, unit: str, state: UnitState) -> None:
         self.states[unit] = state
         self._changed(unit, state)
@@ -89,7 +92,7 @@ def make_settings(models: dict[str, dict[str, Any]], **config: Any) -> Settings:
         for port, (name, entry) in enumerate(models.items(), 9000)
     }
     here = Path("/nowhere")
-    return Settings(Config.model_validate(config), made, (), here, here)
+    return Settings(Config.model_validate(config), made, (), here, here, here)
 
 
 @asynccontextmanager

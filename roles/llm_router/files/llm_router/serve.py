@@ -7,6 +7,7 @@ import contextlib
 import logging
 import math
 import os
+import signal
 import socket
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from fastapi import FastAPI
 
 from llm_router.api import create_app
 from llm_router.api.errors import stopping
+from llm_router.api.reload import Reloader
 from llm_router.api.services import Services
 from llm_router.config.load import Settings
 from llm_router.config.schema import Config
@@ -51,7 +53,14 @@ class _Server(uvicorn.Server):
         """Listen, then say so."""
         await super().startup(sockets=sockets)
         if self.started:
+            asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, self._reload)
             _notify("READY=1")
+
+    def _reload(self) -> None:
+        reloader: Reloader = self._app.state.reloader
+        task = asyncio.ensure_future(reloader.reload())
+        # what is wrong is in the log
+        task.add_done_callback(lambda done: done.exception())
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Say so to systemd and to all who wait, then let running answers end."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Annotated, Any
 
 import anyio
@@ -10,7 +11,9 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from llm_router.api.auth import identify
 from llm_router.api.errors import ApiError, cancelled, refused, unknown_model
+from llm_router.api.reload import Reloader
 from llm_router.api.services import Services
+from llm_router.config.errors import ConfigError
 from llm_router.events import SwitchEnded
 from llm_router.scheduler.service import Refused, SwitchFailed, SwitchRunning
 from llm_router.switcher.plan import Step
@@ -136,6 +139,31 @@ async def cancel_switch(call: _GroupCall, services: Admin) -> dict[str, Any]:
     await running.ended.wait()
     # it may have been done before the cancel came to it
     return {"changed": running.error is not None, "group": call.group}
+
+
+class ReloadCall(BaseModel):
+    """``dry_run``: only say what would change."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    dry_run: bool = False
+
+
+@router.post("/reload")
+async def reload(request: Request, call: ReloadCall, services: Admin) -> dict[str, Any]:
+    """Read the configuration again. What did not change is not touched; a configuration with
+    mistakes is refused, and the old one goes on."""
+    reloader: Reloader = request.app.state.reloader
+    try:
+        changes = await reloader.reload(dry_run=call.dry_run)
+    except ConfigError as error:
+        raise ApiError(
+            409,
+            "config_invalid",
+            "The configuration has mistakes, and the old one goes on.",
+            log_lines=[str(problem) for problem in error.problems],
+        ) from error
+    return {"changed": bool(changes), **asdict(changes)}
 
 
 class PinCall(_ModelCall):

@@ -17,6 +17,7 @@ from llm_router.api import admin, health, models
 from llm_router.api.auth import identify
 from llm_router.api.errors import ApiError, bad_request, internal_error
 from llm_router.api.generation import Generation
+from llm_router.api.reload import Reloader
 from llm_router.api.services import Services, running
 from llm_router.config.load import Settings
 from llm_router.units.base import Units
@@ -31,7 +32,9 @@ def create_app(settings: Settings, units: Units | None = None) -> FastAPI:
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         async with running(settings, units) as services:
             app.state.services = services
-            yield
+            app.state.reloader = reloader = Reloader(services)
+            async with reloader.watching():
+                yield
 
     # the interactive pages would have their scripts from another host
     app = FastAPI(
@@ -46,7 +49,7 @@ def create_app(settings: Settings, units: Units | None = None) -> FastAPI:
     async def metrics(request: Request) -> Response:
         """Prometheus' text format."""
         services: Services = request.app.state.services
-        identify(request.scope, request.headers, settings)
+        identify(request.scope, request.headers, services.settings)
         return Response(generate_latest(services.metrics.registry), media_type=CONTENT_TYPE_LATEST)
 
     @app.exception_handler(ApiError)

@@ -42,6 +42,7 @@ from llm_router.units.base import UnitError
 
 log = logging.getLogger(__name__)
 
+CONNECT_WITHIN = 5.0
 LAST_WORD_WITHIN = 1.0
 """Seconds that a client gets to read why its request was ended."""
 STATUS_HEADER = "x-llm-router-status"
@@ -240,12 +241,14 @@ class Generation:
     async def _forward(self, services: Services, exchange: Exchange, reply: Reply) -> None:
         """Have the engine's answer. Raises `httpx.TransportError` only before any of it came."""
         url = exchange.model.base_url + self._path
+        idle = services.settings.config.requests.idle_timeout
         sent = services.clock()
         async with services.client.stream(
             "POST",
             url,
             content=to_json(_upstream_body(exchange)),
             headers={"content-type": "application/json", "accept-encoding": "identity"},
+            timeout=httpx.Timeout(idle, connect=CONNECT_WITHIN, pool=None),
         ) as response:
             kind = response.headers.get("content-type", "")
             if response.status_code == 200 and kind.startswith("text/event-stream"):

@@ -9,7 +9,6 @@ from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from llm_router import __version__
-from llm_router.config.schema import Model
 from llm_router.events import Event, EventStream, ModelLost, StepEnded, SwitchEnded
 from llm_router.scheduler.service import Scheduler
 
@@ -21,9 +20,8 @@ _RATE = (1, 2, 5, 10, 20, 40, 60, 100, 200, 500, 1000)
 class _Live(Collector):
     """What is true at the moment of the scrape."""
 
-    def __init__(self, scheduler: Scheduler, models: dict[str, Model]) -> None:
+    def __init__(self, scheduler: Scheduler) -> None:
         self._scheduler = scheduler
-        self._models = models
 
     def collect(self) -> Iterable[Metric]:
         """Gauges of every model and the build."""
@@ -42,9 +40,9 @@ class _Live(Collector):
             labels=["model"],
         )
         core = self._scheduler.core
-        for name, model in self._models.items():
-            group = core.group_of(name)
-            loaded.add_metric([name, model.group], float(group.current == name))
+        for name, group_name in core.models.items():
+            group = core.groups[group_name]
+            loaded.add_metric([name, group_name], float(group.current == name))
             in_flight.add_metric([name], group.in_flight(name))
             waiting.add_metric([name], group.waiting(name))
             failure = core.failures.get(name)
@@ -59,9 +57,9 @@ class _Live(Collector):
 class Metrics:
     """The router's metrics, in a registry of their own."""
 
-    def __init__(self, scheduler: Scheduler, models: dict[str, Model], events: EventStream) -> None:
+    def __init__(self, scheduler: Scheduler, events: EventStream) -> None:
         self.registry = CollectorRegistry(auto_describe=False)
-        self.registry.register(_Live(scheduler, models))
+        self.registry.register(_Live(scheduler))
         self._requests = Counter(
             "llm_router_requests",
             "Requests that ended, by HTTP status",

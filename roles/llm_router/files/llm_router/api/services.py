@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
@@ -79,32 +79,22 @@ def make_units(settings: Settings) -> Units:
 @asynccontextmanager
 async def running(settings: Settings, units: Units | None = None) -> AsyncIterator[Services]:
     """Start the parts in order, find out what runs already, and stop them in reverse."""
-    config = settings.config
     units = units or make_units(settings)
     events = EventStream()
-    limits = Limits(
-        max_wait=config.scheduler.max_wait,
-        min_residency=config.scheduler.min_residency,
-        max_failures=config.switch.max_failures,
-        rollback=config.switch.on_failure == "rollback",
-        max_queue=config.scheduler.max_queue,
-        max_queue_per_model=config.scheduler.max_queue_per_model,
-        ttl={n: model.ttl for n, model in settings.models.items() if model.ttl is not None},
-    )
-    core = Core({name: model.group for name, model in settings.models.items()}, limits)
-    timeout = httpx.Timeout(config.requests.idle_timeout, connect=5.0, pool=None)
+    groups = {name: model.group for name, model in settings.models.items()}
+    core = Core(groups, limits_of(settings))
     pool = httpx.Limits(max_connections=None, max_keepalive_connections=100)
     # trust_env: a proxy from the environment must never see what goes to an engine on loopback
-    async with httpx.AsyncClient(timeout=timeout, limits=pool, trust_env=False) as client, units:
+    async with httpx.AsyncClient(limits=pool, trust_env=False) as client, units:
         switcher = Switcher(settings, units, events, client)
         async with Scheduler(core, switcher.run) as scheduler:
-            metrics = Metrics(scheduler, settings.models, events)
+            metrics = Metrics(scheduler, events)
             services = Services(
                 settings, units, events, client, scheduler, switcher, metrics, int(time.time())
             )
             events.subscribe(lambda event: _remember(services, event))
             await _find_running(services)
-            _preload(services)
+            preload(services, settings.models)
             unsubscribe = units.subscribe(lambda *change: _unit_changed(services, *change))
             yield services
             # engines that end with the router are not lost
@@ -142,9 +132,25 @@ async def _find_running(services: Services) -> None:
             services.scheduler.adopt(group, name)
 
 
-def _preload(services: Services) -> None:
-    """What shall be there from the start, where nothing else of its group is."""
-    for name, model in services.models.items():
+def limits_of(settings: Settings) -> Limits:
+    """What the scheduler goes by."""
+    config = settings.config
+    return Limits(
+        max_wait=config.scheduler.max_wait,
+        min_residency=config.scheduler.min_residency,
+        max_failures=config.switch.max_failures,
+        rollback=config.switch.on_failure == "rollback",
+        max_queue=config.scheduler.max_queue,
+        max_queue_per_model=config.scheduler.max_queue_per_model,
+        ttl={n: model.ttl for n, model in settings.models.items() if model.ttl is not None},
+    )
+
+
+def preload(services: Services, names: Iterable[str]) -> None:
+    """Load those of the named models that shall be there unasked, where nothing else of their
+    group is."""
+    for name in names:
+        model = services.models[name]
         group = services.scheduler.core.groups[model.group]
         if model.preload and group.loaded is None and not group.switching:
             log.info("preloading %s", name)
@@ -155,7 +161,7 @@ def _unit_changed(services: Services, unit: str, state: UnitState) -> None:
     """An engine that ended, or that systemd has started anew, can answer nothing of what it was."""
     for name, group in services.scheduler.core.groups.items():
         loaded = group.loaded
-        if loaded is None or group.switching or services.models[loaded].unit != unit:
+        if loaded is None or group.switching or unit != services.switcher.unit_of(loaded):
             continue
         pid = services.main_pids.get(loaded, 0)
         if state.active == "active" and (not pid or state.main_pid == pid):

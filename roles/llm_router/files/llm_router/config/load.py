@@ -44,6 +44,7 @@ class Settings:
     keys: tuple[ApiKey, ...]
     config_path: Path
     models_path: Path
+    keys_path: Path
 
 
 @dataclass(frozen=True)
@@ -100,7 +101,7 @@ def load_settings(
         )
     if problems:
         raise ConfigError(problems)
-    return Settings(config, models, keys, config_path, models_path)
+    return Settings(config, models, keys, config_path, models_path, keys_path)
 
 
 def load_config(config_path: Path) -> Config:

@@ -25,7 +25,7 @@ In a pinned group only the model that it is pinned to can be switched to, and no
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -182,6 +182,8 @@ class Group:
     keep: float | None = None
     """What the last request said instead of the model's ttl, in seconds."""
     switching: bool = False
+    stale: set[str] = field(default_factory=set)
+    """Of what is loaded and what is being loaded: the models that are configured otherwise now."""
     stopped: bool = False
     """Whether the running switch has begun to stop what was loaded."""
     target: str | None = None
@@ -225,26 +227,42 @@ class Core:
         self.groups: dict[str, Group] = {name: Group() for name in groups.values()}
         self.failures: dict[str, Failure] = {}
 
+    @property
+    def models(self) -> Mapping[str, str]:
+        """The group of each model."""
+        return self._group_of
+
     def group_of(self, model: str) -> Group:
         """The group that ``model`` competes in. Raises KeyError for an unknown model."""
         return self.groups[self._group_of[model]]
 
-    def configure(self, groups: Mapping[str, str], limits: Limits, now: float) -> list[Action]:
+    def configure(
+        self,
+        groups: Mapping[str, str],
+        limits: Limits,
+        now: float,
+        *,
+        changed: Collection[str] = (),
+    ) -> list[Action]:
         """A new configuration: who waits for a model that is no more is told, others go on.
 
-        A model that changed its group is one that is no more, and a new one. What is loaded and no
-        more is unloaded; its leases end in their own time. Failures of models that are no more are
-        forgotten.
+        A model that changed its group is one that is no more, and a new one. What is loaded and is
+        no more, or is one of ``changed``, is unloaded when its leases have ended. Failures of such
+        models are forgotten.
         """
         gone = {name for name, group in self._group_of.items() if groups.get(name) != group}
         actions: list[Action] = []
         for name in gone:
             actions += self._refuse_queue(name, "it was taken out of models.yml", "removed")
+        for name in (*gone, *changed):
             self.failures.pop(name, None)
         for name in groups.values():
             self.groups.setdefault(name, Group())
         self._group_of, self._limits = dict(groups), limits
         for name, group in self.groups.items():
+            for model in (group.loaded, group.target):
+                if model is not None and (groups.get(model) != name or model in changed):
+                    group.stale.add(model)
             if group.pinned in gone:
                 group.pinned = None
             if group.bring_back in gone:
@@ -372,6 +390,7 @@ class Core:
             self._now_loaded(group, loaded, now)
         if model is None:
             # what could not be unloaded is tried again, but not at once and for ever
+            group.stale.clear()
             group.idle_since, group.keep = now, max(RETRY_UNLOAD, self._ttl(group) or 0.0)
         if model is None or self._group_of.get(model) != group_name:
             return self._decide(group_name, now)
@@ -451,9 +470,10 @@ class Core:
         if group.pinned is not None and now >= group.pinned_until:
             group.pinned = None
         oldest = self._oldest_other(group)
-        fenced = oldest is not None and self._fenced(group, oldest, now)
+        stale = group.loaded in group.stale
+        fenced = stale or (oldest is not None and self._fenced(group, oldest, now))
         actions: list[Action] = [] if fenced else self._grant_loaded(group)
-        if group.loaded is not None and self._group_of.get(group.loaded) != name:
+        if stale:
             actions.append(self._begin(name, None, "removed"))
         elif oldest is not None:
             resident = now - group.loaded_at >= self._limits.min_residency
@@ -569,6 +589,7 @@ class Core:
         group = self.groups[name]
         group.switching, group.stopped = True, False
         group.target, group.reason = target, reason
+        group.stale.discard(target or "")
         return BeginSwitch(name, target, group.loaded, reason)
 
     @staticmethod
@@ -583,6 +604,7 @@ class Core:
     @staticmethod
     def _now_loaded(group: Group, model: str | None, now: float) -> None:
         group.loaded, group.loaded_at, group.idle_since, group.keep = model, now, now, None
+        group.stale &= {model or ""}
 
     def _grant_loaded(self, group: Group) -> list[Action]:
         queue = group.queues.pop(group.loaded, None) if group.loaded is not None else None

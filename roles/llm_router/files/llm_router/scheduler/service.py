@@ -8,7 +8,7 @@ from __future__ import annotations
 import itertools
 import logging
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 
@@ -263,9 +263,11 @@ class Scheduler:
         """End the pin of ``model``."""
         self._apply(self.core.unpin(model, self._clock()))
 
-    def configure(self, groups: Mapping[str, str], limits: Limits) -> None:
+    def configure(
+        self, groups: Mapping[str, str], limits: Limits, changed: Collection[str]
+    ) -> None:
         """Go on with a new configuration: see `Core.configure`."""
-        self._apply(self.core.configure(groups, limits, self._clock()))
+        self._apply(self.core.configure(groups, limits, self._clock(), changed=changed))
 
     def stop(self) -> None:
         """Refuse who waits and whoever comes; who has a lease keeps it."""

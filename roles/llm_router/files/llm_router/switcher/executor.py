@@ -78,11 +78,31 @@ class Switcher:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._settings = settings
-        self._models = settings.models
+        self._before: dict[str, Model] = {}
+        """Models as they were when their engine was started, where they are configured otherwise
+        now: that is how they are stopped."""
         self._units = units
         self._events = events
         self._client = client
         self._clock = clock
+
+    def configure(self, settings: Settings) -> None:
+        """Go by ``settings`` from now on; what runs is stopped as it was started."""
+        for name, model in self._settings.models.items():
+            if settings.models.get(name) != model:
+                self._before.setdefault(name, model)
+        self._settings = settings
+
+    @property
+    def _models(self) -> dict[str, Model]:
+        return self._settings.models
+
+    def unit_of(self, name: str) -> str:
+        """The unit that runs a model which is loaded."""
+        return self._as_started(name).unit
+
+    def _as_started(self, name: str) -> Model:
+        return self._before.get(name) or self._models[name]
 
     async def plan_for(self, name: str, loaded: str | None) -> tuple[Step, ...]:
         """What `run` would do now. Empty when ``name`` is loaded. Raises `UnitError`."""
@@ -181,7 +201,7 @@ class Switcher:
         if target is not None and error.wrong and switch.reason == "adopt":
             await self._see_who_serves(switch.group, target)
         if error.blame and run.step is not None:
-            lines = await self._log_of(self._models[run.step.model])
+            lines = await self._log_of(self._as_started(run.step.model))
         if target is not None and run.target_touched:
             timeout = self._settings.config.switch.stop_timeout
             try:
@@ -204,7 +224,7 @@ class Switcher:
         """The former model, if it can answer still."""
         if switch.previous is None or not run.previous_touched:
             return switch.previous
-        model = self._models[switch.previous]
+        model = self._as_started(switch.previous)
         try:
             if (await self._units.state(model)).active != "active":
                 return None
@@ -243,7 +263,7 @@ class Switcher:
         error: _StepError | None = None
         try:
             with anyio.fail_after(self._time_for(step, run)):
-                await self._perform(switch, step)
+                await self._perform(switch, target, step)
         except TimeoutError:
             error = _StepError(f"not done within {step.deadline:g} s", blame=_blames(step))
         except UnitError as failed:
@@ -270,21 +290,23 @@ class Switcher:
             run.load_until = self._clock() + step.deadline
         return max(0.0, run.load_until - self._clock())
 
-    async def _perform(self, switch: RunningSwitch, step: Step) -> None:
-        model = self._models[step.model]
+    async def _perform(self, switch: RunningSwitch, target: Model | None, step: Step) -> None:
         if isinstance(step, Drain):
             await _drain(switch, step)
         elif isinstance(step, Stop):
-            await self._units.stop(model, step.deadline)
+            await self._units.stop(self._as_started(step.model), step.deadline)
+            self._before.pop(step.model, None)
+        elif target is None:
+            raise TypeError(f"a step without a model: {step!r}")
         elif isinstance(step, Activate):
-            await self._units.activate(model)
+            await self._units.activate(target)
         elif isinstance(step, Start):
-            await self._port_closed(model)
-            await self._units.start(model)
+            await self._port_closed(target)
+            await self._units.start(target)
         elif isinstance(step, WaitUntilReady):
-            await self._poll(self._check_ready, model)
+            await self._poll(self._check_ready, target)
         elif isinstance(step, WarmUp):
-            await self._warm_up(model)
+            await self._warm_up(target)
         else:
             raise TypeError(f"no such step: {step!r}")
 
@@ -312,19 +334,23 @@ class Switcher:
     ) -> list[Observed]:
         """Every unit of ``group`` that runs, by the model that it most likely runs."""
         by_unit: dict[str, Model] = {}
-        for model in self._models.values():
+        for model in (*self._before.values(), *self._models.values()):
             if model.group == group:
                 by_unit.setdefault(model.unit, model)
         if target is not None:
             by_unit[target.unit] = target
         if loaded is not None:
-            by_unit[self._models[loaded].unit] = self._models[loaded]
+            by_unit[self._as_started(loaded).unit] = self._as_started(loaded)
         observed: list[Observed] = []
         for model in by_unit.values():
             state = await self._units.state(model)
             if state.running:
-                readiness = await self._probe(model) if model is target else None
+                # one that was started as something else is not asked what it serves
+                ask = model is target and model.name not in self._before
+                readiness = await self._probe(model) if ask else None
                 observed.append(Observed(model, state, readiness))
+            elif self._before.get(model.name) is model:
+                del self._before[model.name]
         return observed
 
     async def _port_closed(self, model: Model) -> None:

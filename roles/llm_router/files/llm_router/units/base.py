@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -83,6 +83,10 @@ class Units(ABC):
     @abstractmethod
     async def problem(self) -> str | None:
         """One sentence when units cannot be managed at all (the helper is gone, say), else None."""
+
+    @abstractmethod
+    def configure(self, models: Mapping[str, Model]) -> None:
+        """Go by other models from now on; what runs goes on running, and is watched still."""
 
     def subscribe(self, listener: Listener) -> Callable[[], None]:
         """Call ``listener(unit, state)`` in the event loop whenever a watched unit changes.

@@ -14,7 +14,7 @@ import logging
 import os
 import signal
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote
@@ -67,6 +67,10 @@ class ChildUnits(Units):
             async with anyio.create_task_group() as tasks:
                 for unit in list(self._children):
                     tasks.start_soon(self._end, unit, self._stop_timeout)
+
+    def configure(self, models: Mapping[str, Model]) -> None:
+        """A child is watched by its process; what models there are matters when it is started."""
+        self._models = dict(models)
 
     async def activate(self, model: Model) -> bool:
         """Nothing to write: what a child serves is in its arguments."""

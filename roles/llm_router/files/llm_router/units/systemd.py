@@ -54,7 +54,8 @@ class SystemdUnits(Units):
         start_timeout: float = START_TIMEOUT,
     ) -> None:
         super().__init__()
-        self._names = tuple(dict.fromkeys(model.unit for model in models.values()))
+        self._names: dict[str, None] = {}
+        self._dirty = _Dirty(())
         self._socket = Path(helper_socket)
         self._helper = HelperClient(helper_socket)
         self._start_timeout = start_timeout
@@ -62,6 +63,14 @@ class SystemdUnits(Units):
         self._problem: str | None = "the system bus has not been reached yet"
         self._known: dict[str, UnitState] = {}
         self._watching: asyncio.Task[None] | None = None
+        self.configure(models)
+
+    def configure(self, models: Mapping[str, Model]) -> None:
+        """Watch the units of ``models`` too. Those of before are watched on: they may run yet."""
+        for name in (model.unit for model in models.values()):
+            if name not in self._names:
+                self._names[name] = None
+                self._dirty.add(name)
 
     async def __aenter__(self) -> Self:
         tried = asyncio.Event()
@@ -118,11 +127,10 @@ class SystemdUnits(Units):
             began = anyio.current_time()
             try:
                 async with SystemdManager() as manager:
-                    dirty = _Dirty(self._names)
                     for name in self._names:
-                        await self._watch(manager, name, dirty)
+                        self._dirty.add(name)
                     self._manager, self._problem = manager, None
-                    await self._tell_changes(manager, dirty, tried)
+                    await self._tell_changes(manager, tried)
             except UnitError as error:
                 self._problem = str(error)
                 log.warning("%s; trying again", error)
@@ -138,35 +146,37 @@ class SystemdUnits(Units):
             await anyio.sleep(backoff)
             backoff = min(backoff * 2, MAX_BACKOFF)
 
-    async def _watch(self, manager: SystemdManager, name: str, dirty: _Dirty) -> None:
+    async def _watch(self, manager: SystemdManager, name: str) -> None:
         try:
             identity = (await manager.facts(name)).id
         except ManagerError as error:
             log.warning("unit %s cannot be watched: %s", name, error)
             return
         # signals come from the unit's own name; the one in models.yml may be an alias
-        await manager.watch(identity, lambda: dirty.add(name))
+        await manager.watch(identity, lambda: self._dirty.add(name))
 
-    async def _tell_changes(
-        self, manager: SystemdManager, dirty: _Dirty, tried: asyncio.Event
-    ) -> None:
-        """Read what changed and tell of it, until the connection is gone.
+    async def _tell_changes(self, manager: SystemdManager, tried: asyncio.Event) -> None:
+        """Watch every unit, read what changed and tell of it, until the connection is gone.
 
         A signal only says where to look: what is told is what is true afterwards, read anew, so
         what came in while nobody listened is told as well.
         """
-        lost = BusUnavailable("the connection to the system bus is lost")
+        lost: Exception = BusUnavailable("the connection to the system bus is lost")
+        watched: set[str] = set()
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(_cancel_when_gone, manager, tasks.cancel_scope)
             while not tasks.cancel_scope.cancel_called:
-                if not dirty:
+                if not self._dirty:
                     tried.set()
-                name = await dirty.next()
+                name = await self._dirty.next()
                 try:
+                    if name not in watched:
+                        await self._watch(manager, name)
+                        watched.add(name)
                     state = state_of(await manager.facts(name))
                 except ManagerError:
                     continue
-                except BusUnavailable as error:
+                except Exception as error:
                     # raised from in here it would be inside an ExceptionGroup
                     lost = error
                     tasks.cancel_scope.cancel()

@@ -1,0 +1,122 @@
+"""A new configuration under a running router: what did not change is not touched."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import anyio
+
+from llm_router.api.services import Services, limits_of, preload
+from llm_router.config.diff import Changes, compare, without_restart
+from llm_router.config.errors import ConfigError
+from llm_router.config.load import Settings, load_settings
+
+log = logging.getLogger(__name__)
+
+LOOK_EVERY = 1.0
+"""Seconds between two looks at the files; they are read when they look the same twice."""
+
+
+class Reloader:
+    """Reads the files again: when asked to, and when they change."""
+
+    def __init__(self, services: Services) -> None:
+        self._services = services
+        self._lock = anyio.Lock()
+
+    async def reload(self, *, dry_run: bool = False) -> Changes:
+        """Take over what the files say now; with ``dry_run`` only say what would change.
+
+        Raises `ConfigError`, and then the old configuration goes on.
+        """
+        async with self._lock:
+            current = self._services.settings
+            try:
+                new = await anyio.to_thread.run_sync(
+                    load_settings, current.config_path, current.models_path, current.keys_path
+                )
+            except ConfigError as error:
+                log.error("the new configuration is refused, the old one goes on:\n%s", error)
+                raise
+            changes = compare(current, new)
+            if not dry_run and (changes or changes.restart):
+                self._apply(new, changes)
+            return changes
+
+    def _apply(self, new: Settings, changes: Changes) -> None:
+        services = self._services
+        old = services.settings
+        services.settings = replace(new, config=without_restart(old.config, new.config))
+        services.switcher.configure(services.settings)
+        services.units.configure(services.settings.models)
+        groups = {name: model.group for name, model in new.models.items()}
+        services.scheduler.configure(groups, limits_of(new), changes.relaunch)
+        preload(services, [*changes.added, *changes.relaunch, *changes.updated])
+        log.info("new configuration: %s", describe(changes))
+        if changes.restart:
+            log.warning("not before the router is restarted: %s", ", ".join(changes.restart))
+
+    @asynccontextmanager
+    async def watching(self) -> AsyncIterator[None]:
+        """Reload whenever one of the files changed, for as long as the block runs."""
+        task = asyncio.create_task(self._watch())
+        try:
+            yield
+        finally:
+            task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await task
+
+    async def _watch(self) -> None:
+        read = self._stamps()
+        before = read
+        while True:
+            await asyncio.sleep(LOOK_EVERY)
+            now = self._stamps()
+            # a file that is being written is left alone until it rests
+            if now != read and now == before:
+                read = now
+                # its lines are in the log
+                with contextlib.suppress(ConfigError):
+                    await self.reload()
+            before = now
+
+    def _stamps(self) -> tuple[tuple[int, ...], ...]:
+        settings = self._services.settings
+        return tuple(
+            _stamp(path)
+            for path in (settings.config_path, settings.models_path, settings.keys_path)
+        )
+
+
+def describe(changes: Changes) -> str:
+    """For a log line."""
+    parts = [
+        f"{label} {', '.join(names)}"
+        for label, names in (
+            ("models added:", changes.added),
+            ("models removed:", changes.removed),
+            ("models to be started anew:", changes.relaunch),
+            ("models updated:", changes.updated),
+            ("config:", changes.config),
+        )
+        if names
+    ]
+    if changes.keys:
+        parts.append("API keys")
+    return "; ".join(parts) or "nothing"
+
+
+def _stamp(path: Path) -> tuple[int, ...]:
+    """What changes whenever the file does: one call on a local file, not worth a thread."""
+    try:
+        status = path.stat()
+    except OSError:
+        return ()
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
