@@ -2,11 +2,23 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from pydantic import BaseModel
+
+from llm_router.config.schema import (
+    Background,
+    Config,
+    Listen,
+    RequestLimits,
+    SchedulerConfig,
+    Status,
+    SwitchConfig,
+)
 
 ROLES = sorted((Path(__file__).resolve().parents[2] / "roles").iterdir())
 
@@ -43,3 +55,40 @@ class TestRole:
 
     def test_the_preflight_entry_takes_what_the_role_takes(self, role: Path) -> None:
         assert specs(role)["preflight"]["options"] == specs(role)["main"]["options"]
+
+
+ROUTER = next(role for role in ROLES if role.name == "llm_router")
+
+
+def spoken(value: object) -> str:
+    """A default as YAML and the documentation say it."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
+
+
+@pytest.mark.parametrize(
+    ("variable", "section"),
+    [("llm_router_background", Background), ("llm_router_requests", RequestLimits)],
+)
+def test_a_section_that_is_given_as_one_dict_has_every_key_and_its_default(
+    variable: str, section: type[BaseModel]
+) -> None:
+    options = specs(ROUTER)["main"]["options"][variable]["options"]
+    fields = section.model_fields
+    assert list(options) == list(fields)
+    for name, field in fields.items():
+        assert f"V({spoken(field.default)})" in " ".join(options[name]["description"]), name
+
+
+def test_every_key_of_config_yml_can_be_set_by_a_variable() -> None:
+    template = (ROUTER / "templates/config.yml.j2").read_text(encoding="utf-8")
+    written = set(re.findall(r"'(\w+)':", template))
+    # for child units, or where the distribution puts it: what llm_router_config_extra is for
+    wanted = {field.alias or name for name, field in Config.model_fields.items()} - {
+        "engine_files",
+        "llamacpp_binary",
+    }
+    for section in (Listen, Status, SchedulerConfig, SwitchConfig):
+        wanted |= set(section.model_fields)
+    assert wanted <= written
