@@ -63,7 +63,8 @@ class Repairs:
     reasoning: bool = True
     """Reasoning comes as ``reasoning`` (vLLM) or ``reasoning_content`` (others): give both."""
     usage_apart: bool = False
-    """Usage stands beside the last choice (TabbyAPI), not in a chunk of its own."""
+    """Usage stands beside the last choice, not in a chunk of its own: TabbyAPI; llama.cpp's
+    ``/v1/completions``, and there unasked."""
     ask_for_usage: AsksForUsage = "streamed"
     """Which requests must say ``stream_options.include_usage`` to have usage: vLLM answers 400 to
     one that is not streamed, TabbyAPI wants it on those too."""
