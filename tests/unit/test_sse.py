@@ -16,6 +16,7 @@ from llm_router.api.sse import LONGEST_EVENT, Measured, SseRelay
 from llm_router.engines import ENGINES, Repairs
 
 DONE = b"data: [DONE]\n\n"
+NO_REPAIRS = Repairs(role=False, done=False, reasoning=False, usage_apart=False)
 
 
 def content(text: str, **extra: object) -> bytes:
@@ -41,7 +42,7 @@ def bodies(out: bytes) -> list[dict[str, Any]]:
 
 def relay(*, drop: bool = False, words: bytes = b"", **repairs: Any) -> SseRelay:
     made = SseRelay(lambda _: words, lambda m: {"tokens_per_second": m.rate}, drop)
-    return replace(made, repairs=Repairs(**repairs)) if repairs else made
+    return replace(made, repairs=Repairs(**repairs) if repairs else NO_REPAIRS)
 
 
 def run(it: SseRelay, *pieces: bytes, step: float = 1.0) -> bytes:

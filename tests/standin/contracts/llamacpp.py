@@ -12,6 +12,7 @@ class LlamaCpp(OpenAi):
     """The port opens before the model is loaded, and everything is 503 until then."""
 
     load_failure = 1
+    heeds_n = True
     opens_at = 0.0
     owner = "llamacpp"
     id_prefix = "chatcmpl-"

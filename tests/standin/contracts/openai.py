@@ -61,6 +61,8 @@ class OpenAi:
     owner = "standin"
     id_prefix = "standin-"
     reasoning_key = "reasoning_content"
+    heeds_n = False
+    """Whether a request for ``n`` choices has so many."""
     usage_unasked = False
     """Whether a stream carries usage without being asked."""
     routes: ClassVar[Routes] = {
@@ -82,7 +84,6 @@ class OpenAi:
         """Grows when what runs is aborted."""
         self.last_busy = time.monotonic()
         self.changed = threading.Condition()
-        self.answers = 0
 
     # ---- its life
 
@@ -293,17 +294,16 @@ class OpenAi:
         limit = body.get("max_completion_tokens") or body.get("max_tokens")
         count = 0 if "empty" in self.options.faults else limit or self.options.tokens
         options = body.get("stream_options") or {}
-        self.answers += 1
         return Turn(
             body,
             chat,
             count,
             min(self.options.reasoning, count) if chat else 0,
             "length" if limit else "stop",
-            {"id": f"{self.id_prefix}{self.answers}", "created": 1, "model": self.says_model(body)},
+            {"id": f"{self.id_prefix}1", "created": 1, "model": self.says_model(body)},
             bool(options.get("include_usage")),
             bool(options.get("include_usage") and options.get("continuous_usage_stats")),
-            int(body.get("n") or 1),
+            int(body.get("n") or 1) if self.heeds_n else 1,
         )
 
     def says_model(self, body: dict[str, Any]) -> str:

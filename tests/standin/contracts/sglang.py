@@ -14,6 +14,7 @@ class Sglang(OpenAi):
     """The port opens when the weights are there; a warm-up comes after that."""
 
     load_failure = 1
+    heeds_n = True
     opens_at = 0.8
     owner = "sglang"
     id_prefix = ""

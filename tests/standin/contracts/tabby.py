@@ -18,6 +18,7 @@ class Tabby(OpenAi):
     once, and a model can be loaded over the API."""
 
     load_failure = 1
+    heeds_n = True
     opens_at = 1.0
     separator = "\r\n\r\n"  # sse-starlette's
     owner = "tabbyAPI"

@@ -17,6 +17,7 @@ class Vllm(OpenAi):
     """The port is bound at once and does not listen until the model is loaded."""
 
     load_failure = 1
+    heeds_n = True
     opens_at = 1.0
     owner = "vllm"
     id_prefix = "chatcmpl-"

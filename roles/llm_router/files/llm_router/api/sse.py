@@ -24,7 +24,6 @@ _LONGEST_END = 3
 LONGEST_EVENT = 8 * 1024 * 1024
 """An event that is longer passes in pieces, unread: memory per stream is bounded."""
 _DONE = b"data: [DONE]\n\n"
-_NO_REPAIRS = Repairs(role=False, done=False, reasoning=False, usage_apart=False)
 
 
 @dataclass
@@ -83,7 +82,7 @@ class SseRelay:
     enrich: Callable[[Measured], Mapping[str, Any]]
     drop_usage: bool
     measured: Measured = field(default_factory=Measured)
-    repairs: Repairs = _NO_REPAIRS
+    repairs: Repairs = field(default_factory=Repairs)
     _rest: bytearray = field(default_factory=bytearray, init=False)
     """The beginning of an event whose end has yet to come."""
     _too_long: bool = field(default=False, init=False)

@@ -97,6 +97,9 @@ class Engine:
     def warm_up(self, model: Model) -> WarmUpCall:
         """One token from a plain completion: works for chat and base models alike."""
         body = {"model": model.upstream_name, "prompt": "Hi", "max_tokens": 1, "stream": False}
+        if self.repairs.ask_for_usage == "always":
+            # without a count, an answer of no text cannot be told from a first token
+            body["stream_options"] = {"include_usage": True}
         return WarmUpCall("/v1/completions", body, _generated)
 
 
