@@ -1,7 +1,4 @@
-"""The stand-in engine itself: that it has the habits which the router's tests count on.
-
-Sections named in comments are those of tests/standin/README.md.
-"""
+"""The stand-in engine itself: that it has the habits which the router's tests count on."""
 
 from __future__ import annotations
 
@@ -450,3 +447,11 @@ def test_a_fault_lasts_until_a_file_is_there(start: Start, tmp_path: Path) -> No
     assert start("llamacpp", ready=False, **options).process.wait(5) == 1
     mended.touch()
     assert start("llamacpp", **options).get("/health").status_code == 200
+
+
+def test_arguments_may_come_from_the_environment(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("STANDIN_ARGS", "--tokens 2 --first 0")
+    answer = start("openai").post(CHAT, messages=[]).json()
+    assert answer["usage"]["completion_tokens"] == 2
