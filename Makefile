@@ -12,7 +12,7 @@ CACHE := $(or $(ROUNDHOUSE_CACHE),$(or $(XDG_CACHE_HOME),$(HOME)/.cache)/roundho
 BIN := $(CURDIR)/.venv/bin
 PYTEST := $(BIN)/pytest
 REPORTS := .cache/reports
-TYPED := $(wildcard tests/unit tests/integration tests/hosts demo tools)
+TYPED := $(wildcard tests/unit tests/integration tests/hosts tests/standin demo tools)
 
 export PATH := $(BIN):$(PATH)
 export ANSIBLE_COLLECTIONS_PATH := $(CURDIR)/.cache/collections

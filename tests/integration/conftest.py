@@ -82,7 +82,8 @@ class Router:
         command = [sys.executable, "-S", "-E", str(STANDIN), "--port", port, "--name", name]
         command += ["--record", str(self.record), "--events", str(self.events)]
         for key, value in options.items():
-            command += [f"--{key}", value]
+            option = f"--{key.replace('_', '-')}"
+            command += [option, str(value) if isinstance(value, Path) else value]
         return {"backend": "command", "port": port, "command": command}
 
     def start(self) -> None:

@@ -8,6 +8,7 @@ import pytest
 
 from llm_router.cli import main
 from llm_router.config import ConfigError, Settings, load_settings
+from llm_router.engines import engine_for
 
 GOOD = """\
 schema: 1
@@ -198,6 +199,15 @@ def test_child_units_need_what_a_child_is_started_with(tmp_path: Path) -> None:
     said = problem(tmp_path, models, "units: child\n")
     assert said[0].startswith("models.yml:2: models.a.command: is missing")
     assert said[1].startswith("models.yml:3: models.b.backend: vllm cannot run as a child process")
+
+
+@pytest.mark.parametrize("backend", ["sglang", "vllm", "tabby", "llamacpp"])
+def test_a_command_runs_any_backend_as_a_child(tmp_path: Path, backend: str) -> None:
+    models = f"models:\n  a: {{backend: {backend}, command: [serve, x], args: [--port, 9000]}}\n"
+    settings = settings_of(tmp_path, models, "units: child\n")
+    model = settings.models["a"]
+    command = engine_for(model).child_command(model, settings.config)
+    assert command == ["serve", "x", "--port", "9000"]
 
 
 def test_check_prints_the_problems_and_exits_1(

@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import json
+import time
+from dataclasses import replace
 from itertools import pairwise
+from typing import Any
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from llm_router.api.sse import LONGEST_EVENT, Measured, SseRelay
+from llm_router.engines import ENGINES, Repairs
 
 DONE = b"data: [DONE]\n\n"
+NO_REPAIRS = Repairs(role=False, done=False, reasoning=False, usage_apart=False)
 
 
 def content(text: str, **extra: object) -> bytes:
@@ -23,8 +29,20 @@ def usage(tokens: int) -> bytes:
     return f"data: {json.dumps(body)}\n\n".encode()
 
 
-def relay(*, drop: bool = False, words: bytes = b"") -> SseRelay:
-    return SseRelay(lambda _: words, lambda m: {"tokens_per_second": m.rate}, drop)
+def chunk(delta: dict[str, object], finish: str | None = None, **extra: object) -> bytes:
+    choice = {"index": 0, "delta": delta, "finish_reason": finish}
+    return f"data: {json.dumps({'id': 'e1', 'choices': [choice], **extra})}\n\n".encode()
+
+
+def bodies(out: bytes) -> list[dict[str, Any]]:
+    """Every event's data that is JSON."""
+    lines = [line[5:] for line in out.split(b"\n") if line.startswith(b"data:")]
+    return [json.loads(line) for line in lines if b"[DONE]" not in line]
+
+
+def relay(*, drop: bool = False, words: bytes = b"", **repairs: Any) -> SseRelay:
+    made = SseRelay(lambda _: words, lambda m: {"tokens_per_second": m.rate}, drop)
+    return replace(made, repairs=Repairs(**repairs) if repairs else NO_REPAIRS)
 
 
 def run(it: SseRelay, *pieces: bytes, step: float = 1.0) -> bytes:
@@ -52,9 +70,171 @@ def test_bytes_pass_unchanged_whatever_the_borders(
     whole = b"".join(events) + DONE
     if not final_newline:
         whole = whole.rstrip(b"\n")
+    assert run(relay(), *cut_up(whole, cuts)) == whole
+
+
+def cut_up(whole: bytes, cuts: list[int]) -> list[bytes]:
     borders = sorted({min(cut, len(whole)) for cut in cuts} | {0, len(whole)})
-    pieces = [whole[a:b] for a, b in pairwise(borders)]
-    assert run(relay(), *pieces) == whole
+    return [whole[a:b] for a, b in pairwise(borders)]
+
+
+ODD_EVENTS = st.one_of(
+    st.text().map(content),
+    st.sampled_from(
+        [
+            b": ping\n\n",
+            b"data: {}\r\n\r\n",
+            b"event: x\ndata: {\ndata: }\n\n",
+            b'data: {"choices":[],"usage":null}\n\n',
+            b'data: {"choices":[]}\n\n',
+            b'data: {"choices":[null,{"delta":7}],"usage":{"completion_tokens":1}}\n\n',
+            b'data: {"error":{"message":"x"}}\n\n',
+            b"\n",
+            usage(3),
+            chunk({"role": "assistant", "content": ""}),
+            chunk({"content": "a"}, usage={"completion_tokens": 2}),
+            chunk({"reasoning": "hm \N{THINKING FACE}"}),
+            chunk({"reasoning_content": "hm", "content": None}),
+            chunk({}, "stop", usage={"completion_tokens": 5}),
+            DONE,
+        ]
+    ),
+)
+
+
+@given(
+    st.lists(ODD_EVENTS, max_size=12),
+    st.lists(st.integers(0, 2000), max_size=20),
+    st.integers(0, 60),
+    st.booleans(),
+)
+def test_repairs_do_the_same_whatever_the_borders(
+    events: list[bytes], cuts: list[int], missing: int, drop: bool
+) -> None:
+    whole = b"".join(events)
+    whole = whole[: max(0, len(whole) - missing)]
+
+    def repaired(pieces: list[bytes]) -> bytes:
+        it = SseRelay(
+            lambda m: b"data: %d tokens\n\n" % m.tokens,
+            lambda m: {"seen": m.tokens},
+            drop,
+            repairs=Repairs(usage_apart=True),
+        )
+        return b"".join(it.feed(piece, 0.0) for piece in pieces) + it.close(0.0)
+
+    assert repaired(cut_up(whole, cuts)) == repaired([whole])
+
+
+@given(st.lists(st.text().map(content) | st.just(b": ping\n\n") | st.just(usage(1))))
+def test_what_needs_no_repair_is_the_same_but_for_the_usage_chunk(events: list[bytes]) -> None:
+    begun = chunk({"role": "assistant"})
+    out = run(relay(drop=True, usage_apart=True), begun, *events, DONE)
+    assert out == b"".join([begun, *(e for e in events if e != usage(1)), DONE])
+
+
+def test_the_first_delta_of_each_choice_gets_its_role_once() -> None:
+    first = b'data: {"choices":[{"index":0,"delta":{"content":"a"}}]}\n\n'
+    other = b'data: {"choices":[{"index":1,"delta":{"role":null,"content":"b"}}]}\n\n'
+    out = run(relay(role=True), first, other, first, other)
+    roles = [body["choices"][0]["delta"].get("role") for body in bodies(out)]
+    assert roles == ["assistant", "assistant", None, None]
+    assert out.endswith(first + other)
+
+
+def test_reasoning_is_given_under_both_names() -> None:
+    vllm, others = chunk({"reasoning": "a"}), chunk({"reasoning_content": "b"})
+    both = chunk({"reasoning": "c", "reasoning_content": "c"})
+    null = chunk({"reasoning_content": None, "content": "d"})
+    out = run(relay(role=False), vllm, others, both, null)
+    deltas = [body["choices"][0]["delta"] for body in bodies(out)]
+    for delta, text in zip(deltas, "abc", strict=False):
+        assert delta == {"reasoning": text, "reasoning_content": text}
+    assert out.endswith(both + null)
+
+
+def test_a_repaired_event_keeps_its_other_fields_and_line_ends() -> None:
+    lines = [
+        b"id: 7",
+        b'data: {"choices":[{"index":0,',
+        b'data: "delta":{"x":"\xc3\xa9"}}]}',
+        b": c",
+    ]
+    out = run(relay(role=True), b"\r\n".join([*lines, b"", b""]))
+    body = b'{"choices": [{"index": 0, "delta": {"x": "\xc3\xa9", "role": "assistant"}}]}'
+    assert out == b"id: 7\r\ndata: " + body + b"\r\n: c\r\n\r\n"
+
+
+def test_usage_beside_the_last_choice_comes_apart_for_who_asked() -> None:
+    last = chunk({}, "stop", usage={"completion_tokens": 2})
+    out = run(relay(usage_apart=True, role=False), content("a"), content("b"), last, DONE)
+    finish, apart = bodies(out)[2:]
+    assert finish == {"id": "e1", "choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]}
+    assert apart["choices"] == []
+    assert apart["usage"] == {"completion_tokens": 2, "tokens_per_second": 1.0}
+
+
+def test_usage_beside_a_choice_goes_and_the_choice_stays_for_who_did_not_ask() -> None:
+    last = chunk({}, "stop", usage={"completion_tokens": 2})
+    out = run(relay(drop=True), content("a"), last, DONE)
+    assert out == content("a") + chunk({}, "stop") + DONE
+
+
+def test_usage_in_every_chunk_stays_for_who_asked() -> None:
+    every = chunk({"content": "a"}, usage={"completion_tokens": 1})
+    assert run(relay(role=False), every, every, DONE) == every + every + DONE
+
+
+def test_usage_of_another_dialect_is_not_touched() -> None:
+    event = b'event: message_delta\ndata: {"delta":{},"usage":{"output_tokens":3}}\n\n'
+    assert run(relay(drop=True, done=True), event) == event
+
+
+def test_an_empty_chunk_after_the_usage_passes() -> None:
+    empty = b'data: {"choices":[]}\n\n'
+    assert run(relay(drop=True), usage(2), empty, DONE) == empty + DONE
+
+
+@pytest.mark.parametrize("tail", [b"", b"data: {", b"da", b"\n", b"data: [DON"])
+def test_a_whole_answer_without_done_gets_it_and_half_an_event_goes(tail: bytes) -> None:
+    it = relay(done=True, role=False, words=b"data: {}\n\n")
+    out = run(it, content("a"), chunk({}, "stop") + tail)
+    assert out == content("a") + chunk({}, "stop") + b"data: {}\n\n" + DONE
+    assert it.measured.finished
+
+
+def test_an_answer_that_was_cut_gets_no_done_here_but_ends_at_an_event() -> None:
+    it = relay(done=True, role=False)
+    assert run(it, content("a"), content("b")[:-20]) == content("a")
+    assert not it.measured.finished
+
+
+def test_a_last_event_that_lacks_its_blank_line_gets_it() -> None:
+    it = relay(done=True, role=False)
+    assert run(it, content("a") + DONE.rstrip()) == content("a") + DONE
+
+
+def test_an_error_in_the_stream_is_followed_by_done() -> None:
+    error = b'data: {"error": {"message": "CUDA"}}\n\n'
+    it = relay(done=True, role=False)
+    assert run(it, content("a"), error) == content("a") + error + DONE
+
+
+def test_one_choice_of_two_that_has_not_ended_is_no_answer() -> None:
+    other = b'data: {"choices":[{"index":1,"delta":{"content":"b"}}]}\n\n'
+    it = relay(done=True, role=False)
+    run(it, content("a"), other, chunk({}, "stop"))
+    assert not it.measured.answered
+
+
+def test_last_words_come_once() -> None:
+    assert run(relay(words=b"w"), DONE, DONE) == b"w" + DONE + DONE
+
+
+def test_each_engine_says_what_is_mended() -> None:
+    assert ENGINES["tabby"].repairs == Repairs(usage_apart=True, ask_for_usage="always")
+    assert ENGINES["vllm"].repairs == Repairs(role=False)
+    assert ENGINES["vllm"].asks_for_usage
 
 
 def test_tokens_are_timed_from_the_first_to_the_last_and_counted_by_the_engine() -> None:
@@ -105,3 +285,27 @@ def test_an_endless_event_does_not_fill_memory() -> None:
     assert it.feed(piece, 0.0) == b""
     assert len(it.feed(piece, 0.0)) == 2 * len(piece)
     assert it.close(0.0) == b""
+
+
+@pytest.mark.parametrize("sizes", [[1], [2, 3], [LONGEST_EVENT - 1, 2], [LONGEST_EVENT + 8]])
+@pytest.mark.parametrize("end", [b"\n\n", b"\n\r\n"])
+def test_an_event_that_is_too_long_passes_unread_and_the_next_is_read(
+    sizes: list[int], end: bytes
+) -> None:
+    long = b"data: [DONE] " + b"x" * LONGEST_EVENT + end
+    whole = long + content("a") + DONE
+    cuts = [sizes[0], *(len(long) - size for size in (*sizes, 4, 3, 2, 1) if size < len(long))]
+    it = relay(role=True)
+    out = run(it, *cut_up(whole, cuts))
+    assert out[: len(long)] == long
+    assert bodies(out[len(long) :])[0]["choices"][0]["delta"]["role"] == "assistant"
+    assert it.measured.finished
+
+
+def test_a_long_event_in_many_pieces_is_not_searched_again_and_again() -> None:
+    it = relay()
+    piece = b"x" * 1024
+    began = time.process_time()
+    for _ in range(LONGEST_EVENT // len(piece) - 1):
+        assert it.feed(piece, 0.0) == b""
+    assert time.process_time() - began < 2

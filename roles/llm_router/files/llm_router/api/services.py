@@ -68,10 +68,10 @@ def make_units(settings: Settings) -> Units:
         )
 
     def argv(model: Model) -> list[str]:
-        child_argv = engine_for(model).child_argv
-        if child_argv is None:
-            raise UnitError(f"{model.backend} cannot run as a child process")
-        return child_argv(model, config)
+        command = engine_for(model).child_command(model, config)
+        if command is None:
+            raise UnitError(f"{model.backend} cannot run as a child process without a command")
+        return command
 
     return ChildUnits(config, settings.models, argv)
 

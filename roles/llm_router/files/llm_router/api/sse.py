@@ -1,6 +1,7 @@
 """An event stream on its way from engine to client: measured, and held at its last event. Pure.
 
 Bytes go in and the same bytes come out, event by event, whatever the borders of the chunks were.
+Only an event that needs a repair, or carries usage, is written anew.
 What is measured is what a person sees: when the first token came, when the last, and how many there
 were by the engine's own count.
 """
@@ -13,11 +14,16 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from llm_router.api.repairs import ChunkRepair, without_usage
 from llm_router.api.wire import event as event_of
+from llm_router.api.wire import to_json
+from llm_router.engines.base import Repairs
 
 _END_OF_EVENT = re.compile(rb"\n\r?\n")
+_LONGEST_END = 3
 LONGEST_EVENT = 8 * 1024 * 1024
-"""An event that is longer passes in pieces, unmeasured: memory per stream is bounded."""
+"""An event that is longer passes in pieces, unread: memory per stream is bounded."""
+_DONE = b"data: [DONE]\n\n"
 
 
 @dataclass
@@ -31,7 +37,16 @@ class Measured:
     chunk_id: str | None = None
     tool_calls: bool = False
     finished: bool = False
-    """Whether ``[DONE]`` came."""
+    """Whether ``[DONE]`` came, or was put where it was missing."""
+    failed: bool = False
+    """Whether the engine told of an error in its stream."""
+    unfinished: dict[Any, bool] = field(default_factory=dict)
+    """By choice: whether its finish reason has yet to come."""
+
+    @property
+    def answered(self) -> bool:
+        """Whether every choice came to its end: what is missing then is no part of the answer."""
+        return bool(self.unfinished) and not any(self.unfinished.values())
 
     @property
     def tokens(self) -> int:
@@ -58,7 +73,7 @@ class Measured:
 class SseRelay:
     """Feed it what the engine sends; it returns what the client shall have.
 
-    ``drop_usage``: the client did not ask for the usage chunk, the router did.
+    ``drop_usage``: the client did not ask for usage, the router did.
     ``before_done`` makes what goes in front of ``[DONE]``, from what was measured.
     ``enrich`` gives keys to add to a usage chunk that the client asked for.
     """
@@ -67,32 +82,69 @@ class SseRelay:
     enrich: Callable[[Measured], Mapping[str, Any]]
     drop_usage: bool
     measured: Measured = field(default_factory=Measured)
-    _rest: bytes = b""
+    repairs: Repairs = field(default_factory=Repairs)
+    _rest: bytearray = field(default_factory=bytearray, init=False)
+    """The beginning of an event whose end has yet to come."""
+    _too_long: bool = field(default=False, init=False)
+    """Whether the event that is being received passes unread."""
+
+    def __post_init__(self) -> None:
+        self._chunks = ChunkRepair(self.repairs)
 
     def feed(self, data: bytes, now: float) -> bytes:
         """Whole events out of what has come so far."""
-        buffer = self._rest + data if self._rest else data
         out: list[bytes] = []
+        # what is held back was searched when it came, but for an end that the border cuts
+        search = max(0, len(self._rest) - _LONGEST_END + 1)
+        self._rest += data
         start = 0
-        for match in _END_OF_EVENT.finditer(buffer):
-            out.append(self._event(buffer[start : match.end()], now))
+        for match in _END_OF_EVENT.finditer(self._rest, search):
+            out.append(self._whole(bytes(self._rest[start : match.end()]), now))
             start = match.end()
-        self._rest = buffer[start:]
-        if len(self._rest) > LONGEST_EVENT:
-            out.append(self._rest)
-            self._rest = b""
+        del self._rest[:start]
+        if self._too_long or len(self._rest) > LONGEST_EVENT:
+            out.append(self._pass_on())
         return b"".join(out)
 
     def close(self, now: float) -> bytes:
-        """The engine's stream ended: what is left, be it a last event without its blank line."""
-        rest, self._rest = self._rest, b""
-        return self._event(rest, now) if rest else b""
+        """The engine's stream ended: what is left, be it a last event without its blank line.
+
+        With the repair ``done``, half an event is dropped, and an answer that is whole but for
+        ``[DONE]`` gets it.
+        """
+        rest = bytes(self._rest)
+        self._rest.clear()
+        if not self.repairs.done:
+            return self._whole(rest, now) if rest else b""
+        out = b""
+        if self._too_long:
+            out = rest + b"\n\n"
+        elif rest and _is_whole(rest):
+            out = self._event(rest.rstrip(b"\r\n") + b"\n\n", now)
+        if not self.measured.finished and (self.measured.answered or self.measured.failed):
+            out += self._event(_DONE, now)
+        return out
+
+    def _pass_on(self) -> bytes:
+        """What has come of a too long event, but for what may be half of its end."""
+        self._too_long = True
+        held = next((end for end in (b"\n\r", b"\n") if self._rest.endswith(end)), b"")
+        part = bytes(self._rest.removesuffix(held))
+        self._rest[:] = held
+        return part
+
+    def _whole(self, event: bytes, now: float) -> bytes:
+        """The event whose end has come."""
+        too_long, self._too_long = self._too_long or len(event) > LONGEST_EVENT, False
+        return event if too_long else self._event(event, now)
 
     def _event(self, event: bytes, now: float) -> bytes:
         data = _data_of(event)
         if data is None:
             return event
         if data == b"[DONE]":
+            if self.measured.finished:
+                return event
             self.measured.finished = True
             return self.before_done(self.measured) + event
         try:
@@ -102,13 +154,23 @@ class SseRelay:
         if not isinstance(body, dict):
             return event
         self._measure(body, now)
-        usage_only = self.measured.usage is not None and body.get("choices") == []
-        if not usage_only:
-            return event
+        changed = self._chunks.mend(body)
+        if isinstance(body.get("usage"), dict) and isinstance(body.get("choices"), list):
+            return self._with_usage(event, body, changed=changed)
+        return _rewritten(event, body) if changed else event
+
+    def _with_usage(self, event: bytes, body: dict[str, Any], *, changed: bool) -> bytes:
+        """A chunk with usage: dropped, parted or enriched."""
+        apart = body.get("choices") == []
         if self.drop_usage:
-            return b""
-        body["usage"] = {**body["usage"], **self.enrich(self.measured)}
-        return event_of(body)
+            return b"" if apart else _rewritten(event, without_usage(body))
+        extra = self.enrich(self.measured)
+        if apart and extra:
+            return _rewritten(event, {**body, "usage": {**body["usage"], **extra}})
+        if apart or not self.repairs.usage_apart:
+            return _rewritten(event, body) if changed else event
+        usage = {**body, "choices": [], "usage": {**body["usage"], **extra}}
+        return _rewritten(event, without_usage(body)) + event_of(usage)
 
     def _measure(self, body: dict[str, Any], now: float) -> None:
         measured = self.measured
@@ -117,12 +179,19 @@ class SseRelay:
         usage = body.get("usage")
         if isinstance(usage, dict):
             measured.usage = usage
+        if body.get("error"):
+            measured.failed = True
         choices = body.get("choices")
         if not isinstance(choices, list):
             return
         for choice in choices:
             if not isinstance(choice, dict):
                 continue
+            index = choice.get("index")
+            if isinstance(index, int):
+                finished = bool(choice.get("finish_reason"))
+                if finished or index not in measured.unfinished:
+                    measured.unfinished[index] = not finished
             delta = choice.get("delta")
             delta = delta if isinstance(delta, dict) else {}
             if delta.get("tool_calls") or delta.get("function_call"):
@@ -141,7 +210,36 @@ class SseRelay:
 
 def _data_of(event: bytes) -> bytes | None:
     """The payload of an event; None for a comment or an event without data."""
+    if event.startswith(b"data: ") and event.find(b"\n") == len(event) - 2 and b"\r" not in event:
+        return event[6:-2]  # what nearly every event looks like
     lines = [line for line in event.splitlines() if line.startswith(b"data:")]
     if not lines:
         return None
     return b"\n".join(line[5:].removeprefix(b" ") for line in lines)
+
+
+def _rewritten(event: bytes, body: Mapping[str, Any]) -> bytes:
+    """``event`` with other data; its other fields and its line ends stay."""
+    data = b"data: " + to_json(body)
+    out: list[bytes] = []
+    for line in event.splitlines(keepends=True):
+        if line.startswith(b"data:"):
+            out.append(data + line[len(line.rstrip(b"\r\n")) :] if data else b"")
+            data = b""
+        else:
+            out.append(line)
+    return b"".join(out)
+
+
+def _is_whole(rest: bytes) -> bool:
+    """Whether a last event lacks no more than its blank line."""
+    data = _data_of(rest)
+    if data is None:
+        return False
+    if data == b"[DONE]":
+        return True
+    try:
+        json.loads(data)
+    except ValueError:
+        return False
+    return True

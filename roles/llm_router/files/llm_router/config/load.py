@@ -146,7 +146,13 @@ def _entry_problems(name: str, entry: ModelEntry, config: Config) -> Iterator[tu
             "is missing",
             f"name the systemd unit that runs it, for example `service: {example}.service`",
         )
-    if entry.backend == "llamacpp" and entry.model_path is None and entry.script is None:
+    by_command = config.units == "child" and bool(entry.command)
+    if (
+        entry.backend == "llamacpp"
+        and entry.model_path is None
+        and entry.script is None
+        and not by_command
+    ):
         yield (
             "model_path",
             "is missing",
@@ -164,11 +170,12 @@ def _entry_problems(name: str, entry: ModelEntry, config: Config) -> Iterator[tu
             "is missing",
             "give program and arguments, for example `command: [my-server, --port, 9000]`",
         )
-    if entry.backend not in ("llamacpp", "command") and config.units == "child":
+    has_own_way = entry.backend in ("llamacpp", "command")  # the check above asks for a command
+    if config.units == "child" and not has_own_way and not entry.command:
         yield (
             "backend",
-            f"{entry.backend} cannot run as a child process",
-            "use backend llamacpp, or backend command with a `command:`, or `units: systemd`",
+            f"{entry.backend} cannot run as a child process without a command",
+            "give program and arguments as `command:`, or use `units: systemd`",
         )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from llm_router.config.schema import Model
-from llm_router.engines.base import Engine, Probe, ProbeAnswer, Readiness, WarmUpCall
+from llm_router.engines.base import Engine, Probe, ProbeAnswer, Readiness, Repairs, WarmUpCall
 from llm_router.engines.command import COMMAND
 from llm_router.engines.llamacpp import LLAMACPP
 from llm_router.engines.sglang import SGLANG
@@ -20,4 +20,13 @@ def engine_for(model: Model) -> Engine:
     return ENGINES[model.backend]
 
 
-__all__ = ["ENGINES", "Engine", "Probe", "ProbeAnswer", "Readiness", "WarmUpCall", "engine_for"]
+__all__ = [
+    "ENGINES",
+    "Engine",
+    "Probe",
+    "ProbeAnswer",
+    "Readiness",
+    "Repairs",
+    "WarmUpCall",
+    "engine_for",
+]

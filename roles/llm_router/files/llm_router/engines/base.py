@@ -12,6 +12,7 @@ from typing import Any, Literal
 from llm_router.config.schema import Config, Model
 
 Verdict = Literal["ready", "loading", "wrong"]
+AsksForUsage = Literal["never", "streamed", "always"]
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,24 @@ class WarmUpCall:
 
 
 @dataclass(frozen=True)
+class Repairs:
+    """What `api.repairs` mends in an engine's answers. Each acts only where its symptom shows."""
+
+    role: bool = True
+    """A choice's first delta names no role: TabbyAPI; llama.cpp when no text came at all."""
+    done: bool = True
+    """A stream that ended without ``[DONE]``: half an event is dropped, a whole answer is ended."""
+    reasoning: bool = True
+    """Reasoning comes as ``reasoning`` (vLLM) or ``reasoning_content`` (others): give both."""
+    usage_apart: bool = False
+    """Usage stands beside the last choice, not in a chunk of its own: TabbyAPI; llama.cpp's
+    ``/v1/completions``, and there unasked."""
+    ask_for_usage: AsksForUsage = "streamed"
+    """Which requests must say ``stream_options.include_usage`` to have usage: vLLM answers 400 to
+    one that is not streamed, TabbyAPI wants it on those too."""
+
+
+@dataclass(frozen=True)
 class Engine:
     """A backend, described."""
 
@@ -60,19 +79,37 @@ class Engine:
     """What people call it, in /health and in messages."""
     probes: tuple[Probe, ...]
     child_argv: Callable[[Model, Config], list[str]] | None = None
-    """How it runs as a child process; None where it cannot."""
-    asks_for_usage: bool = True
-    """Whether a stream carries usage only if ``stream_options.include_usage`` asks for it."""
+    """How it runs as a child process where models.yml gives no ``command``; None: not at all."""
+    repairs: Repairs = Repairs()
     request_defaults: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def asks_for_usage(self) -> bool:
+        """Whether a stream carries usage only if ``stream_options.include_usage`` asks for it."""
+        return self.repairs.ask_for_usage != "never"
+
+    def child_command(self, model: Model, config: Config) -> list[str] | None:
+        """The child process that serves ``model``: its own ``command``, else the engine's way."""
+        if model.command:
+            return [*model.command, *model.args]
+        return self.child_argv(model, config) if self.child_argv is not None else None
 
     def warm_up(self, model: Model) -> WarmUpCall:
         """One token from a plain completion: works for chat and base models alike."""
         body = {"model": model.upstream_name, "prompt": "Hi", "max_tokens": 1, "stream": False}
-        return WarmUpCall("/v1/completions", body, _has_choice)
+        if self.repairs.ask_for_usage == "always":
+            # without a count, an answer of no text cannot be told from a first token
+            body["stream_options"] = {"include_usage": True}
+        return WarmUpCall("/v1/completions", body, _generated)
 
 
-def _has_choice(body: Any) -> bool:
-    return isinstance(body, dict) and bool(body.get("choices"))
+def _generated(body: Any) -> bool:
+    """A choice came, and a token by the engine's own count where it gives one."""
+    if not isinstance(body, dict) or not body.get("choices"):
+        return False
+    usage = body.get("usage")
+    tokens = usage.get("completion_tokens") if isinstance(usage, dict) else None
+    return tokens != 0
 
 
 def http_ok(answer: ProbeAnswer, _: Model) -> Readiness:

@@ -10,7 +10,7 @@ import sys
 
 from llm_router.config.schema import Config, Model
 from llm_router.engine_files import llamacpp_arguments
-from llm_router.engines.base import Engine, Probe, http_ok, serves_model
+from llm_router.engines.base import Engine, Probe, Repairs, http_ok, serves_model
 
 EMBEDDED = "embedded"
 
@@ -32,4 +32,5 @@ LLAMACPP = Engine(
     label="llamacpp",
     probes=(Probe("/health", http_ok), Probe("/v1/models", serves_model)),
     child_argv=child_argv,
+    repairs=Repairs(usage_apart=True),
 )

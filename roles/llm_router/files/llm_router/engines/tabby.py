@@ -7,7 +7,7 @@ its path, and answers 503 while nothing is.
 from __future__ import annotations
 
 from llm_router.config.schema import Model
-from llm_router.engines.base import READY, Engine, Probe, ProbeAnswer, Readiness
+from llm_router.engines.base import READY, Engine, Probe, ProbeAnswer, Readiness, Repairs
 
 
 def _model_loaded(answer: ProbeAnswer, model: Model) -> Readiness:
@@ -23,4 +23,5 @@ TABBY = Engine(
     backend="tabby",
     label="tabbyapi",
     probes=(Probe("/v1/model", _model_loaded),),
+    repairs=Repairs(usage_apart=True, ask_for_usage="always"),
 )

@@ -1,0 +1,79 @@
+"""What is mended in an engine's answer, one habit at a time. Pure.
+
+A chunk is changed only if it shows the habit; `Repairs` says which ones are mended for an engine.
+Nothing is guessed: no text, no token count and no finish reason is made up.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from llm_router.engines.base import Repairs
+
+_REASONING_NAMES = ("reasoning", "reasoning_content")
+
+
+class ChunkRepair:
+    """Mends one stream's chunks, in their order. Give each to `mend` once."""
+
+    def __init__(self, repairs: Repairs) -> None:
+        self._repairs = repairs
+        self._begun: set[Any] = set()
+        """Choices whose first delta has passed."""
+
+    def mend(self, chunk: dict[str, Any]) -> bool:
+        """Change ``chunk`` in place; whether anything was changed."""
+        choices = chunk.get("choices")
+        changed = False
+        for choice in choices if isinstance(choices, list) else ():
+            delta = choice.get("delta") if isinstance(choice, dict) else None
+            if not isinstance(delta, dict):
+                continue
+            if self._repairs.role and self._lacks_role(choice.get("index"), delta):
+                delta["role"] = "assistant"
+                changed = True
+            if self._repairs.reasoning and _both_names(delta):
+                changed = True
+        return changed
+
+    def _lacks_role(self, index: Any, delta: Mapping[str, Any]) -> bool:
+        """Whether this is a choice's first delta, and names no role."""
+        if not isinstance(index, int) or index in self._begun:
+            return False
+        self._begun.add(index)
+        return not delta.get("role")
+
+
+def mend_answer(answer: dict[str, Any], repairs: Repairs) -> bool:
+    """An answer that is not streamed, changed in place; whether anything was changed."""
+    choices = answer.get("choices")
+    changed = False
+    for choice in choices if isinstance(choices, list) else ():
+        message = choice.get("message") if isinstance(choice, dict) else None
+        if repairs.reasoning and isinstance(message, dict) and _both_names(message):
+            changed = True
+    return changed
+
+
+def without_usage(chunk: Mapping[str, Any]) -> dict[str, Any]:
+    """A chunk whose usage the client did not ask for, or has in a chunk of its own."""
+    return {key: value for key, value in chunk.items() if key != "usage"}
+
+
+def ask_for_usage(body: dict[str, Any], repairs: Repairs, *, stream: bool) -> dict[str, Any]:
+    """The request with ``stream_options.include_usage`` where the engine must be asked."""
+    if not (repairs.ask_for_usage == "always" or (repairs.ask_for_usage == "streamed" and stream)):
+        return body
+    options = body.get("stream_options")
+    options = options if isinstance(options, dict) else {}
+    return {**body, "stream_options": {**options, "include_usage": True}}
+
+
+def _both_names(part: dict[str, Any]) -> bool:
+    """Reasoning under both names, where it came under one."""
+    for name, other in (_REASONING_NAMES, _REASONING_NAMES[::-1]):
+        if part.get(name) and part.get(other) is None:
+            part[other] = part[name]
+            return True
+    return False

@@ -1,0 +1,57 @@
+"""What is mended outside of a stream: the request, and an answer that comes as a whole."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from llm_router.api.repairs import ask_for_usage, mend_answer
+from llm_router.engines import Repairs
+from llm_router.engines.base import AsksForUsage
+
+
+@pytest.mark.parametrize(
+    ("how", "stream", "asks"),
+    [
+        ("never", True, False),
+        ("streamed", True, True),
+        ("streamed", False, False),
+        ("always", True, True),
+        ("always", False, True),
+    ],
+)
+def test_usage_is_asked_for_where_the_engine_wants_to_be_asked(
+    how: AsksForUsage, stream: bool, asks: bool
+) -> None:
+    body = {"model": "a", "stream_options": {"continuous_usage_stats": True}}
+    asked = ask_for_usage(body, Repairs(ask_for_usage=how), stream=stream)
+    expected = {"continuous_usage_stats": True, "include_usage": True}
+    assert asked["stream_options"] == (expected if asks else body["stream_options"])
+    assert "include_usage" not in str(body)
+
+
+def test_options_that_are_none_are_no_obstacle() -> None:
+    asked = ask_for_usage({"stream_options": None}, Repairs(), stream=True)
+    assert asked == {"stream_options": {"include_usage": True}}
+
+
+def test_an_answers_reasoning_is_given_under_both_names() -> None:
+    answer: dict[str, Any] = {
+        "choices": [{"message": {"reasoning": "r", "content": "c"}}, {"text": "t"}, None]
+    }
+    assert mend_answer(answer, Repairs())
+    assert answer["choices"][0]["message"]["reasoning_content"] == "r"
+    assert not mend_answer(answer, Repairs())
+
+
+@pytest.mark.parametrize("answer", [{}, {"choices": None}, {"choices": [{"message": None}]}])
+def test_strange_answers_are_left_alone(answer: dict[str, Any]) -> None:
+    before = repr(answer)
+    assert not mend_answer(answer, Repairs())
+    assert repr(answer) == before
+
+
+def test_a_repair_that_is_off_does_nothing() -> None:
+    answer = {"choices": [{"message": {"reasoning": "r"}}]}
+    assert not mend_answer(answer, Repairs(reasoning=False))
