@@ -42,7 +42,7 @@ _llm_router() {
     local IFS=$'\n'
     case $source in
     files)
-        if type compopt &>/dev/null; then compopt -o filenames; fi
+        compopt -o filenames 2>/dev/null
         COMPREPLY=($(compgen -f -- "$current"))
         return ;;
     models) words=$("${all[0]}" models list --names "${config[@]}" 2>/dev/null) ;;

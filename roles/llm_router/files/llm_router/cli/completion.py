@@ -192,7 +192,7 @@ def fish(root: Command) -> str:
     lines = []
     for command in root.all():
         condition = shlex.quote(f"__llm_router_at {command.path}".strip())
-        start = f"complete -c llm-router -f -n {condition}"
+        start = f"complete -c llm-router -n {condition}"
         for sub in command.subcommands:
             lines.append(f"{start} -a {sub.path.split()[-1]} -d {_fish_text(sub.help)}")
         for option in command.options:

@@ -108,7 +108,7 @@ class _Pair:
 
 def _place(text: str) -> tuple[_Node | None, _Pair | None]:
     """The document, and of it the key ``models`` with its value."""
-    events = iter(YAML(typ="safe", pure=True).parse(text))
+    events = iter(_yaml().parse(text))
     for event in events:
         if isinstance(event, DocumentStartEvent):
             root = _node(next(events), events, text)
@@ -401,14 +401,20 @@ def _line_before(text: str, position: int) -> str:
     return text[_line_start(text, end) : position]
 
 
+def _yaml() -> YAML:
+    yaml = YAML(typ="safe", pure=True)
+    yaml.composer.warn_double_anchors = False  # a warning of the library's is no use to an operator
+    return yaml
+
+
 def _models(text: str) -> dict[str, Any]:
-    root = YAML(typ="safe", pure=True).load(text)
+    root = _yaml().load(text)
     models = root.get("models") if isinstance(root, dict) else None
     return dict(models) if isinstance(models, dict) else {}
 
 
 def _rest(text: str) -> Any:
-    root = YAML(typ="safe", pure=True).load(text)
+    root = _yaml().load(text)
     return {key: value for key, value in (root or {}).items() if key != "models"}
 
 
@@ -418,9 +424,6 @@ def _compare(old: str, new: str, wanted: dict[str, Any]) -> None:
         models, rest = _models(new), _rest(new)
     except YAMLError as error:
         problem = error.problem if isinstance(error, MarkedYAMLError) else None
-        raise NotEditable(
-            f"would not be valid YAML afterwards ({problem or 'syntax'}); another entry may refer "
-            "to this one"
-        ) from error
+        raise NotEditable(f"would not be valid YAML afterwards: {problem or 'syntax'}") from error
     if list(models) != list(wanted) or models != wanted or rest != _rest(old):
         raise NotEditable("is written in a way that this command cannot edit faithfully")

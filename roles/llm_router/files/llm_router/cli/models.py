@@ -51,7 +51,8 @@ def list_models(options: argparse.Namespace) -> int:
     if options.names:
         found = _names(options)
         if found is not None:
-            print(*([json.dumps({"names": found})] if options.json else found), sep="\n")
+            for line in [json.dumps({"names": found})] if options.json else found:
+                print(line)
             return Exit.DONE
     from llm_router.cli.settings import settings_of
     from llm_router.cli.view import table_lines
