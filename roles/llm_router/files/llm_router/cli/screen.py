@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import signal
 from collections.abc import Sequence
 from types import FrameType
@@ -46,8 +45,9 @@ class Screen:
 
     def size(self) -> tuple[int, int]:
         """Columns and rows, now."""
-        size = shutil.get_terminal_size()
-        return size.columns, size.lines
+        # the terminal's own word, which COLUMNS and LINES in an environment may be older than
+        size = os.get_terminal_size(self._out.fileno())
+        return size.columns or 80, size.lines or 24
 
     def show(self, lines: Sequence[str]) -> None:
         """Draw ``lines`` from the top. The first is cut to the width, the others fit already."""
@@ -56,7 +56,7 @@ class Screen:
         self._draw()
 
     def _draw(self) -> None:
-        body = f"{_REST_OF_LINE}\r\n".join(self._lines)
+        body = f"{_REST_OF_LINE}\n".join(self._lines)
         self._write(f"{_HOME}{body}{_REST_OF_LINE}{_REST_OF_SCREEN}")
 
     def _write(self, text: str) -> None:

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import os
-import pty
 import re
-import select
 import shutil
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 
 from llm_router.cli import main
 from llm_router.cli.parser import SHELLS, build
+
+from .terminal import Terminal
 
 ROUTER = Path(__file__).parents[2] / "roles/llm_router/files"
 MODELS = "models:\n  gemma: {}\n  org/gemma:3: {}\n  org/gemma:27@q4: {}\n"
@@ -42,7 +41,7 @@ def home(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Path:
 
 def environment(home: Path) -> dict[str, str]:
     path = f"{home}/bin:{os.environ['PATH']}"
-    return {"PATH": path, "PYTHONPATH": str(ROUTER), "HOME": str(home), "TERM": "dumb"}
+    return {"PATH": path, "PYTHONPATH": str(ROUTER), "HOME": str(home)}
 
 
 def bash_replies(home: Path, line: str) -> list[str]:
@@ -93,53 +92,15 @@ def test_bash_completes(home: Path, line: str, replies: list[str]) -> None:
     assert bash_replies(home, line) == replies
 
 
-class Terminal:
-    """A shell at a terminal, as a person has it."""
-
-    def __init__(self, home: Path, *command: str) -> None:
-        self._master, slave = pty.openpty()
-        self._process = subprocess.Popen(
-            command,
-            cwd=home,
-            env={**environment(home), "TERM": "xterm", "PS1": "> "},
-            stdin=slave,
-            stdout=slave,
-            stderr=slave,
-            start_new_session=True,
-        )
-        os.close(slave)
-
-    def type(self, keys: str) -> None:
-        os.write(self._master, keys.encode())
-
-    def read_until(self, pattern: str, seconds: float = 20) -> str:
-        seen, until = "", time.monotonic() + seconds
-        while not re.search(pattern, seen):
-            ready, _, _ = select.select([self._master], [], [], max(0, until - time.monotonic()))
-            assert ready, f"{pattern!r} did not come: {seen!r}"
-            seen += os.read(self._master, 4096).decode(errors="replace")
-        return seen
-
-    def close(self) -> None:
-        self._process.kill()
-        self._process.wait()
-        os.close(self._master)
-
-
 def test_bash_at_a_terminal_completes_names_with_colons(home: Path) -> None:
     """Only readline itself shows what becomes of a word that it splits."""
-    terminal = Terminal(home, "bash", "--norc", "--noprofile", "-i")
-    try:
-        terminal.type('source script.bash; export HISTFILE=; llm-router() { echo "[$*]"; }\n')
-        terminal.read_until(r"> $")
-        # the function above stands in for the program, for all but the names
-        terminal.type("models() { :; }; PATH=$PATH\n")
-        terminal.type("unset -f llm-router; llm-router() { if [[ $1 == models ]]; then ")
-        terminal.type('command llm-router "$@"; else echo "[$*]"; fi; }\n')
+    bash = ["bash", "--norc", "--noprofile", "-i"]
+    with Terminal(bash, cwd=home, env={**environment(home), "PS1": "> "}) as terminal:
+        # a function stands in for the program, for all but the names
+        terminal.type("source script.bash; HISTFILE=; llm-router() { case $1 in models) ")
+        terminal.type('command llm-router "$@" ;; *) echo "[$*]" ;; esac; }\n')
         terminal.type("llm-router plan --config config.yml or\t27\t\n")
         terminal.read_until(r"\[plan --config config.yml org/gemma:27@q4\]")
-    finally:
-        terminal.close()
 
 
 @pytest.mark.skipif(shutil.which("fish") is None, reason="needs fish")
@@ -175,23 +136,17 @@ def test_zsh_completes(home: Path) -> None:
         "unsetopt list_beep; bindkey '^I' complete-word\n"
         'show() { print -r -- "[$*]" }\n'
     )
-    terminal = Terminal(home, "zsh", "-i")
-    try:
+    remove = "--config config.yml org/gemma:2"
+    with Terminal(["zsh", "-i"], cwd=home, env=environment(home)) as terminal:
         terminal.read_until("> ")
         for typed, completed in (
-            (
-                "mod\trem\t--config config.yml org/gemma:2\t",
-                "models remove --config config.yml org/gemma:27@q4",
-            ),
+            (f"mod\trem\t{remove}\t", f"models remove {remove}7@q4"),
             ("models add x --backend ll\t", "models add x --backend llamacpp"),
             ("status --onc\t", "status --once"),
         ):
-            terminal.type(f"llm-router {typed}")
             # instead of running it, show it
-            terminal.type("\x01show \n")
+            terminal.type(f"llm-router {typed}\x01show \n")
             terminal.read_until(re.escape(f"[llm-router {completed}]"))
-    finally:
-        terminal.close()
 
 
 @pytest.mark.parametrize("shell", SHELLS)
