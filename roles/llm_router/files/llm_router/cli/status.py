@@ -7,7 +7,6 @@ import json
 import os
 import sys
 import time
-from collections.abc import Callable
 from typing import Any
 
 from llm_router.cli.admin import client_of
@@ -16,7 +15,8 @@ from llm_router.cli.exits import Exit, Failed
 from llm_router.cli.screen import Screen
 from llm_router.cli.view import no_paint, paint, status_lines
 
-Sleep = Callable[[float], None]
+PATIENCE = 5.0
+"""Seconds that one look may take."""
 
 
 def status(options: argparse.Namespace) -> int:
@@ -36,10 +36,10 @@ def _is_terminal() -> bool:
 
 
 def _once(client: AdminClient, *, as_json: bool) -> list[str]:
-    answer = client.call("GET", "/admin/status")
+    answer = client.call("GET", "/admin/status", timeout=PATIENCE)
     if as_json:
         return [json.dumps(answer)]
-    return status_lines(answer, client.call("GET", "/admin/requests")["requests"])
+    return status_lines(answer, _requests(client))
 
 
 def _repeat(client: AdminClient, options: argparse.Namespace) -> int:
@@ -56,7 +56,7 @@ def _repeat(client: AdminClient, options: argparse.Namespace) -> int:
             lines = [json.dumps({"error": failed.error}) if options.json else str(failed)]
 
 
-def watch(client: AdminClient, screen: Screen, interval: float, sleep: Sleep = time.sleep) -> int:
+def watch(client: AdminClient, screen: Screen, interval: float) -> int:
     """The live view, until Ctrl-C. Raises `Failed` when the router does not answer at once.
 
     A router that answered and stops doing so is restarting: then the last look stays, with a word.
@@ -70,7 +70,7 @@ def watch(client: AdminClient, screen: Screen, interval: float, sleep: Sleep = t
                 width, rows = screen.size()
                 lines = status_lines(*current, width=width, rows=rows - 3, paint=colour)
                 screen.show([_heading(client.path, lost_since), "", *lines])
-                sleep(interval)
+                time.sleep(interval)
                 try:
                     current = _look(client)
                     lost_since = None
@@ -84,8 +84,13 @@ def watch(client: AdminClient, screen: Screen, interval: float, sleep: Sleep = t
 
 
 def _look(client: AdminClient) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    answer = client.call("GET", "/admin/status")
-    return answer, client.call("GET", "/admin/requests")["requests"]
+    answer = client.call("GET", "/admin/status", timeout=PATIENCE)
+    return answer, _requests(client)
+
+
+def _requests(client: AdminClient) -> list[dict[str, Any]]:
+    answer = client.call("GET", "/admin/requests", timeout=PATIENCE)
+    return list(answer["requests"])
 
 
 def _heading(path: str, lost_since: float | None) -> str:
