@@ -54,7 +54,7 @@ def test_the_client_lists_streams_and_does_not_stream(standin: Router) -> None:
     assert answer.choices[0].message.content == ANSWER
     assert answer.usage is not None
     assert answer.usage.model_extra is not None
-    assert answer.usage.model_extra["tokens_per_second"] > 0
+    assert answer.usage.model_extra["tokens_per_second_with_prompt"] > 0
     assert client.completions.create(model="b", prompt="x").choices[0].text.startswith("w0")
 
 

@@ -155,6 +155,32 @@ def test_models_that_share_a_unit_must_differ_in_something(tmp_path: Path) -> No
     )
 
 
+def test_a_group_preloads_one_model(tmp_path: Path) -> None:
+    models = (
+        "models:\n"
+        "  a: {backend: vllm, service: a.service, preload: true}\n"
+        "  b: {backend: vllm, service: b.service}\n"
+        "  c:\n    backend: vllm\n    service: c.service\n    preload: true\n"
+    )
+    (said,) = problem(tmp_path, models)
+    assert said.startswith("models.yml:7: models.c.preload: a is preloaded in group default")
+    assert "keep `preload: true` for one of a and c" in said
+    assert settings_of(tmp_path, models + "    group: second\n").models["c"].preload
+    assert settings_of(tmp_path, models.replace("preload: true}", "preload: false}")).models
+
+
+def test_an_empty_key_is_refused(tmp_path: Path) -> None:
+    keys = (
+        "keys:\n  - name: good\n    sha256: " + "a" * 64 + "\n"
+        "  - name: webui\n"
+        "    sha256: e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855\n"
+    )
+    (said,) = problem(tmp_path, keys=keys)
+    assert said.startswith(
+        "keys.yml:5: keys.1.sha256: is the sha256 of nothing: the key of webui was empty; "
+    )
+
+
 @pytest.mark.parametrize("host", ["0.0.0.0", "192.0.2.1", "::", "host.example"])
 def test_an_open_address_without_a_key_is_refused(tmp_path: Path, host: str) -> None:
     config = f"schema: 1\nlisten:\n  host: '{host}'\n"

@@ -45,6 +45,7 @@ class FakeManager:
         self.survives_kill = False
         self.need_reload = False
         self.refusal: ManagerError | None = None
+        self.unforeseen: Exception | None = None
         self.running = asyncio.Event()
         self._killed = asyncio.Event()
 
@@ -76,6 +77,8 @@ class FakeManager:
 
     def _queue(self, verb: str, unit: str) -> str:
         self.calls.append(f"{verb} {unit}")
+        if self.unforeseen is not None:
+            raise self.unforeseen
         if self.refusal is not None:
             raise self.refusal
         return f"{verb} {unit}"
@@ -254,6 +257,58 @@ async def test_a_bad_request_is_refused_and_the_next_one_served(
             assert answer["ok"] is False
             assert error in answer["error"]
         assert await host.client.activate("gemma") is True
+
+
+async def test_an_unforeseen_failure_is_an_answer_and_ends_nothing_else(
+    host: Host, caplog: pytest.LogCaptureFixture
+) -> None:
+    host.manager.unforeseen = RuntimeError("odd")
+    async with host.serving() as ended:
+        answer = await host.say(b'{"verb": "stop", "model": "other"}\n')
+        assert answer["ok"] is False
+        assert "RuntimeError: odd" in answer["error"]
+        assert "Traceback" in caplog.text
+        host.manager.unforeseen = None
+        await host.client.stop("other", 5)
+        assert not ended.is_set()
+
+
+async def test_a_connection_that_breaks_in_the_middle_ends_nothing_else(
+    host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    broken = True
+    read = asyncio.StreamReader.read
+
+    async def read_or_break(reader: asyncio.StreamReader, n: int = -1) -> bytes:
+        if broken:
+            await host.manager.running.wait()
+            raise ConnectionResetError
+        return await read(reader, n)
+
+    monkeypatch.setattr(asyncio.StreamReader, "read", read_or_break)
+    host.manager.hangs = {"start"}
+    async with host.serving() as ended:
+        with pytest.raises(json.JSONDecodeError):  # nothing came
+            await host.say(b'{"verb": "start", "model": "other"}\n')
+        broken = False
+        await host.client.stop("other", 5)
+        assert not ended.is_set()
+    assert "cancel start other.service" in host.manager.calls
+
+
+async def test_an_answer_that_cannot_be_sent_ends_nothing_else(
+    host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(_: object) -> bytes:
+        raise TypeError("not JSON")
+
+    async with host.serving() as ended:
+        with monkeypatch.context() as patch:
+            patch.setattr("llm_router.helper.server.encode_answer", refuse)
+            with pytest.raises(json.JSONDecodeError):
+                await host.say(b'{"verb": "logs", "model": "other"}\n')
+        await host.client.stop("other", 5)
+        assert not ended.is_set()
 
 
 async def test_a_client_that_says_nothing_is_no_hindrance(host: Host) -> None:

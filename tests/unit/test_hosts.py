@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
@@ -11,6 +12,7 @@ import yaml
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
+from tests.hosts.hostlib import base
 from tests.hosts.hostlib.names import (
     Bind,
     HostError,
@@ -129,11 +131,43 @@ def test_a_base_is_rebuilt_for_other_packages_or_another_recipe() -> None:
     assert key not in {base_key(*other) for other in others}
 
 
+class TestSupersededBases:
+    @pytest.fixture
+    def target(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+        """The base that is wanted, there already, in a cache with others that are old."""
+        monkeypatch.setenv("ROUNDHOUSE_CACHE", str(tmp_path))
+        bases = tmp_path / "bases"
+        key = base_key("forky", base.PACKAGES, base.RECIPE)
+        for name in (key, "forky-1", "forky-2", "forky-3.partial", "trixie-1"):
+            (bases / name / "usr").mkdir(parents=True)
+            os.utime(bases / name, (0, 0))
+        return bases / key
+
+    def left(self, target: Path) -> set[str]:
+        return {path.name for path in target.parent.iterdir() if path.is_dir()}
+
+    def test_go_when_nobody_has_used_them_for_a_while(self, target: Path) -> None:
+        (target.parent / ".forky-2.used").touch()
+        assert base.base_root("forky") == target
+        assert self.left(target) == {target.name, "forky-2", "trixie-1"}
+        assert (target / "usr").is_dir()
+
+    def test_stay_while_a_host_stands_on_them(
+        self, target: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        mounts = f"36 1 0:9 / /x rw - overlay roundhouse rw,lowerdir={target.parent}/forky-1,u=/y"
+        monkeypatch.setattr(Path, "read_text", lambda _: mounts)
+        assert base.base_root("forky") == target
+        assert "forky-1" in self.left(target)
+        assert "forky-2" not in self.left(target)
+
+
 class TestInventory:
     def test_groups_by_suite(self) -> None:
         hosts = [Running("b", "forky", "10.64.0.11"), Running("a", "bookworm", "10.64.0.10")]
         data = yaml.safe_load(inventory(hosts, Path("/k e/y")))["all"]
         assert data["vars"]["ansible_ssh_private_key_file"] == "/k e/y"
+        assert data["vars"]["ansible_pipelining"] is True
         groups = data["children"]
         assert groups["llm_servers"]["hosts"]["a"] == {"ansible_host": "10.64.0.10"}
         assert set(groups["bookworm"]["hosts"]) == {"a"}

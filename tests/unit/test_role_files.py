@@ -1,9 +1,11 @@
-"""The two programs that the role llm_router runs: the packer and the checker of candidates."""
+"""What the role llm_router ships beside its tasks: the packer, the checker, the requirements."""
 
 from __future__ import annotations
 
+import ast
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -167,3 +169,24 @@ def test_missing_libraries_are_named_with_their_remedy() -> None:
     assert bare.returncode == 3
     assert bare.stderr.count("\n") == 1
     assert "-m pip install pydantic ruamel.yaml" in bare.stderr
+
+
+def imported() -> set[str]:
+    """The packages that the router imports and Python has not got itself."""
+    names = set()
+    for path in (FILES / "llm_router").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Import):
+                names |= {alias.name for alias in node.names}
+            elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+                names.add(node.module)
+    tops = {name.partition(".")[0] for name in names}
+    return tops - set(sys.stdlib_module_names) - {"llm_router", "__future__"}
+
+
+def test_what_the_router_imports_is_required_by_name() -> None:
+    text = (FILES / "requirements.in").read_text(encoding="utf-8")
+    required = re.findall(r"^([a-z][a-z0-9.-]*)", text, re.MULTILINE)
+    modules = {name.replace("-", "_").partition(".")[0] for name in required}
+    # the embedded engine comes with requirements/embedded.in, to those who want it
+    assert imported() - {"xllamacpp"} <= modules

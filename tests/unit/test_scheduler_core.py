@@ -163,7 +163,7 @@ def test_a_passive_request_causes_no_switch_but_shares_one() -> None:
     assert it.tick(1000.0) == []
     assert it.next_wakeup() is None
     assert it.request(2, "b", 1001.0) == [BeginSwitch("g", "b", "a", "request")]
-    assert it.switched("g", 1002.0) == [Grant(1), Grant(2)]
+    assert it.switched("g", 1002.0) == [Grant(2), Grant(1)]
 
 
 def test_a_full_queue_takes_no_more() -> None:
@@ -210,6 +210,145 @@ def test_an_unload_that_fails_is_nobodys_failure() -> None:
     it.unload("g")
     assert it.switch_failed("g", "x", [], 1.0) == []
     assert it.failures == {}
+
+
+def test_an_unload_that_fails_is_tried_again_but_not_at_once() -> None:
+    it = loaded(ttl={"a": 5.0})
+    assert it.tick(5.0) == [BeginSwitch("g", None, "a", "idle")]
+    assert it.switch_failed("g", "x", [], 6.0, blame=False, loaded="a") == []
+    assert it.group_of("a").current == "a"
+    assert it.next_wakeup() == 66.0
+    assert it.tick(66.0) == [BeginSwitch("g", None, "a", "idle")]
+
+
+def test_a_failure_of_the_host_counts_against_no_model_and_leaves_what_was_loaded() -> None:
+    it = loaded()
+    it.request(1, "b", 0.0)
+    (refuse,) = it.switch_failed("g", "no helper", [], 1.0, blame=False, loaded="a")
+    assert isinstance(refuse, Refuse)
+    assert refuse.refusal.kind == "unavailable"
+    assert it.failures == {}
+    assert it.request(2, "a", 2.0) == [Grant(2)]
+
+
+def test_who_waits_for_a_model_that_could_not_be_adopted_waits_on() -> None:
+    it = core()
+    it.adopt("g", "a")
+    it.request(1, "a", 0.0)
+    begin = it.switch_failed("g", "it serves b", [], 1.0, blame=False, loaded="b")
+    assert begin == [BeginSwitch("g", "a", "b", "request")]
+
+
+def test_the_former_model_comes_back_after_several_failures_too() -> None:
+    it = loaded()
+    it.request(1, "b", 0.0)
+    it.request(2, "c", 0.0)
+    assert it.switch_failed("g", "x", [], 1.0)[1:] == [BeginSwitch("g", "c", None, "request")]
+    assert it.switch_failed("g", "y", [], 2.0)[1:] == [BeginSwitch("g", "a", None, "rollback")]
+
+
+def test_leases_of_a_lost_model_hold_up_nobody() -> None:
+    it = loaded()
+    it.request(1, "a", 0.0)
+    it.lost("a", 1.0)
+    assert it.request(2, "b", 2.0) == [BeginSwitch("g", "b", None, "request")]
+    it.switched("g", 3.0)
+    it.leave(2, 4.0)
+    assert it.request(3, "c", 5.0) == [BeginSwitch("g", "c", "b", "request")]
+    assert it.leave(1, 6.0) == []
+
+
+def test_the_higher_priority_is_next_and_does_not_wait_for_steady_traffic_of_a_lower_one() -> None:
+    it = loaded(min_residency=5)
+    it.request(1, "a", 0.0)
+    it.request(2, "b", 0.0)
+    it.request(3, "c", 0.0, priority=1)
+    assert it.next_wakeup() == 5.0
+    assert it.request(4, "a", 4.0) == [Grant(4)]
+    assert it.tick(5.0) == [BeginSwitch("g", "c", "a", "request")]
+    assert it.request(5, "a", 6.0) == []
+    assert it.leave(1, 7.0) == []
+    assert it.leave(4, 7.0) == [Drained("g")]
+
+
+def test_priority_starves_nobody() -> None:
+    it = loaded(max_wait=10)
+    it.request(1, "a", 0.0, priority=1)
+    it.request(2, "b", 0.0)
+    it.request(3, "c", 9.0, priority=5)
+    assert it.switched("g", 11.0)[0] == Grant(3)
+    it.leave(1, 11.0)
+    assert it.group_of("a").target == "b"
+
+
+def test_a_request_can_say_how_long_the_model_stays() -> None:
+    it = loaded(ttl={"a": 30.0})
+    it.request(1, "a", 0.0)
+    it.leave(1, 10.0, keep_alive=5.0)
+    assert it.next_wakeup() == 15.0
+    it.request(2, "a", 11.0)
+    it.leave(2, 12.0)
+    assert it.next_wakeup() == 42.0
+    it.request(3, "a", 13.0)
+    assert it.leave(3, 14.0, keep_alive=0.0) == [BeginSwitch("g", None, "a", "idle")]
+
+
+def test_a_pinned_model_is_not_evicted_and_who_cannot_wait_is_told() -> None:
+    it = loaded(max_wait=10, ttl={"a": 1.0})
+    assert it.pin("a", 100.0, 0.0) == []
+    (refused,) = it.request(1, "b", 1.0)
+    assert isinstance(refused, Refuse)
+    assert refused.refusal.kind == "pinned"
+    assert refused.refusal.retry_after == 99.0
+    assert it.tick(50.0) == []
+    assert it.request(2, "b", 92.0) == []
+    assert it.next_wakeup() == 100.0
+    assert it.tick(100.0) == [BeginSwitch("g", "b", "a", "request")]
+
+
+def test_the_end_of_a_pin_lets_others_in() -> None:
+    it = loaded(max_wait=10)
+    it.pin("a", 8.0, 0.0)
+    assert it.request(1, "b", 1.0) == []
+    assert it.unpin("a", 2.0) == [BeginSwitch("g", "b", "a", "request")]
+
+
+def test_who_waits_for_a_model_that_is_no_more_is_told_and_what_is_loaded_goes() -> None:
+    it = loaded()
+    it.request(1, "a", 0.0)
+    it.request(2, "b", 0.0)
+    removed = {"c": "g", "other": "h"}
+    actions = it.configure(removed, Limits(), 1.0)
+    assert [type(action) for action in actions] == [Refuse, BeginSwitch]
+    assert actions[1] == BeginSwitch("g", None, "a", "removed")
+    assert it.leave(1, 2.0) == [Drained("g")]
+    assert it.switched("g", 3.0) == []
+    assert it.request(3, "c", 4.0) == [BeginSwitch("g", "c", None, "request")]
+    with pytest.raises(KeyError):
+        it.request(4, "a", 5.0)
+
+
+def test_what_did_not_change_is_not_touched_by_a_new_configuration() -> None:
+    it = loaded()
+    it.request(1, "a", 0.0)
+    more = {"a": "g", "b": "g", "c": "g", "other": "h", "new": "g"}
+    assert it.configure(more, Limits(max_wait=5), 1.0) == []
+    assert it.request(2, "a", 1.0) == [Grant(2)]
+    assert it.request(3, "new", 1.0) == []
+    assert it.next_wakeup() == 6.0
+
+
+def test_a_stopping_router_tells_who_waits_and_who_comes() -> None:
+    it = loaded()
+    it.request(1, "a", 0.0)
+    it.request(2, "b", 0.0)
+    (refused,) = it.stop()
+    assert isinstance(refused, Refuse)
+    assert refused.refusal.kind == "stopping"
+    (refused,) = it.request(3, "a", 1.0)
+    assert isinstance(refused, Refuse)
+    assert it.leave(1, 2.0) == []
+    assert it.next_wakeup() is None
 
 
 def test_groups_do_not_wait_for_each_other() -> None:
@@ -308,9 +447,9 @@ class SchedulerMachine(RuleBasedStateMachine):
     def lose(self, model: str) -> None:
         if MODELS[model] not in self.switching:
             self.held = {t: m for t, m in self.held.items() if m != model}
-            for ticket, held in list(self.core.group_of(model).leases.items()):
-                if held == model:
-                    self.apply(self.core.leave(ticket, self.now))
+            leases = self.core.group_of(model).leases.get(model)
+            for waiter in leases.all() if leases else ():
+                self.apply(self.core.leave(waiter.ticket, self.now))
             self.apply(self.core.lost(model, self.now))
 
     @rule(model=st.sampled_from(sorted(MODELS)))
@@ -319,8 +458,9 @@ class SchedulerMachine(RuleBasedStateMachine):
 
     @invariant()
     def both_sides_agree(self) -> None:
-        waiting = {t: w.model for g in self.core.groups.values() for t, w in g.waiters.items()}
-        leases = {t: m for g in self.core.groups.values() for t, m in g.leases.items()}
+        groups = self.core.groups.values()
+        waiting = {w.ticket: w.model for g in groups for q in g.queues.values() for w in q.all()}
+        leases = {w.ticket: w.model for g in groups for q in g.leases.values() for w in q.all()}
         assert waiting == self.waiting, "a request was lost"
         assert leases == self.held
 
@@ -335,12 +475,13 @@ class SchedulerMachine(RuleBasedStateMachine):
         for name, group in self.core.groups.items():
             if name in self.switching:
                 continue
-            active = [w for w in group.waiters.values() if w.ticket not in self.passive]
+            everyone = [w for queue in group.queues.values() for w in queue.all()]
+            active = [w for w in everyone if not w.passive]
             for waiter in active:
                 assert group.loaded is not None
                 assert self.now - waiter.since < MAX_WAIT
             assert not active or self.core.next_wakeup() is not None
-            for waiter in group.waiters.values():
+            for waiter in everyone:
                 assert waiter.model != group.loaded or active, "a grant was forgotten"
 
 

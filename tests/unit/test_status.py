@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from typing import Any
 
 import pytest
@@ -121,3 +122,30 @@ def test_every_chunk_is_a_whole_one(style: status.Style) -> None:
     assert body["object"] == "chat.completion.chunk"
     assert body["choices"][0]["finish_reason"] is None
     assert status.status_chunk(BASE, "off", "line", done=True) == b""
+
+
+def test_hostile_history_costs_no_time() -> None:
+    began = time.perf_counter()
+    for text in (
+        "\n" * 200_000 + "x",
+        "⚡ 1.0 tok/s (~1 tokens in 1.0s)\n" * 20_000 + "x",
+        status.switching("a" * 200_000) + "x",
+        "⏳ Loading model... " + "1" * 200_000,
+    ):
+        status.strip_status([{"role": "assistant", "content": text}])
+    assert time.perf_counter() - began < 1
+
+
+def test_a_line_that_goes_on_is_not_the_routers() -> None:
+    said = "✅ Model ready! (3s) is what it prints"
+    kept, changed = status.strip_status([{"role": "assistant", "content": said}])
+    assert kept[0]["content"] == said
+    assert not changed
+
+
+@pytest.mark.parametrize(
+    "key", ["json_schema", "grammar", "guided_json", "structured_outputs", "regex", "ebnf"]
+)
+def test_the_engines_own_ways_to_ask_for_structure_keep_the_text_clean(key: str) -> None:
+    style = status.choose_style({key: "x"}, header="content", key=None, model=None, default="auto")
+    assert style == "event"

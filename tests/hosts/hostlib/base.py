@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import time
 from pathlib import Path
 
 from .names import SUITES, HostError, base_key
@@ -37,6 +38,9 @@ PACKAGES = (
 
 RECIPE = "1"
 """Raise it when the way a base is built changes, so that older cached ones are not taken."""
+
+KEEP_DAYS = 7
+"""Another checkout, with other packages, may still boot hosts from a base that this one has not."""
 
 
 def cache_dir() -> Path:
@@ -95,18 +99,48 @@ def base_root(suite: str) -> Path:
         raise HostError(f"suite {suite!r} is not one of {', '.join(SUITES)}")
     bases = cache_dir() / "bases"
     target = bases / base_key(suite, PACKAGES, RECIPE)
-    if target.is_dir():
-        return target
     bases.mkdir(parents=True, exist_ok=True)
-    with locked(bases / f"{suite}.lock", f"building the base of {suite}"):
-        if target.is_dir():
-            return target
-        partial = bases / f"{target.name}.partial"
-        if partial.exists():
-            shutil.rmtree(partial)
-        _build(suite, partial)
-        partial.rename(target)
+    _stamp(target).touch()
+    if not target.is_dir() or superseded(suite, target):
+        with locked(bases / f"{suite}.lock", f"building the base of {suite}"):
+            if not target.is_dir():
+                partial = bases / f"{target.name}.partial"
+                if partial.exists():
+                    shutil.rmtree(partial)
+                _build(suite, partial)
+                partial.rename(target)
+            for old in superseded(suite, target):
+                _remove(old)
     return target
+
+
+def superseded(suite: str, target: Path) -> list[Path]:
+    """The bases of a suite that stand beside ``target`` and that nobody has used for a while."""
+    since = time.time() - KEEP_DAYS * 24 * 3600
+    old = [
+        base
+        for base in sorted(target.parent.glob(f"{suite}-*"))
+        if base.is_dir()
+        and base.name.removesuffix(".partial") != target.name
+        and (_stamp(base) if _stamp(base).exists() else base).stat().st_mtime < since
+    ]
+    # a host that runs for days has its base mounted all the time
+    mounts = Path("/proc/self/mountinfo").read_text() if old else ""
+    return [base for base in old if f"/{base.name}," not in mounts]
+
+
+def _stamp(base: Path) -> Path:
+    """A file that is touched whenever the base is used: beside it, for nothing in it may change."""
+    return base.with_name(f".{base.name}.used")
+
+
+def _remove(base: Path) -> None:
+    # a removal that is broken off must not leave what looks like a whole base
+    partial = base.with_name(f"{base.name.removesuffix('.partial')}.partial")
+    base.rename(partial)
+    shutil.rmtree(partial)
+    _stamp(base).unlink(missing_ok=True)
+    _stamp(partial).unlink(missing_ok=True)
 
 
 def _build(suite: str, directory: Path) -> None:

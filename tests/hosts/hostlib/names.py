@@ -199,6 +199,7 @@ def inventory(hosts: Iterable[Running], key: Path) -> str:
         f"    ansible_ssh_private_key_file: {quote(str(key))}",
         f"    ansible_ssh_common_args: {quote(' '.join(SSH_OPTIONS))}",
         "    ansible_python_interpreter: /usr/bin/python3",
+        "    ansible_pipelining: true",
         "  children:",
         "    llm_servers:",
     ]

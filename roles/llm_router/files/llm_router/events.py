@@ -16,7 +16,7 @@ log = logging.getLogger(__name__)
 class SwitchStarted:
     """A plan begins to run; ``model`` is None for an unload.
 
-    ``reason`` is request, adopt, rollback, idle or operator.
+    ``reason`` is request, adopt, rollback, idle, operator or removed.
     """
 
     group: str
@@ -47,7 +47,10 @@ class StepEnded:
 
 @dataclass(frozen=True)
 class SwitchEnded:
-    """A plan ended. ``error`` is None when ``model`` is loaded now (None: nothing is)."""
+    """A plan ended. ``error`` is None when ``model`` is loaded now (None: nothing is).
+
+    ``main_pid`` is then its unit's, 0 when that is not known.
+    """
 
     group: str
     model: str | None
@@ -56,6 +59,7 @@ class SwitchEnded:
     reason: str
     error: str | None = None
     steps: tuple[StepEnded, ...] = ()
+    main_pid: int = 0
 
 
 @dataclass(frozen=True)

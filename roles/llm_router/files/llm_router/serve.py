@@ -2,23 +2,50 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import logging
+import math
 import os
 import socket
 from pathlib import Path
 
 import uvicorn
+from fastapi import FastAPI
 
 from llm_router.api import create_app
+from llm_router.api.errors import stopping
+from llm_router.api.services import Services
 from llm_router.config.load import Settings
 from llm_router.config.schema import Config
 
 log = logging.getLogger(__name__)
 
 
+LAST_WORDS = 5
+"""Seconds beyond ``requests.shutdown_timeout`` for clients to read that their answer was ended."""
+
+
 class _Server(uvicorn.Server):
     """uvicorn, that tells systemd when it listens and when it stops listening."""
+
+    def __init__(self, app: FastAPI, settings: Settings) -> None:
+        self._app = app
+        self._patience = settings.config.requests.shutdown_timeout
+        super().__init__(
+            uvicorn.Config(
+                app,
+                http="h11",
+                ws="none",
+                lifespan="on",
+                log_config=None,
+                access_log=False,
+                server_header=False,
+                # X-Forwarded-For is anybody's to write; nothing here trusts an address
+                proxy_headers=False,
+                timeout_graceful_shutdown=math.ceil(self._patience) + LAST_WORDS,
+            )
+        )
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Listen, then say so."""
@@ -27,9 +54,18 @@ class _Server(uvicorn.Server):
             _notify("READY=1")
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Say so, then let running answers end."""
+        """Say so to systemd and to all who wait, then let running answers end."""
         _notify("STOPPING=1")
+        services: Services = self._app.state.services
+        services.scheduler.stop()
+        ending = asyncio.create_task(self._end_answers(services))
         await super().shutdown(sockets=sockets)
+        ending.cancel()
+
+    async def _end_answers(self, services: Services) -> None:
+        await asyncio.sleep(self._patience)
+        for exchange in list(services.in_flight.values()):
+            exchange.end(stopping())
 
 
 def serve(settings: Settings) -> int:
@@ -42,20 +78,7 @@ def serve(settings: Settings) -> int:
     except OSError as error:
         log.error("cannot listen: %s", error)
         return 1
-    server = _Server(
-        uvicorn.Config(
-            create_app(settings),
-            http="h11",
-            ws="none",
-            lifespan="on",
-            log_config=None,
-            access_log=False,
-            server_header=False,
-            # X-Forwarded-For is anybody's to write; nothing here trusts an address
-            proxy_headers=False,
-            timeout_graceful_shutdown=int(config.requests.shutdown_timeout),
-        )
-    )
+    server = _Server(create_app(settings), settings)
     try:
         server.run(sockets=sockets)
     except KeyboardInterrupt:
@@ -69,9 +92,14 @@ def _listen_tcp(config: Config) -> socket.socket:
     host, port = config.listen.host, config.listen.port
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
-        return socket.create_server((host, port), family=family, backlog=2048)
+        listener = socket.create_server((host, port), family=family, backlog=2048)
     except OSError as error:
         raise OSError(f"{host} port {port}: {error.strerror or error}") from error
+    # a client that takes no more of its answer loses its connection, and its lease with it;
+    # connections have this from their listener (tcp(7))
+    timeout = round(config.requests.client_timeout * 1000)
+    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, timeout)
+    return listener
 
 
 def _listen_unix(path: Path) -> socket.socket:

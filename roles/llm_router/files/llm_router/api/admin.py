@@ -9,10 +9,10 @@ from fastapi import APIRouter, Depends, Request
 from pydantic import BaseModel, ConfigDict, Field
 
 from llm_router.api.auth import identify
-from llm_router.api.errors import ApiError, refused, unknown_model
+from llm_router.api.errors import ApiError, cancelled, refused, unknown_model
 from llm_router.api.services import Services
 from llm_router.events import SwitchEnded
-from llm_router.scheduler.service import Refused
+from llm_router.scheduler.service import Refused, SwitchFailed, SwitchRunning
 from llm_router.switcher.plan import Step
 from llm_router.units.base import UnitError
 
@@ -24,7 +24,7 @@ class _ModelCall(BaseModel):
 
 
 class SwitchCall(_ModelCall):
-    """``timeout``: how long the caller waits, in seconds; the switch goes on after it."""
+    """``timeout``: how long the caller waits, in seconds; a switch that has begun goes on."""
 
     timeout: float | None = Field(None, gt=0)
 
@@ -56,7 +56,7 @@ async def get_status(services: Admin) -> dict[str, Any]:
         }
         for switch in services.scheduler.switches.values()
     ]
-    groups = {name: {"loaded": group.loaded} for name, group in core.groups.items()}
+    groups = {name: _group_status(services, name) for name in core.groups}
     return {"models": models, "groups": groups, "switches": switches}
 
 
@@ -66,17 +66,19 @@ async def switch(call: SwitchCall, services: Admin) -> dict[str, Any]:
     _known(services, call.model)
     # an operator's word is the way back for a model that failed too often
     services.scheduler.clear(call.model)
-    previous = services.scheduler.core.group_of(call.model).loaded
+    previous = services.scheduler.core.group_of(call.model).current
     began = services.clock()
     try:
         with anyio.fail_after(call.timeout):
             async with services.scheduler.lease(call.model):
                 pass
     except TimeoutError as error:
+        goes_on = services.scheduler.is_loading(call.model)
+        rest = "the switch goes on" if goes_on else "it had not been its turn, and is given up"
         raise ApiError(
             504,
             "switch_timeout",
-            f"'{call.model}' was not ready within {call.timeout:g} s; the switch goes on.",
+            f"'{call.model}' was not ready within {call.timeout:g} s; {rest}.",
             kind="server_error",
         ) from error
     except Refused as error:
@@ -101,13 +103,60 @@ class _GroupCall(BaseModel):
 @router.post("/unload")
 async def unload(call: _GroupCall, services: Admin) -> dict[str, Any]:
     """Free a group's device once its running answers have ended, and wait for that."""
-    group = services.scheduler.core.groups.get(call.group)
-    if group is None:
-        known = ", ".join(sorted(services.scheduler.core.groups))
-        raise ApiError(404, "group_not_found", f"No group '{call.group}'. Known groups: {known}.")
-    previous = group.loaded
-    await services.scheduler.unload(call.group)
+    _known_group(services, call.group)
+    try:
+        previous = await services.scheduler.unload(call.group)
+    except SwitchRunning as error:
+        raise ApiError(
+            409,
+            "switch_running",
+            f"Group '{call.group}' switches to '{error.model}' now; unload it when that is done, "
+            "or cancel the switch first.",
+        ) from error
+    except SwitchFailed as error:
+        raise ApiError(
+            503,
+            "unload_failed",
+            f"Group '{call.group}' could not be unloaded. {error}",
+            kind="server_error",
+            log_lines=error.log_lines,
+        ) from error
     return {"changed": previous is not None, "group": call.group, "previous": previous}
+
+
+@router.post("/cancel")
+async def cancel_switch(call: _GroupCall, services: Admin) -> dict[str, Any]:
+    """End the running switch of a group: what it had begun is stopped, the former model is brought
+    back, and who waited for the new one is told."""
+    _known_group(services, call.group)
+    running = services.scheduler.switches.get(call.group)
+    if running is None:
+        return {"changed": False, "group": call.group}
+    running.scope.cancel()
+    await running.ended.wait()
+    # it may have been done before the cancel came to it
+    return {"changed": running.error is not None, "group": call.group}
+
+
+class PinCall(_ModelCall):
+    """``seconds``: for how long nothing else may be loaded in the model's group; 0 ends it."""
+
+    seconds: float = Field(ge=0, allow_inf_nan=False)
+
+
+@router.post("/pin")
+async def pin(call: PinCall, services: Admin) -> dict[str, Any]:
+    """Hold a model: load it, and keep every other of its group out for a time."""
+    _known(services, call.model)
+    if call.seconds == 0:
+        services.scheduler.unpin(call.model)
+        return {"model": call.model, "seconds": 0}
+    try:
+        async with services.scheduler.lease(call.model):
+            services.scheduler.pin(call.model, call.seconds)
+    except Refused as error:
+        raise refused(error.refusal) from error
+    return {"model": call.model, "seconds": call.seconds}
 
 
 @router.get("/requests")
@@ -135,7 +184,7 @@ async def cancel_request(number: int, services: Admin) -> dict[str, Any]:
     exchange = services.in_flight.get(number)
     if exchange is None:
         raise ApiError(404, "request_not_found", f"No request {number} is in flight.")
-    exchange.cancel()
+    exchange.end(cancelled())
     return {"changed": True, "id": number}
 
 
@@ -143,7 +192,7 @@ async def cancel_request(number: int, services: Admin) -> dict[str, Any]:
 async def plan(model: str, services: Admin) -> dict[str, Any]:
     """What a request for ``model`` would do now; changes nothing."""
     _known(services, model)
-    loaded = services.scheduler.core.group_of(model).loaded
+    loaded = services.scheduler.core.group_of(model).current
     try:
         steps = await services.switcher.plan_for(model, loaded)
     except UnitError as error:
@@ -176,12 +225,28 @@ def _known(services: Services, model: str) -> None:
         raise unknown_model(model, services.models)
 
 
+def _known_group(services: Services, group: str) -> None:
+    groups = services.scheduler.core.groups
+    if group not in groups:
+        known = ", ".join(sorted(groups))
+        raise ApiError(404, "group_not_found", f"No group '{group}'. Known groups: {known}.")
+
+
+def _group_status(services: Services, name: str) -> dict[str, Any]:
+    group = services.scheduler.core.groups[name]
+    entry: dict[str, Any] = {"loaded": group.current}
+    if group.pinned is not None:
+        left = -services.scheduler.seconds_since(group.pinned_until)
+        entry["pinned"] = {"model": group.pinned, "seconds": round(max(0.0, left), 3)}
+    return entry
+
+
 def _model_status(services: Services, name: str) -> dict[str, Any]:
     core = services.scheduler.core
     group = core.group_of(name)
     failure = core.failures.get(name)
     state = "stopped"
-    if group.loaded == name:
+    if group.current == name:
         state = "loaded"
     elif group.target == name:
         state = "loading"
@@ -191,8 +256,8 @@ def _model_status(services: Services, name: str) -> dict[str, Any]:
         "state": state,
         "backend": services.models[name].backend,
         "unit": services.models[name].unit,
-        "in_flight": sum(1 for lease in group.leases.values() if lease == name),
-        "waiting": sum(1 for waiter in group.waiters.values() if waiter.model == name),
+        "in_flight": group.in_flight(name),
+        "waiting": group.waiting(name),
     }
     if failure is not None:
         entry["failure"] = {

@@ -22,6 +22,7 @@ class Caller:
     name: str
     scopes: frozenset[Scope]
     status: StatusStyle | None = None
+    priority: int = 0
 
     def must(self, scope: Scope) -> None:
         """Raises `ApiError` 403 unless the caller has ``scope``."""
@@ -48,7 +49,8 @@ def identify(scope: Mapping[str, Any], headers: Mapping[str, str], settings: Set
     kind, _, given = headers.get("authorization", "").partition(" ")
     if kind.lower() != "bearer" or not given:
         given = headers.get("x-api-key", "")
-    digest = hashlib.sha256(given.strip().encode()).hexdigest()
+    given = given.strip()
+    digest = hashlib.sha256(given.encode()).hexdigest() if given else ""
     found: ApiKey | None = None
     for key in keys:
         # every key is compared, so that the time says nothing about which one matched
@@ -62,4 +64,4 @@ def identify(scope: Mapping[str, Any], headers: Mapping[str, str], settings: Set
             f"{what} Send one as 'Authorization: Bearer KEY'.",
             kind="authentication_error",
         )
-    return Caller(found.name, frozenset(found.scopes), found.status)
+    return Caller(found.name, frozenset(found.scopes), found.status, found.priority)

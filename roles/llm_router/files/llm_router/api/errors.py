@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -44,7 +45,7 @@ def unknown_model(name: object, known: Iterable[str]) -> ApiError:
 
 
 def refused(refusal: Refusal) -> ApiError:
-    """503: the model could not be loaded. 429: too many wait."""
+    """503: the model could not be loaded, or not now. 429: too many wait. 404: it was removed."""
     if refusal.kind == "overloaded":
         return ApiError(
             429,
@@ -54,12 +55,29 @@ def refused(refusal: Refusal) -> ApiError:
             retry_after=10,
         )
     if refusal.kind == "stopping":
+        return stopping()
+    if refusal.kind == "pinned":
         return ApiError(
             503,
-            "router_stopping",
-            "The router is stopping; try again in a moment.",
+            "model_pinned",
+            f"The model '{refusal.model}' cannot be loaded now: {refusal.message}.",
             kind="server_error",
-            retry_after=5,
+            retry_after=math.ceil(refusal.retry_after or 0),
+        )
+    if refusal.kind == "removed":
+        return ApiError(
+            404,
+            "model_not_found",
+            f"The model '{refusal.model}' does not exist any more: {refusal.message}.",
+            param="model",
+        )
+    if refusal.kind == "unavailable":
+        return ApiError(
+            503,
+            "units_unavailable",
+            f"The model '{refusal.model}' cannot be loaded now. {refusal.message}",
+            kind="server_error",
+            retry_after=10,
         )
     return ApiError(
         503,
@@ -67,6 +85,17 @@ def refused(refusal: Refusal) -> ApiError:
         f"The model '{refusal.model}' could not be loaded. {refusal.message}",
         kind="server_error",
         log_lines=refusal.log_lines,
+    )
+
+
+def stopping() -> ApiError:
+    """503: the next router will be there in a moment."""
+    return ApiError(
+        503,
+        "router_stopping",
+        "The router is stopping; try again in a moment.",
+        kind="server_error",
+        retry_after=5,
     )
 
 
@@ -93,6 +122,27 @@ def not_loaded(model: str, loaded: str | None) -> ApiError:
         f"The model '{model}' is not loaded and this request may not cause a switch. "
         f"Loaded now: {loaded or 'none'}.",
         param="model",
+    )
+
+
+def engine_silent(model: str, seconds: float) -> ApiError:
+    """504: the engine is there and sends nothing."""
+    return ApiError(
+        504,
+        "engine_timeout",
+        f"The engine of '{model}' sent nothing for {seconds:g} s (requests.idle_timeout).",
+        kind="server_error",
+    )
+
+
+def cut_off(model: str) -> ApiError:
+    """503: a switch has waited for this answer as long as it was told to."""
+    return ApiError(
+        503,
+        "answer_cut",
+        f"This answer of '{model}' was cut off: other requests need another model, and have "
+        "waited for it as long as scheduler.drain_timeout says.",
+        kind="server_error",
     )
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import anyio
 
 from llm_router.api.auth import Caller
+from llm_router.api.errors import ApiError
 from llm_router.api.status import Style
 from llm_router.config.schema import Fallback, Model
 
@@ -36,10 +37,13 @@ class Exchange:
     rate: float | None = None
     served: bool = False
     """Whether it has its lease."""
+    keep_alive: float | None = None
+    """How long its model shall stay loaded afterwards, in seconds."""
     scope: anyio.CancelScope = field(default_factory=anyio.CancelScope)
-    cancelled: bool = False
+    verdict: ApiError | None = None
+    """Why it was ended by others than its client and its engine."""
 
-    def cancel(self) -> None:
-        """End it, whatever it is waiting for; the client is told that an operator did."""
-        self.cancelled = True
+    def end(self, verdict: ApiError) -> None:
+        """End it, whatever it is waiting for; the client is told why."""
+        self.verdict = verdict
         self.scope.cancel()

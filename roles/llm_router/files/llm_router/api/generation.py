@@ -17,12 +17,13 @@ from typing import Any
 import anyio
 import httpx
 
-from llm_router.api import status
+from llm_router.api import parameters, status
 from llm_router.api.auth import Caller, identify
 from llm_router.api.errors import (
     ApiError,
     bad_request,
-    cancelled,
+    cut_off,
+    engine_silent,
     internal_error,
     not_loaded,
     refused,
@@ -41,6 +42,8 @@ from llm_router.units.base import UnitError
 
 log = logging.getLogger(__name__)
 
+LAST_WORD_WITHIN = 1.0
+"""Seconds that a client gets to read why its request was ended."""
 STATUS_HEADER = "x-llm-router-status"
 SWITCH_HEADER = "x-llm-router-switch"
 _NUMBERS = itertools.count(1)
@@ -76,8 +79,9 @@ class Generation:
                 try:
                     with exchange.scope:
                         await self._answer(services, exchange, reply)
-                    if exchange.cancelled:
-                        await reply.fail(cancelled())
+                    if exchange.verdict is not None:
+                        with anyio.move_on_after(LAST_WORD_WITHIN):
+                            await reply.fail(exchange.verdict)
                 except ApiError as error:
                     await reply.fail(error)
                 except Exception:
@@ -92,7 +96,7 @@ class Generation:
             if exchange is not None:
                 services.in_flight.pop(exchange.number, None)
                 # 499 is the field's name for "the client left first"
-                code = reply.status if reply.ended else 499
+                code = reply.status if reply.ended or reply.said_done else 499
                 name = exchange.model.name
                 services.metrics.request_ended(name, self._path, code, exchange.queue_seconds)
                 log.info(
@@ -139,6 +143,13 @@ class Generation:
                 f"The header X-LLM-Router-Status has '{error}': "
                 "use auto, content, event, reasoning or off."
             ) from error
+        try:
+            keep_alive = parameters.keep_alive(body.pop("keep_alive", None))
+        except ValueError as error:
+            raise bad_request(
+                f"keep_alive is '{error}': give seconds, or text such as 5m; 0 unloads at once.",
+                "keep_alive",
+            ) from error
         base = {
             "id": f"chatcmpl-{uuid.uuid4().hex}",
             "created": int(time.time()),
@@ -157,6 +168,7 @@ class Generation:
             wants_usage,
             fallback,
             patience,
+            keep_alive=keep_alive,
         )
 
     async def _answer(self, services: Services, exchange: Exchange, reply: Reply) -> None:
@@ -165,23 +177,26 @@ class Generation:
             ticket: Ticket | None = None
             try:
                 ticket = await _queue(services, exchange)
+                ticket.on_cut = lambda: exchange.end(cut_off(exchange.model.name))
                 lease = await self._wait(services, exchange, ticket, reply)
                 exchange.served = True
                 exchange.queue_seconds = (exchange.queue_seconds or 0.0) + lease.queue_seconds
                 exchange.switch_seconds += lease.switch_seconds
                 await self._forward(services, exchange, reply)
                 return
+            except (httpx.ReadTimeout, httpx.WriteTimeout) as error:
+                idle = services.settings.config.requests.idle_timeout
+                raise engine_silent(exchange.model.name, idle) from error
             except httpx.TransportError as error:
                 # nothing of an answer has come: see what became of the engine
-                if attempt == 2 or not await _engine_is_dead(services, exchange.model):
+                if attempt == 2 or not await _may_try_again(services, exchange.model):
                     what = f"did not answer ({type(error).__name__})"
                     raise upstream_broke(exchange.model.name, what) from error
-                services.scheduler.lost(exchange.model.name)
             except Refused as error:
                 raise refused(error.refusal) from error
             finally:
                 if ticket is not None:
-                    ticket.close()
+                    ticket.close(exchange.keep_alive)
 
     async def _wait(
         self, services: Services, exchange: Exchange, ticket: Ticket, reply: Reply
@@ -238,6 +253,8 @@ class Generation:
                 return
             try:
                 data = await response.aread()
+            except (httpx.ReadTimeout, httpx.WriteTimeout):
+                raise
             except httpx.TransportError as error:
                 what = f"broke off its answer ({type(error).__name__})"
                 raise upstream_broke(exchange.model.name, what) from error
@@ -270,18 +287,29 @@ class Generation:
         )
         if not reply.started:
             await reply.start_events(_headers(exchange))
+        measured = relay.measured
         broke: str | None = None
+        silent = False
         try:
             async for data in response.aiter_raw():
-                await reply.write(relay.feed(data, services.clock()))
+                out = relay.feed(data, services.clock())
+                # said before it is out: if that takes its time, nothing else may follow it
+                reply.said_done = measured.finished
+                await reply.write(out)
+            await reply.write(relay.close(services.clock()))
+        except (httpx.ReadTimeout, httpx.WriteTimeout):
+            silent = True
         except httpx.TransportError as error:
             broke = type(error).__name__
-        await reply.write(relay.close(services.clock()))
-        measured = relay.measured
-        ttft = measured.first_token - sent if measured.first_token is not None else None
-        services.metrics.answered(exchange.model.name, ttft, measured.tokens, measured.rate)
+        finally:
+            # many clients hang up as soon as they have read [DONE]
+            ttft = measured.first_token - sent if measured.first_token is not None else None
+            services.metrics.answered(exchange.model.name, ttft, measured.tokens, measured.rate)
         if measured.finished:
             await reply.end()
+        elif silent:
+            idle = services.settings.config.requests.idle_timeout
+            raise engine_silent(exchange.model.name, idle)
         elif broke is None and measured.token_events:
             # the engine ended its stream in order but for the mark that clients wait for
             await reply.end(_last_words(exchange, measured) + DONE)
@@ -292,7 +320,11 @@ class Generation:
     def _with_rate(
         self, services: Services, exchange: Exchange, data: bytes, seconds: float
     ) -> bytes:
-        """tok/s into ``usage`` of a whole answer, by the engine's own measure where it has one."""
+        """tok/s into ``usage`` of a whole answer, by the engine's own measure.
+
+        Where it has none, all that can be seen from here has the prompt's time in it, and a name
+        that says so.
+        """
         try:
             body = json.loads(data)
         except ValueError:
@@ -302,11 +334,11 @@ class Generation:
         if not isinstance(usage, dict) or not isinstance(tokens, int):
             return data
         rate = _engine_rate(body)
-        if rate is None and seconds > 0:
-            rate = tokens / seconds
         services.metrics.answered(exchange.model.name, None, tokens, rate)
         exchange.rate = rate
         usage.update(_rate_keys(exchange, rate))
+        if rate is None and seconds > 0:
+            usage["tokens_per_second_with_prompt"] = round(tokens / seconds, 1)
         return to_json(body)
 
 
@@ -361,11 +393,11 @@ async def _queue(services: Services, exchange: Exchange) -> Ticket:
     """
     name = exchange.model.name
     if exchange.fallback is None:
-        return services.scheduler.request(name)
+        return services.scheduler.request(name, priority=exchange.caller.priority)
     ticket = await _passive(services, name, exchange.patience)
     if ticket is not None:
         return ticket
-    loaded = services.scheduler.core.group_of(name).loaded
+    loaded = services.scheduler.core.group_of(name).current
     if exchange.fallback == "loaded" and loaded is not None:
         ticket = await _passive(services, loaded, 0.0)
         if ticket is not None:
@@ -386,17 +418,16 @@ async def _passive(services: Services, name: str, patience: float) -> Ticket | N
     return ticket if coming else None
 
 
-async def _engine_is_dead(services: Services, model: Model) -> bool:
-    """Whether a refused connection means that the engine must be started again.
-
-    A unit that is still there is restarted only if nobody else is being served by it.
-    """
+async def _may_try_again(services: Services, model: Model) -> bool:
+    """After a connection that brought nothing: an engine that is gone, or serves no more, is
+    brought back by the next request for it; one that is well had only closed that connection."""
     try:
-        state = await services.units.state(model)
+        well = await services.switcher.is_well(model)
     except UnitError:
         return False
-    leases = services.scheduler.core.group_of(model.name).leases
-    return not state.running or len(leases) <= 1
+    if not well:
+        services.scheduler.lost(model.name)
+    return True
 
 
 def _progress(services: Services, model: Model, ticket: Ticket) -> str:
@@ -405,7 +436,7 @@ def _progress(services: Services, model: Model, ticket: Ticket) -> str:
         timeout = model.timeout or services.settings.config.switch.timeout
         return status.loading(services.scheduler.seconds_since(switch.started), timeout)
     elapsed = services.scheduler.seconds_since(ticket.since)
-    loaded = services.scheduler.core.groups[model.group].loaded
+    loaded = services.scheduler.core.groups[model.group].current
     others = switch.target if switch is not None and switch.target != model.name else None
     return status.waiting(others or loaded or model.name, elapsed)
 

@@ -22,7 +22,7 @@ async def health(request: Request) -> JSONResponse:
     """
     services: Services = request.app.state.services
     core = services.scheduler.core
-    loaded = {group.loaded for group in core.groups.values()} - {None}
+    loaded = {group.current for group in core.groups.values()} - {None}
     backends: dict[str, bool] = {}
     for name, model in services.models.items():
         label = engine_for(model).label

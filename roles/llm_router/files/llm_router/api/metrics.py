@@ -44,11 +44,9 @@ class _Live(Collector):
         core = self._scheduler.core
         for name, model in self._models.items():
             group = core.group_of(name)
-            loaded.add_metric([name, model.group], float(group.loaded == name))
-            held = sum(1 for lease in group.leases.values() if lease == name)
-            in_flight.add_metric([name], held)
-            queued = sum(1 for waiter in group.waiters.values() if waiter.model == name)
-            waiting.add_metric([name], queued)
+            loaded.add_metric([name, model.group], float(group.current == name))
+            in_flight.add_metric([name], group.in_flight(name))
+            waiting.add_metric([name], group.waiting(name))
             failure = core.failures.get(name)
             failed.add_metric([name], failure.count if failure else 0)
         build = GaugeMetricFamily(

@@ -27,6 +27,8 @@ class Reply:
         self._send = send
         self.status = 0
         self.ended = False
+        self.said_done = False
+        """Whether ``[DONE]`` is out: no error may follow it."""
         self._events = False
 
     @property
@@ -59,8 +61,8 @@ class Reply:
 
     async def end(self, data: bytes = b"") -> None:
         """Send the last piece."""
-        self.ended = True
         await self._send({"type": "http.response.body", "body": data, "more_body": False})
+        self.ended = True
 
     async def json(self, status: int, body: Any, headers: Headers = ()) -> None:
         """Send a whole JSON answer."""
@@ -82,7 +84,9 @@ class Reply:
         """The error as an answer of its own, or as the stream's last event and its end."""
         if self.ended:
             return
-        if self._events:
+        if self.said_done:
+            await self.end()
+        elif self._events:
             await self.end(event(error.body) + DONE)
         elif self.started:
             await self.end(to_json(error.body))

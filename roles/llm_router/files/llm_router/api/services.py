@@ -42,6 +42,8 @@ class Services:
     clock: Clock = time.monotonic
     last_switch: dict[str, SwitchEnded] = field(default_factory=dict)
     """By model: how its last switch went."""
+    main_pids: dict[str, int] = field(default_factory=dict)
+    """By model: the main process of its unit when it was found or made ready."""
     in_flight: dict[int, Exchange] = field(default_factory=dict)
     """By number: the requests that wait or are answered now."""
 
@@ -52,7 +54,7 @@ class Services:
 
     def is_loaded(self, model: str) -> bool:
         """Whether ``model`` can answer without a switch."""
-        return self.scheduler.core.group_of(model).loaded == model
+        return self.scheduler.core.group_of(model).current == model
 
 
 def make_units(settings: Settings) -> Units:
@@ -116,6 +118,8 @@ def _remember(services: Services, event: Event) -> None:
             log.info("unload of %s %s after %.2f s", event.previous, outcome, event.seconds)
             return
         services.last_switch[event.model] = event
+        if event.error is None:
+            services.main_pids[event.model] = event.main_pid
         log.info("switch to %s %s after %.2f s", event.model, outcome, event.seconds)
 
 
@@ -132,6 +136,7 @@ async def _find_running(services: Services) -> None:
         name, readiness = found
         log.info("found %s %s", name, readiness.verdict)
         if readiness.verdict == "ready":
+            services.main_pids[name] = await services.switcher.main_pid(services.models[name])
             services.scheduler.found_loaded(name)
         else:
             services.scheduler.adopt(group, name)
@@ -147,13 +152,20 @@ def _preload(services: Services) -> None:
 
 
 def _unit_changed(services: Services, unit: str, state: UnitState) -> None:
-    if state.running:
-        return
+    """An engine that ended, or that systemd has started anew, can answer nothing of what it was."""
     for name, group in services.scheduler.core.groups.items():
         loaded = group.loaded
         if loaded is None or group.switching or services.models[loaded].unit != unit:
             continue
+        pid = services.main_pids.get(loaded, 0)
+        if state.active == "active" and (not pid or state.main_pid == pid):
+            continue
         reason = f"{unit} is {state.active}" + (f" ({state.result})" if state.result else "")
+        if state.active == "active":
+            reason = f"{unit} was started anew"
         log.warning("the engine of %s is gone: %s", loaded, reason)
         services.events.publish(ModelLost(name, loaded, reason))
-        services.scheduler.lost(loaded)
+        if state.active in ("activating", "active"):
+            services.scheduler.adopt(name, loaded)
+        else:
+            services.scheduler.lost(loaded)

@@ -21,8 +21,32 @@ _LINE = (
     r"|⏳ Waiting for [^\n]+\.\.\. \d+s"
     r"|✅ Model ready! \(\d+s\))"
 )
-_HEAD = re.compile(rf"\A(?:{_LINE}\n*)+")
-_FOOTER = re.compile(r"\n*⚡ \d+\.\d tok/s \(~\d+ tokens in \d+\.\d+s\)\s*\Z")
+# whole lines alone, and no two ways to read them: this runs on text that others chose
+_HEAD = re.compile(rf"\A(?:{_LINE}(?:\n+|\Z))+")
+_FOOTER = re.compile(r"⚡ \d+\.\d tok/s \(~\d+ tokens in \d+\.\d+s\)")
+
+
+_STRUCTURED = (
+    "tools",
+    "functions",
+    "response_format",
+    "logprobs",
+    "top_logprobs",
+    # the engines' own ways to ask for structure: vLLM's guided_* and structured_outputs, SGLang's
+    # regex and ebnf, llama.cpp's and TabbyAPI's grammars
+    "structured_outputs",
+    "guided_json",
+    "guided_regex",
+    "guided_choice",
+    "guided_grammar",
+    "json_schema",
+    "regex",
+    "ebnf",
+    "structural_tag",
+    "grammar",
+    "grammar_string",
+    "regex_pattern",
+)
 
 
 def switching(model: str) -> str:
@@ -74,8 +98,7 @@ def choose_style(
 
 def _plain_chat(request: Mapping[str, Any]) -> bool:
     choices = request.get("n")
-    structured = ("tools", "functions", "response_format", "logprobs", "top_logprobs")
-    return not any(request.get(key) for key in structured) and choices in (None, 1)
+    return not any(request.get(key) for key in _STRUCTURED) and choices in (None, 1)
 
 
 def chunk(
@@ -130,13 +153,21 @@ def strip_status(messages: Any) -> tuple[Any, bool]:
 
 def _strip_content(content: Any) -> Any:
     if isinstance(content, str):
-        return _FOOTER.sub("", _HEAD.sub("", content))
+        return _strip_text(content)
     if isinstance(content, list):
         texts = [i for i, part in enumerate(content) if isinstance(part, dict) and "text" in part]
         parts = list(content)
         for index in texts:
             text = parts[index]["text"]
             if isinstance(text, str):
-                parts[index] = {**parts[index], "text": _FOOTER.sub("", _HEAD.sub("", text))}
+                parts[index] = {**parts[index], "text": _strip_text(text)}
         return parts
     return content
+
+
+def _strip_text(text: str) -> str:
+    text = _HEAD.sub("", text)
+    body, newline, last = text.rstrip().rpartition("\n")
+    if not _FOOTER.fullmatch(last):
+        return text
+    return body.rstrip("\n") if newline else ""

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import difflib
+import hashlib
 import ipaddress
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -29,6 +31,8 @@ _TYPE_NAMES = {
     "dict_type": "a mapping of names to values",
     "model_type": "a mapping of keys to values",
 }
+
+_NO_KEY = hashlib.sha256(b"").hexdigest()
 
 
 @dataclass(frozen=True)
@@ -125,7 +129,9 @@ def _load_models(path: Path, config: Config, problems: list[Problem]) -> dict[st
         for key, what, remedy in _entry_problems(name, entry, config):
             loc = ("models", name, key) if key else ("models", name)
             problems.append(Problem(doc.file, doc.line(loc), ".".join(loc), what, remedy))
-    for place, what, remedy in _group_problems(parsed.models):
+    for place, what, remedy in chain(
+        _unit_problems(parsed.models), _preload_problems(parsed.models)
+    ):
         problems.append(Problem(doc.file, doc.line(place), ".".join(place), what, remedy))
     return {name: Model(name=name, **dict(entry)) for name, entry in parsed.models.items()}
 
@@ -165,7 +171,7 @@ def _entry_problems(name: str, entry: ModelEntry, config: Config) -> Iterator[tu
         )
 
 
-def _group_problems(
+def _unit_problems(
     models: dict[str, ModelEntry],
 ) -> Iterator[tuple[tuple[str, ...], str, str]]:
     """What models that name the same unit must agree on: (place, what, remedy)."""
@@ -199,13 +205,43 @@ def _group_problems(
             )
 
 
+def _preload_problems(
+    models: dict[str, ModelEntry],
+) -> Iterator[tuple[tuple[str, ...], str, str]]:
+    """A group has room for one model when the router starts: (place, what, remedy)."""
+    firsts: dict[str, str] = {}
+    for name, entry in models.items():
+        if not entry.preload:
+            continue
+        first = firsts.setdefault(entry.group, name)
+        if first != name:
+            yield (
+                ("models", name, "preload"),
+                f"{first} is preloaded in group {entry.group} already, and a group has room for "
+                f"one model",
+                f"keep `preload: true` for one of {first} and {name}, or give them different "
+                "groups if they have different GPUs",
+            )
+
+
 def _load_keys(path: Path, problems: list[Problem]) -> tuple[ApiKey, ...]:
     doc, parsed = _load(path, KeysFile, problems)
     if doc is None or parsed is None:
         return ()
     seen: dict[str, str] = {}
     for index, key in enumerate(parsed.keys):
-        if key.sha256 in seen:
+        if key.sha256 == _NO_KEY:
+            problems.append(
+                Problem(
+                    doc.file,
+                    doc.line(("keys", index, "sha256")),
+                    f"keys.{index}.sha256",
+                    f"is the sha256 of nothing: the key of {key.name} was empty",
+                    "make a key with `openssl rand -hex 32`, and give its sha256 "
+                    "(`printf %s KEY | sha256sum`)",
+                )
+            )
+        elif key.sha256 in seen:
             problems.append(
                 Problem(
                     doc.file,

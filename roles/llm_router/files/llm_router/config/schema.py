@@ -79,12 +79,14 @@ class SchedulerConfig(_Section):
     """Fairness between models: see docs/architecture.md.
 
     ``fallback`` says who answers a request that may cause no switch when its model is not loaded:
-    nobody (409), or the loaded model.
+    nobody (409), or the loaded model. ``after_drain_timeout`` says what becomes of answers that
+    still run when a switch has waited for them so long: cut off with an error, or waited for.
     """
 
     max_wait: Seconds = 60.0
     min_residency: Seconds = 0.0
     drain_timeout: Deadline = 600.0
+    after_drain_timeout: Literal["cut", "finish"] = "cut"
     max_queue: Count = 20_000
     max_queue_per_model: Count = 20_000
     fallback: Fallback = "none"
@@ -115,11 +117,13 @@ class SwitchConfig(_Section):
 
 class RequestLimits(_Section):
     """``idle_timeout``: how long an engine may be silent in the middle of an answer;
+    ``client_timeout``: how long a client may take nothing of what is sent to it;
     ``max_body``: bytes; ``keepalive``: seconds between comments in a stream that waits without
     status lines; ``json_keepalive``: likewise between spaces before an answer that is not
     streamed, 0 for none (with it an error may come with status 200)."""
 
     idle_timeout: Deadline = 600.0
+    client_timeout: Deadline = 60.0
     keepalive: Deadline = 15.0
     json_keepalive: Seconds = 0.0
     max_body: Annotated[int, Field(ge=1024)] = 64 * 1024 * 1024
@@ -210,6 +214,8 @@ class ApiKey(_Section):
     sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
     scopes: list[Scope] = ["use", "switch"]
     status: Style | None = None
+    priority: int = 0
+    """Of those who wait for different models, the highest is next; see scheduler/core.py."""
 
 
 class KeysFile(_Section):

@@ -15,7 +15,7 @@ from llm_router.helper.protocol import (
     decode_answer,
     encode_request,
 )
-from llm_router.units.base import UnitError
+from llm_router.units.base import ManagerUnavailable, UnitError
 
 ACTIVATE_TIMEOUT = 60.0
 LOGS_TIMEOUT = 20.0
@@ -59,17 +59,17 @@ class HelperClient:
                 line = await self._exchange(request) or await self._exchange(request)
                 answer = decode_answer(line)
         except TimeoutError as error:
-            raise UnitError(
+            raise ManagerUnavailable(
                 f"the helper did not {_DOING[request.verb]} {request.model} within {deadline:g} s"
             ) from error
         except (OSError, ValueError) as error:
             reason = getattr(error, "strerror", None) or str(error)
-            raise UnitError(
+            raise ManagerUnavailable(
                 f"the helper cannot be reached at {self._path} ({reason}); "
                 "see `systemctl status llm-router-helper.socket`"
             ) from error
         except ProtocolError as error:
-            raise UnitError(
+            raise ManagerUnavailable(
                 f"the helper gave no answer for {request.model} ({error}); "
                 "see `journalctl -u llm-router-helper`"
             ) from error

@@ -8,6 +8,7 @@ paths come from there, never from a request.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 import signal
@@ -129,6 +130,8 @@ class HelperServer:
                 writer.close()
         except (OSError, TimeoutError) as error:
             log.warning("a connection was lost: %s", str(error) or type(error).__name__)
+        except Exception:  # one connection's fault must not end the others
+            log.exception("a connection failed")
         finally:
             self._active -= 1
             self._drained.set()
@@ -186,6 +189,12 @@ class HelperServer:
         except (UnitError, CatalogError, EngineFileError, JournalError) as error:
             log.warning("%s %a %s: %s", request.verb, request.model, unit, error)
             return _refusal(str(error))
+        except Exception as error:  # a fault of ours must not end what others wait for
+            log.exception("%s %a %s failed", request.verb, request.model, unit)
+            return _refusal(
+                f"the helper failed with {type(error).__name__}: {error}; "
+                "`journalctl -u llm-router-helper` says where"
+            )
         seconds = time.monotonic() - began
         log.info("%s %s %s: %s in %.3f s", request.verb, model.name, unit, _said(result), seconds)
         return {"ok": True, **result}
@@ -258,8 +267,9 @@ async def _cancel_at_signal(scope: anyio.CancelScope) -> None:
 
 
 async def _cancel_at_end(reader: asyncio.StreamReader, scope: anyio.CancelScope) -> None:
-    while await reader.read(MAX_REQUEST):
-        pass
+    with contextlib.suppress(OSError):  # left without a good-bye is left too
+        while await reader.read(MAX_REQUEST):
+            pass
     scope.cancel()
 
 

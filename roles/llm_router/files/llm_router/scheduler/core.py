@@ -5,26 +5,35 @@ Each public method takes the time, changes the state and returns the actions tha
 
 The rules for one device group, in the order in which they are asked:
 
-0. A queue that is full takes no more; a model that failed too often is refused at once.
+0. A queue that is full takes no more; a model that failed too often is refused at once, and so is
+   who would have to wait longer than ``max_wait`` for the end of another model's pin.
 1. While a switch runs, nothing is granted and nothing else is begun.
 2. Who waits for the loaded model gets a lease, unless a fence is up.
-3. The fence goes up when the oldest request for another model has waited ``max_wait``.
+3. The fence goes up when the oldest request for another model has waited ``max_wait``, or when one
+   has a higher priority than all who use or want the loaded model.
 4. With another model wanted by a request that may cause a switch: if nothing is loaded, or nobody
    holds a lease and the loaded model has been there for ``min_residency``, or the fence is up, a
-   switch to the model of the oldest such request begins. The switch itself drains the leases that
-   are left.
+   switch begins: to the model of the oldest such request if that one has waited ``max_wait``, else
+   to the one with the highest priority, and among equals the oldest. The switch itself drains the
+   leases that are left.
 5. With nobody waiting, nothing loaded and a model to bring back after a failed switch: that one.
 6. A model that nobody has used for its ``ttl`` is unloaded.
+
+In a pinned group only the model that it is pinned to can be switched to, and none is unloaded.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-Reason = Literal["request", "adopt", "rollback", "idle", "operator"]
-RefusalKind = Literal["failed", "overloaded", "stopping"]
+Reason = Literal["request", "adopt", "rollback", "idle", "operator", "removed"]
+RefusalKind = Literal["failed", "unavailable", "overloaded", "pinned", "stopping", "removed"]
+
+RETRY_UNLOAD = 60.0
+"""Seconds until an unload that failed is tried again."""
 
 
 @dataclass(frozen=True)
@@ -55,12 +64,13 @@ class Failure:
 
 @dataclass(frozen=True)
 class Refusal:
-    """Why a request gets no lease."""
+    """Why a request gets no lease; ``retry_after`` is in seconds, None when nobody can say."""
 
     model: str
     message: str
     log_lines: tuple[str, ...] = ()
     kind: RefusalKind = "failed"
+    retry_after: float | None = None
 
 
 @dataclass(frozen=True)
@@ -101,7 +111,7 @@ class Drained:
 Action = Grant | Refuse | BeginSwitch | Drained
 
 
-@dataclass
+@dataclass(frozen=True)
 class Waiter:
     """A request that waits. A passive one is served when others have its model loaded."""
 
@@ -109,6 +119,56 @@ class Waiter:
     model: str
     since: float
     passive: bool = False
+    priority: int = 0
+
+
+@dataclass
+class Queue:
+    """Who waits for a model, or holds it, in the order of arrival; how many have each priority.
+
+    Passive ones stand apart: they count for nothing but their own grant.
+    """
+
+    active: dict[int, Waiter] = field(default_factory=dict)
+    passive: dict[int, Waiter] = field(default_factory=dict)
+    priorities: Counter[int] = field(default_factory=Counter)
+
+    def __len__(self) -> int:
+        return len(self.active) + len(self.passive)
+
+    def add(self, waiter: Waiter) -> None:
+        """At the end."""
+        if waiter.passive:
+            self.passive[waiter.ticket] = waiter
+        else:
+            self.active[waiter.ticket] = waiter
+            self.priorities[waiter.priority] += 1
+
+    def remove(self, ticket: int) -> bool:
+        """Whether it was there."""
+        if self.passive.pop(ticket, None) is not None:
+            return True
+        waiter = self.active.pop(ticket, None)
+        if waiter is None:
+            return False
+        self.priorities[waiter.priority] -= 1
+        if not self.priorities[waiter.priority]:
+            del self.priorities[waiter.priority]
+        return True
+
+    def oldest(self) -> Waiter | None:
+        """The first that may cause a switch."""
+        return next(iter(self.active.values()), None)
+
+    def all(self) -> list[Waiter]:
+        """Everyone, active ones first."""
+        return [*self.active.values(), *self.passive.values()]
+
+    def join(self, other: Queue) -> None:
+        """All of ``other``, at the end."""
+        self.active |= other.active
+        self.passive |= other.passive
+        self.priorities += other.priorities
 
 
 @dataclass
@@ -116,23 +176,52 @@ class Group:
     """What is known of one device group."""
 
     loaded: str | None = None
+    """What answers, or did until the running switch has stopped it: see ``stopped``."""
     loaded_at: float = 0.0
     idle_since: float = 0.0
+    keep: float | None = None
+    """What the last request said instead of the model's ttl, in seconds."""
     switching: bool = False
+    stopped: bool = False
+    """Whether the running switch has begun to stop what was loaded."""
     target: str | None = None
     """What a running switch loads; None while it unloads."""
     reason: Reason = "request"
     bring_back: str | None = None
-    leases: dict[int, str] = field(default_factory=dict)
-    waiters: dict[int, Waiter] = field(default_factory=dict)
+    pinned: str | None = None
+    pinned_until: float = 0.0
+    leases: dict[str, Queue] = field(default_factory=dict)
+    queues: dict[str, Queue] = field(default_factory=dict)
+    """Both by model, and none is ever empty."""
+
+    @property
+    def current(self) -> str | None:
+        """The model that can answer now."""
+        return None if self.stopped else self.loaded
+
+    @property
+    def held(self) -> bool:
+        """Whether the loaded model has leases. Those of a model that was lost do not count."""
+        return self.loaded in self.leases
+
+    def waiting(self, model: str) -> int:
+        """How many wait for ``model``."""
+        return len(self.queues.get(model, ()))
+
+    def in_flight(self, model: str) -> int:
+        """How many hold a lease on ``model``."""
+        return len(self.leases.get(model, ()))
 
 
 class Core:
     """The state of all device groups. ``groups`` maps each model's name to its group."""
 
-    def __init__(self, groups: dict[str, str], limits: Limits) -> None:
+    def __init__(self, groups: Mapping[str, str], limits: Limits) -> None:
         self._group_of = dict(groups)
         self._limits = limits
+        self._places: dict[int, tuple[str, str]] = {}
+        self._waiting = 0
+        self._stopping = False
         self.groups: dict[str, Group] = {name: Group() for name in groups.values()}
         self.failures: dict[str, Failure] = {}
 
@@ -140,96 +229,169 @@ class Core:
         """The group that ``model`` competes in. Raises KeyError for an unknown model."""
         return self.groups[self._group_of[model]]
 
+    def configure(self, groups: Mapping[str, str], limits: Limits, now: float) -> list[Action]:
+        """A new configuration: who waits for a model that is no more is told, others go on.
+
+        A model that changed its group is one that is no more, and a new one. What is loaded and no
+        more is unloaded; its leases end in their own time. Failures of models that are no more are
+        forgotten.
+        """
+        gone = {name for name, group in self._group_of.items() if groups.get(name) != group}
+        actions: list[Action] = []
+        for name in gone:
+            actions += self._refuse_queue(name, "it was taken out of models.yml", "removed")
+            self.failures.pop(name, None)
+        for name in groups.values():
+            self.groups.setdefault(name, Group())
+        self._group_of, self._limits = dict(groups), limits
+        for name, group in self.groups.items():
+            if group.pinned in gone:
+                group.pinned = None
+            if group.bring_back in gone:
+                group.bring_back = None
+            actions += self._decide(name, now)
+        return actions
+
     def request(
-        self, ticket: int, model: str, now: float, *, passive: bool = False
+        self, ticket: int, model: str, now: float, *, passive: bool = False, priority: int = 0
     ) -> list[Action]:
         """Someone wants a lease on ``model``; ``ticket`` is new.
 
         A ``passive`` request never causes a switch: it waits for one that others cause.
         """
-        failure = self.failures.get(model)
-        group = self.group_of(model)
-        refused = failure is not None and failure.count >= self._limits.max_failures
-        if failure is not None and refused and group.loaded != model:
-            message = (
-                f"model '{model}' has failed {failure.count} times in a row and is refused "
-                f"until an operator clears it: {failure.message}"
-            )
-            return [Refuse(ticket, Refusal(model, message, failure.log_lines))]
-        full = self._full(model)
-        if full is not None:
-            return [Refuse(ticket, Refusal(model, full, kind="overloaded"))]
-        group.waiters[ticket] = Waiter(ticket, model, now, passive)
-        return self._decide(self._group_of[model], now)
+        name = self._group_of[model]
+        group = self.groups[name]
+        refusal = self._refusal(group, model, now)
+        if refusal is not None:
+            return [Refuse(ticket, refusal)]
+        waiter = Waiter(ticket, model, now, passive, priority)
+        group.queues.setdefault(model, Queue()).add(waiter)
+        self._places[ticket] = name, model
+        self._waiting += 1
+        return self._decide(name, now)
 
-    def leave(self, ticket: int, now: float) -> list[Action]:
-        """The holder of ``ticket`` is gone or done. Safe to repeat."""
-        for name, group in self.groups.items():
-            if group.waiters.pop(ticket, None) is not None:
-                return self._decide(name, now)
-            if ticket in group.leases:
-                del group.leases[ticket]
-                group.idle_since = now
-                if group.switching:
-                    return [] if group.leases else [Drained(name)]
-                return self._decide(name, now)
-        return []
+    def leave(self, ticket: int, now: float, *, keep_alive: float | None = None) -> list[Action]:
+        """The holder of ``ticket`` is gone or done. Safe to repeat.
+
+        ``keep_alive``: how long the model shall stay loaded now without another request, instead
+        of its ttl.
+        """
+        name, model = self._places.pop(ticket, (None, ""))
+        if name is None:
+            return []
+        group = self.groups[name]
+        queue = group.queues.get(model)
+        if queue is not None and queue.remove(ticket):
+            self._waiting -= 1
+            if not queue:
+                del group.queues[model]
+            return self._decide(name, now)
+        leases = group.leases[model]
+        leases.remove(ticket)
+        if not leases:
+            del group.leases[model]
+        if model == group.loaded:
+            group.idle_since, group.keep = now, keep_alive
+            if group.switching:
+                return [] if group.held else [Drained(name)]
+        return self._decide(name, now)
 
     def adopt(self, group_name: str, target: str) -> list[Action]:
         """Begin a switch to a model whose engine runs already but has yet to answer."""
         group = self.groups[group_name]
-        group.switching, group.target, group.reason = True, target, "adopt"
-        return [BeginSwitch(group_name, target, None, "adopt")]
+        if group.switching:
+            return []
+        group.loaded = None
+        return [self._begin(group_name, target, "adopt")]
 
     def unload(self, group_name: str) -> list[Action]:
         """An operator wants the group's device free. Nothing happens while a switch runs."""
         group = self.groups[group_name]
         if group.switching or group.loaded is None:
             return []
+        group.pinned = None
         return [self._begin(group_name, None, "operator")]
+
+    def pin(self, model: str, until: float, now: float) -> list[Action]:
+        """Nothing but ``model`` is loaded in its group until then; who cannot wait is told."""
+        name = self._group_of[model]
+        group = self.groups[name]
+        group.pinned, group.pinned_until = model, until
+        actions: list[Action] = []
+        for other in list(group.queues):
+            refusal = self._pinned(group, other, now)
+            if refusal is not None:
+                actions += self._refuse_queue(other, refusal.message, "pinned", until - now)
+        return actions + self._decide(name, now)
+
+    def unpin(self, model: str, now: float) -> list[Action]:
+        """End the pin of ``model``; one of another model stays."""
+        name = self._group_of[model]
+        if self.groups[name].pinned != model:
+            return []
+        self.groups[name].pinned = None
+        return self._decide(name, now)
+
+    def stopped(self, group_name: str) -> None:
+        """The running switch has begun to stop what was loaded."""
+        self.groups[group_name].stopped = True
 
     def switched(self, group_name: str, now: float) -> list[Action]:
         """The running switch's model is loaded: all who wait for it are served together."""
         group = self.groups[group_name]
-        if not group.switching:
-            raise RuntimeError(f"no switch runs in group {group_name}")
-        model = group.target
-        group.switching, group.target, group.bring_back = False, None, None
-        group.loaded, group.loaded_at, group.idle_since = model, now, now
+        model = self._end_switch(group)
+        group.bring_back = None
+        self._now_loaded(group, model, now)
         if model is not None:
             self.failures.pop(model, None)
         granted = self._grant_loaded(group)
         return granted + self._decide(group_name, now)
 
     def switch_failed(
-        self, group_name: str, message: str, log_lines: Iterable[str], now: float
+        self,
+        group_name: str,
+        message: str,
+        log_lines: Iterable[str],
+        now: float,
+        *,
+        blame: bool = True,
+        loaded: str | None = None,
     ) -> list[Action]:
-        """The running switch failed and nothing is loaded: its waiters are told, others go on."""
+        """The running switch failed: its waiters are told, others go on.
+
+        ``loaded`` is what can answer now all the same. ``blame`` is whether the failure was the
+        target's; one of the host's (systemd or the helper cannot be reached) counts against no
+        model, and who waits for a model that could not be adopted waits on.
+        """
         group = self.groups[group_name]
-        if not group.switching:
-            raise RuntimeError(f"no switch runs in group {group_name}")
-        model, reason, previous = group.target, group.reason, group.loaded
-        group.switching, group.target, group.loaded = False, None, None
+        previous, reason = group.loaded, group.reason
+        model = self._end_switch(group)
+        if loaded is not None and self._group_of.get(loaded) != group_name:
+            loaded = None
+        if loaded is None or loaded != previous:
+            self._now_loaded(group, loaded, now)
         if model is None:
-            # what could not be unloaded is found running, and stopped, by the next switch
+            # what could not be unloaded is tried again, but not at once and for ever
+            group.idle_since, group.keep = now, max(RETRY_UNLOAD, self._ttl(group) or 0.0)
+        if model is None or self._group_of.get(model) != group_name:
             return self._decide(group_name, now)
-        before = self.failures.get(model)
-        failure = Failure(message, tuple(log_lines), 1 + (before.count if before else 0))
-        self.failures[model] = failure
-        group.bring_back = previous if self._limits.rollback and reason == "request" else None
-        if group.bring_back == model:
+        if blame:
+            before = self.failures.get(model)
+            count = before.count + 1 if before else 1
+            self.failures[model] = Failure(message, tuple(log_lines), count)
+        if loaded is not None or group.bring_back == model or not self._limits.rollback:
             group.bring_back = None
+        elif reason == "request" and self._group_of.get(previous or "") == group_name:
+            group.bring_back = previous
         actions: list[Action] = []
-        for waiter in [w for w in group.waiters.values() if w.model == model]:
-            del group.waiters[waiter.ticket]
-            refusal = Refusal(model, message, failure.log_lines)
-            actions.append(Refuse(waiter.ticket, refusal))
+        if blame or reason != "adopt":
+            kind: RefusalKind = "failed" if blame else "unavailable"
+            actions = self._refuse_queue(model, message, kind, log_lines=log_lines)
         return actions + self._decide(group_name, now)
 
     def loaded(self, model: str, now: float) -> None:
         """``model`` was found loaded when the router began."""
-        group = self.group_of(model)
-        group.loaded, group.loaded_at, group.idle_since = model, now, now
+        self._now_loaded(self.group_of(model), model, now)
 
     def lost(self, model: str, now: float) -> list[Action]:
         """The engine of a loaded model is gone. Its leases end by themselves: the streams broke."""
@@ -243,74 +405,198 @@ class Core:
         """Forget the model's failures."""
         self.failures.pop(model, None)
 
+    def stop(self) -> list[Action]:
+        """The router is stopping: who waits is told, and so is whoever comes."""
+        self._stopping = True
+        return [
+            action
+            for group in self.groups.values()
+            for model in list(group.queues)
+            for action in self._refuse_queue(model, "the router is stopping", "stopping")
+        ]
+
     def tick(self, now: float) -> list[Action]:
         """Time has passed: `next_wakeup` was due."""
         return [action for name in self.groups for action in self._decide(name, now)]
 
     def next_wakeup(self) -> float | None:
         """When `tick` is due next if nothing else happens; None when time alone changes nothing."""
-        due: list[float] = []
-        for group in self.groups.values():
-            if group.switching:
-                continue
-            oldest = self._oldest_other(group)
-            if oldest is None:
-                ttl = self._limits.ttl.get(group.loaded or "")
-                if ttl is not None and not group.leases:
-                    due.append(group.idle_since + ttl)
-                continue
-            fence = oldest.since + self._limits.max_wait
-            if group.leases:
-                due.append(fence)
-            else:
-                due.append(min(fence, group.loaded_at + self._limits.min_residency))
+        if self._stopping:
+            return None
+        due = [
+            moment
+            for group in self.groups.values()
+            if not group.switching
+            for moment in self._due(group)
+        ]
         return min(due, default=None)
+
+    def _due(self, group: Group) -> Iterable[float]:
+        if group.pinned is not None:
+            yield group.pinned_until
+        oldest = self._oldest_other(group)
+        if oldest is not None:
+            yield oldest.since + self._limits.max_wait
+            if not group.held or self._outranked(group):
+                yield group.loaded_at + self._limits.min_residency
+        elif not group.held and group.pinned is None:
+            ttl = self._ttl(group)
+            if ttl is not None:
+                yield group.idle_since + ttl
 
     def _decide(self, name: str, now: float) -> list[Action]:
         group = self.groups[name]
-        if group.switching:
+        if group.switching or self._stopping:
             return []
+        if group.pinned is not None and now >= group.pinned_until:
+            group.pinned = None
         oldest = self._oldest_other(group)
-        fenced = oldest is not None and now - oldest.since >= self._limits.max_wait
+        fenced = oldest is not None and self._fenced(group, oldest, now)
         actions: list[Action] = [] if fenced else self._grant_loaded(group)
-        if oldest is not None:
+        if group.loaded is not None and self._group_of.get(group.loaded) != name:
+            actions.append(self._begin(name, None, "removed"))
+        elif oldest is not None:
             resident = now - group.loaded_at >= self._limits.min_residency
-            if group.loaded is None or fenced or (resident and not group.leases):
-                actions.append(self._begin(name, oldest.model, "request"))
+            if group.loaded is None or fenced or (resident and not group.held):
+                actions.append(self._begin(name, self._next_model(group, oldest, now), "request"))
         elif group.loaded is None and group.bring_back is not None:
             actions.append(self._begin(name, group.bring_back, "rollback"))
-        elif group.loaded is not None and not group.leases:
-            ttl = self._limits.ttl.get(group.loaded)
+        elif group.loaded is not None and not group.held and group.pinned is None:
+            ttl = self._ttl(group)
             if ttl is not None and now - group.idle_since >= ttl:
                 actions.append(self._begin(name, None, "idle"))
         return actions
 
-    def _full(self, model: str) -> str | None:
-        """Why no more can wait, in one sentence; None while there is room."""
-        waiting = sum(len(group.waiters) for group in self.groups.values())
-        if waiting >= self._limits.max_queue:
-            return f"{waiting} requests wait already, and no more can"
-        if len(self.group_of(model).waiters) < self._limits.max_queue_per_model:
+    def _fenced(self, group: Group, oldest: Waiter, now: float) -> bool:
+        if now - oldest.since >= self._limits.max_wait:
+            return True
+        return now - group.loaded_at >= self._limits.min_residency and self._outranked(group)
+
+    def _outranked(self, group: Group) -> bool:
+        """Whether a request for another model goes before all who use or want the loaded one."""
+        loaded = group.loaded or ""
+        rivals = [
+            priority
+            for people in (group.leases.get(loaded), group.queues.get(loaded))
+            if people is not None
+            for priority in people.priorities
+        ]
+        return bool(rivals) and self._highest(group) > max(rivals)
+
+    def _highest(self, group: Group) -> int:
+        return max(
+            priority
+            for model, queue in group.queues.items()
+            if self._wanted(group, model)
+            for priority in queue.priorities
+        )
+
+    def _next_model(self, group: Group, oldest: Waiter, now: float) -> str:
+        if now - oldest.since >= self._limits.max_wait:
+            return oldest.model
+        highest = self._highest(group)
+        equals = [
+            first
+            for model, queue in group.queues.items()
+            if self._wanted(group, model) and queue.priorities[highest]
+            for first in [queue.oldest()]
+            if first is not None
+        ]
+        return min(equals, key=lambda waiter: waiter.ticket).model
+
+    def _oldest_other(self, group: Group) -> Waiter | None:
+        """The oldest that could cause a switch now."""
+        firsts = [
+            first
+            for model, queue in group.queues.items()
+            if self._wanted(group, model)
+            for first in [queue.oldest()]
+            if first is not None
+        ]
+        # tickets are in the order of arrival, and the clock does not go back
+        return min(firsts, key=lambda waiter: waiter.ticket, default=None)
+
+    @staticmethod
+    def _wanted(group: Group, model: str) -> bool:
+        return model != group.loaded and group.pinned in (None, model)
+
+    def _refusal(self, group: Group, model: str, now: float) -> Refusal | None:
+        """Why a request for ``model`` is not even queued; None when it may wait."""
+        if self._stopping:
+            return Refusal(model, "the router is stopping", kind="stopping")
+        failure = self.failures.get(model)
+        too_often = failure is not None and failure.count >= self._limits.max_failures
+        if failure is not None and too_often and group.loaded != model:
+            message = (
+                f"model '{model}' has failed {failure.count} times in a row and is refused "
+                f"until an operator clears it: {failure.message}"
+            )
+            return Refusal(model, message, failure.log_lines)
+        if self._waiting >= self._limits.max_queue:
+            full = f"{self._waiting} requests wait already, and no more can"
+            return Refusal(model, full, kind="overloaded")
+        own = group.waiting(model)
+        if own >= self._limits.max_queue_per_model:
+            full = f"{own} requests wait for this model already, and no more can"
+            return Refusal(model, full, kind="overloaded")
+        return self._pinned(group, model, now)
+
+    def _pinned(self, group: Group, model: str, now: float) -> Refusal | None:
+        left = group.pinned_until - now
+        if group.pinned in (None, model) or left <= self._limits.max_wait:
             return None
-        own = sum(1 for w in self.group_of(model).waiters.values() if w.model == model)
-        if own < self._limits.max_queue_per_model:
-            return None
-        return f"{own} requests wait for this model already, and no more can"
+        message = f"an operator holds '{group.pinned}' for {left:.0f} s more"
+        return Refusal(model, message, kind="pinned", retry_after=left)
+
+    def _refuse_queue(
+        self,
+        model: str,
+        message: str,
+        kind: RefusalKind,
+        retry_after: float | None = None,
+        log_lines: Iterable[str] = (),
+    ) -> list[Action]:
+        queue = self.group_of(model).queues.pop(model, None)
+        if queue is None:
+            return []
+        refusal = Refusal(model, message, tuple(log_lines), kind, retry_after)
+        self._waiting -= len(queue)
+        for waiter in queue.all():
+            del self._places[waiter.ticket]
+        return [Refuse(waiter.ticket, refusal) for waiter in queue.all()]
 
     def _begin(self, name: str, target: str | None, reason: Reason) -> BeginSwitch:
         group = self.groups[name]
-        group.switching, group.target, group.reason = True, target, reason
+        group.switching, group.stopped = True, False
+        group.target, group.reason = target, reason
         return BeginSwitch(name, target, group.loaded, reason)
 
-    def _grant_loaded(self, group: Group) -> list[Action]:
-        actions: list[Action] = []
-        for waiter in [w for w in group.waiters.values() if w.model == group.loaded]:
-            del group.waiters[waiter.ticket]
-            group.leases[waiter.ticket] = waiter.model
-            actions.append(Grant(waiter.ticket))
-        return actions
+    @staticmethod
+    def _end_switch(group: Group) -> str | None:
+        """The target of the switch that ran."""
+        if not group.switching:
+            raise RuntimeError("no switch runs in this group")
+        model = group.target
+        group.switching, group.stopped, group.target = False, False, None
+        return model
 
-    def _oldest_other(self, group: Group) -> Waiter | None:
-        # tickets are in the order of arrival, and the clock does not go back
-        waiters = group.waiters.values()
-        return next((w for w in waiters if w.model != group.loaded and not w.passive), None)
+    @staticmethod
+    def _now_loaded(group: Group, model: str | None, now: float) -> None:
+        group.loaded, group.loaded_at, group.idle_since, group.keep = model, now, now, None
+
+    def _grant_loaded(self, group: Group) -> list[Action]:
+        queue = group.queues.pop(group.loaded, None) if group.loaded is not None else None
+        if queue is None or group.loaded is None:
+            return []
+        self._waiting -= len(queue)
+        granted: list[Action] = [Grant(waiter.ticket) for waiter in queue.all()]
+        if group.loaded in group.leases:
+            group.leases[group.loaded].join(queue)
+        else:
+            group.leases[group.loaded] = queue
+        return granted
+
+    def _ttl(self, group: Group) -> float | None:
+        if group.loaded is None:
+            return None
+        return group.keep if group.keep is not None else self._limits.ttl.get(group.loaded)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import itertools
 import logging
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 
@@ -22,6 +22,7 @@ from llm_router.scheduler.core import (
     Core,
     Drained,
     Grant,
+    Limits,
     Reason,
     Refusal,
     Refuse,
@@ -41,11 +42,32 @@ class Refused(Exception):
 
 
 class SwitchFailed(Exception):
-    """What a switch runner raises: one sentence, and the unit's last log lines."""
+    """What a switch runner raises: one sentence, and the unit's last log lines.
 
-    def __init__(self, message: str, log_lines: Sequence[str] = ()) -> None:
+    ``blame``: whether it was the target's fault, not the host's. ``loaded``: the model that can
+    answer now all the same.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        log_lines: Sequence[str] = (),
+        *,
+        blame: bool = True,
+        loaded: str | None = None,
+    ) -> None:
         super().__init__(message)
         self.log_lines = tuple(log_lines)
+        self.blame = blame
+        self.loaded = loaded
+
+
+class SwitchRunning(Exception):
+    """An unload was asked for while the group switches to ``model``."""
+
+    def __init__(self, model: str) -> None:
+        super().__init__(f"a switch to '{model}' runs")
+        self.model = model
 
 
 @dataclass
@@ -58,13 +80,21 @@ class RunningSwitch:
     previous: str | None
     reason: Reason
     started: float
+    stopping: Callable[[], None]
+    """To be called when ``previous`` begins to be stopped: it can answer no more."""
+    cut: Callable[[], None]
+    """Ends the answers of ``previous`` that are still running; `drained` comes soon after."""
     step: str = ""
+    scope: anyio.CancelScope = field(default_factory=anyio.CancelScope)
+    """An operator's cancel ends what is being done in it."""
+    error: SwitchFailed | None = None
+    """Set when it has ended."""
     drained: anyio.Event = field(default_factory=anyio.Event)
     ended: anyio.Event = field(default_factory=anyio.Event)
 
 
 RunSwitch = Callable[[RunningSwitch], Awaitable[None]]
-"""Makes ``switch.target`` the loaded model. Raises `SwitchFailed`, and then nothing is loaded."""
+"""Makes ``switch.target`` the loaded model. Raises `SwitchFailed`, which says what is loaded."""
 
 
 @dataclass(frozen=True)
@@ -77,7 +107,10 @@ class Lease:
 
 
 class Ticket:
-    """A request's place in the queue; `Scheduler.request` makes it, `close` gives it back."""
+    """A request's place in the queue; `Scheduler.request` makes it, `close` gives it back.
+
+    ``on_cut`` is called when its lease is wanted back and its holder must end at once.
+    """
 
     def __init__(self, scheduler: Scheduler, number: int, model: str, now: float) -> None:
         self.number = number
@@ -87,6 +120,7 @@ class Ticket:
         self._settled = anyio.Event()
         self._lease: Lease | None = None
         self._refusal: Refusal | None = None
+        self.on_cut: Callable[[], None] | None = None
 
     def is_settled(self) -> bool:
         """Whether it is granted or refused."""
@@ -99,9 +133,12 @@ class Ticket:
             raise Refused(self._refusal or _stopping(self.model))
         return self._lease
 
-    def close(self) -> None:
-        """Leave the queue, or end the lease. Safe to repeat."""
-        self._scheduler.leave(self)
+    def close(self, keep_alive: float | None = None) -> None:
+        """Leave the queue, or end the lease. Safe to repeat.
+
+        ``keep_alive``: seconds that the model shall stay loaded now, instead of its ttl.
+        """
+        self._scheduler.leave(self, keep_alive)
 
     def grant(self, lease: Lease) -> None:
         """The scheduler's word that the model is the holder's to use."""
@@ -143,30 +180,33 @@ class Scheduler:
                 ticket.refuse(_stopping(ticket.model))
         await self._stack.__aexit__(None, None, None)
 
-    def request(self, model: str, *, passive: bool = False) -> Ticket:
+    def request(self, model: str, *, passive: bool = False, priority: int = 0) -> Ticket:
         """Queue for a lease on ``model``. Raises KeyError for an unknown model.
 
-        A ``passive`` request waits for a switch that others cause, it causes none.
+        A ``passive`` request waits for a switch that others cause, it causes none. Of those that
+        do, the highest ``priority`` is next.
         """
         now = self._clock()
         ticket = Ticket(self, next(self._numbers), model, now)
         self._tickets[ticket.number] = ticket
-        self._apply(self.core.request(ticket.number, model, now, passive=passive))
+        self._apply(
+            self.core.request(ticket.number, model, now, passive=passive, priority=priority)
+        )
         return ticket
 
     @asynccontextmanager
-    async def lease(self, model: str) -> AsyncIterator[Lease]:
+    async def lease(self, model: str, *, priority: int = 0) -> AsyncIterator[Lease]:
         """Hold ``model`` loaded for the block. Raises `Refused`, KeyError."""
-        ticket = self.request(model)
+        ticket = self.request(model, priority=priority)
         try:
             yield await ticket.wait()
         finally:
             ticket.close()
 
-    def leave(self, ticket: Ticket) -> None:
+    def leave(self, ticket: Ticket, keep_alive: float | None = None) -> None:
         """Take ``ticket`` out of queue and leases."""
         if self._tickets.pop(ticket.number, None) is not None:
-            self._apply(self.core.leave(ticket.number, self._clock()))
+            self._apply(self.core.leave(ticket.number, self._clock(), keep_alive=keep_alive))
 
     def lost(self, model: str) -> None:
         """The engine of ``model`` is gone."""
@@ -197,12 +237,39 @@ class Scheduler:
         except Refused as refused:
             log.error("%s could not be preloaded: %s", model, refused)
 
-    async def unload(self, group: str) -> None:
-        """Free the device of ``group``, when its running answers have ended; waits for that."""
+    async def unload(self, group: str) -> str | None:
+        """Free the device of ``group`` when its running answers have ended, and wait for that.
+
+        Returns the model that was unloaded, None if there was none. Raises `SwitchRunning` while
+        the group switches to a model, `SwitchFailed`.
+        """
         self._apply(self.core.unload(group))
         running = self.switches.get(group)
-        if running is not None and running.target is None:
-            await running.ended.wait()
+        if running is None:
+            return None
+        if running.target is not None:
+            raise SwitchRunning(running.target)
+        await running.ended.wait()
+        if running.error is not None:
+            raise running.error
+        return running.previous
+
+    def pin(self, model: str, seconds: float) -> None:
+        """Let nothing but ``model`` be loaded in its group for so long."""
+        now = self._clock()
+        self._apply(self.core.pin(model, now + seconds, now))
+
+    def unpin(self, model: str) -> None:
+        """End the pin of ``model``."""
+        self._apply(self.core.unpin(model, self._clock()))
+
+    def configure(self, groups: Mapping[str, str], limits: Limits) -> None:
+        """Go on with a new configuration: see `Core.configure`."""
+        self._apply(self.core.configure(groups, limits, self._clock()))
+
+    def stop(self) -> None:
+        """Refuse who waits and whoever comes; who has a lease keeps it."""
+        self._apply(self.core.stop())
 
     def clear(self, model: str) -> None:
         """Forget the failures of ``model``."""
@@ -235,8 +302,17 @@ class Scheduler:
         return Lease(ticket.model, max(0.0, waited - switch_seconds), switch_seconds)
 
     def _begin(self, action: BeginSwitch, now: float) -> None:
-        switch = RunningSwitch(action.group, action.target, action.previous, action.reason, now)
-        if not self.core.groups[action.group].leases:
+        name = action.group
+        switch = RunningSwitch(
+            name,
+            action.target,
+            action.previous,
+            action.reason,
+            now,
+            stopping=lambda: self.core.stopped(name),
+            cut=lambda: self._cut(name),
+        )
+        if not self.core.groups[name].held:
             switch.drained.set()
         self.switches[action.group] = switch
         if self._tasks is None:
@@ -255,14 +331,31 @@ class Scheduler:
             error = SwitchFailed(f"internal error: {unexpected!r}")
         now = self._clock()
         del self.switches[switch.group]
+        switch.error = error
         switch.ended.set()
         if error is None:
             if switch.target is not None:
                 self._last_switch_seconds[switch.target] = (now, now - switch.started)
             self._apply(self.core.switched(switch.group, now))
         else:
-            message = str(error)
-            self._apply(self.core.switch_failed(switch.group, message, error.log_lines, now))
+            self._apply(
+                self.core.switch_failed(
+                    switch.group,
+                    str(error),
+                    error.log_lines,
+                    now,
+                    blame=error.blame,
+                    loaded=error.loaded,
+                )
+            )
+
+    def _cut(self, group: str) -> None:
+        state = self.core.groups[group]
+        leases = state.leases.get(state.loaded or "")
+        for waiter in leases.all() if leases is not None else ():
+            ticket = self._tickets[waiter.ticket]
+            if ticket.on_cut is not None:
+                ticket.on_cut()
 
     async def _run_timer(self) -> None:
         while True:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import time
 from collections.abc import Awaitable, Callable
@@ -28,25 +29,40 @@ from llm_router.switcher.plan import (
     make_plan,
     make_unload_plan,
 )
-from llm_router.units.base import UnitError, Units
+from llm_router.units.base import ManagerUnavailable, UnitError, Units
 
 log = logging.getLogger(__name__)
 
 FIRST_POLL, LONGEST_POLL = 0.005, 0.1
 PORT_CLOSES_WITHIN = 10.0
+LOG_WITHIN = 10.0
+CUT_WITHIN = 2.0
+"""Seconds that answers which are cut have to say so to their clients."""
 STOP_MARGIN = 15.0
 """Beyond a unit's stop timeout: the time that killing by force may take."""
 
 
 class _StepError(Exception):
-    """A step did not do what it should; the message is for a person."""
+    """A step did not do what it should; the message is for a person.
+
+    ``blame``: whether that is the target's fault. ``wrong``: another model answered in its place.
+    """
+
+    def __init__(self, message: str, *, blame: bool = True, wrong: bool = False) -> None:
+        super().__init__(message)
+        self.blame = blame
+        self.wrong = wrong
 
 
 @dataclass
 class _Run:
     """What the steps of one run share: the deadline of Start to WarmUp, and what was done."""
 
+    step: Step | None = None
     load_until: float | None = None
+    previous_touched: bool = False
+    target_touched: bool = False
+    main_pid: int = 0
     ended: list[StepEnded] = field(default_factory=list)
 
 
@@ -77,7 +93,7 @@ class Switcher:
     async def run(self, switch: RunningSwitch) -> None:
         """Make ``switch.target`` the loaded model of its group, or none if it is None.
 
-        Raises `SwitchFailed`; then the target's unit is stopped and nothing is loaded.
+        Raises `SwitchFailed`; then the target's unit is stopped, or was never touched.
         """
         target = self._models[switch.target] if switch.target is not None else None
         name = target.name if target is not None else None
@@ -100,10 +116,16 @@ class Switcher:
                 switch.reason,
                 message,
                 tuple(run.ended),
+                run.main_pid,
             )
         )
         if error is not None:
             raise error
+
+    async def is_well(self, model: Model) -> bool:
+        """Whether the engine of ``model`` runs and says that it can serve. Raises `UnitError`."""
+        state = await self._units.state(model)
+        return state.running and (await self._probe(model)).verdict == "ready"
 
     async def find_loaded(self, group: str) -> tuple[str, Readiness] | None:
         """The model of ``group`` whose engine runs, and what the engine says; None if none does.
@@ -122,63 +144,124 @@ class Switcher:
         return found
 
     async def _run(self, switch: RunningSwitch, target: Model | None, run: _Run) -> None:
-        adopt = switch.reason == "adopt"
         try:
             if target is None:
                 plan = await self._unload_plan(switch.group, switch.previous)
             else:
+                adopt = switch.reason == "adopt"
                 plan = await self._plan(target, switch.previous, trust_loading=adopt)
         except UnitError as error:
-            raise SwitchFailed(str(error)) from error
-        touched = False
-        for step in plan:
-            touched = touched or (target is not None and step.model == target.name)
-            try:
-                await self._timed(switch, step, run)
-            except _StepError as error:
-                reason = f"{step.name} of '{step.model}' failed: {error}"
-                raise await self._give_up(target if touched else None, step, reason) from error
-
-    async def _give_up(self, stop: Model | None, step: Step, reason: str) -> SwitchFailed:
-        """Bring the target to a known state, stopped, and say what its log said."""
-        lines: list[str] = []
+            raise SwitchFailed(str(error), blame=False, loaded=switch.previous) from error
+        if target is not None and switch.reason == "adopt":
+            await self._see_who_serves(switch.group, target)
         try:
-            with anyio.fail_after(10):
-                lines = await self._units.log_tail(self._models[step.model], 20)
-        except (UnitError, TimeoutError) as error:
-            log.warning("no log of '%s': %s", step.model, error)
-        if stop is not None:
+            with switch.scope:
+                for step in plan:
+                    await self._timed(switch, target, step, run)
+                if target is not None:
+                    run.main_pid = await self.main_pid(target)
+                return
+        except _StepError as error:
+            raise await self._give_up(switch, target, run, error) from error
+        raise await self._give_up(
+            switch, target, run, _StepError("an operator cancelled the switch", blame=False)
+        )
+
+    async def _give_up(
+        self, switch: RunningSwitch, target: Model | None, run: _Run, error: _StepError
+    ) -> SwitchFailed:
+        """Bring everything to a known state: the target stopped, if it was touched at all.
+
+        The answer says what the log of the unit at fault said, and what can serve now.
+        """
+        reason = str(error)
+        lines: list[str] = []
+        if run.step is not None:
+            reason = f"{run.step.name} of '{run.step.model}' failed: {reason}"
+        if target is not None and error.wrong and switch.reason == "adopt":
+            await self._see_who_serves(switch.group, target)
+        if error.blame and run.step is not None:
+            lines = await self._log_of(self._models[run.step.model])
+        if target is not None and run.target_touched:
             timeout = self._settings.config.switch.stop_timeout
             try:
                 with anyio.fail_after(timeout + STOP_MARGIN):
-                    await self._units.stop(stop, timeout)
-            except (UnitError, TimeoutError) as error:
-                reason = f"{reason}; and its unit could not be stopped: {error}"
-        return SwitchFailed(reason, lines)
+                    await self._units.stop(target, timeout)
+            except (UnitError, TimeoutError) as failed:
+                reason = f"{reason}; and its unit could not be stopped: {failed}"
+        left = await self._left(switch, run)
+        return SwitchFailed(reason, lines, blame=error.blame, loaded=left)
 
-    async def _timed(self, switch: RunningSwitch, step: Step, run: _Run) -> None:
-        switch.step = step.name
+    async def _log_of(self, model: Model) -> list[str]:
+        try:
+            with anyio.fail_after(LOG_WITHIN):
+                return await self._units.log_tail(model, 20)
+        except (UnitError, TimeoutError) as error:
+            log.warning("no log of '%s': %s", model.name, error)
+            return []
+
+    async def _left(self, switch: RunningSwitch, run: _Run) -> str | None:
+        """The former model, if it can answer still."""
+        if switch.previous is None or not run.previous_touched:
+            return switch.previous
+        model = self._models[switch.previous]
+        try:
+            if (await self._units.state(model)).active != "active":
+                return None
+        except UnitError:
+            return None
+        return model.name if (await self._probe(model)).verdict == "ready" else None
+
+    async def _see_who_serves(self, group: str, expected: Model) -> None:
+        """What was found running while it loaded may be another of the models that share a unit.
+
+        Raises `SwitchFailed`, with that one as loaded; `UnitError` leaves the question open.
+        """
+        with contextlib.suppress(UnitError):
+            found = await self.find_loaded(group)
+            if found is not None and found[1].verdict == "ready" and found[0] != expected.name:
+                message = f"'{expected.name}' was expected, and '{found[0]}' is running"
+                raise SwitchFailed(message, blame=False, loaded=found[0])
+
+    async def main_pid(self, model: Model) -> int:
+        """The main process of the model's unit; 0 when nobody can say."""
+        try:
+            return (await self._units.state(model)).main_pid
+        except UnitError:
+            return 0
+
+    async def _timed(
+        self, switch: RunningSwitch, target: Model | None, step: Step, run: _Run
+    ) -> None:
+        run.step, switch.step = step, step.name
+        if isinstance(step, Stop) and step.model == switch.previous:
+            run.previous_touched = True
+            switch.stopping()
+        run.target_touched |= target is not None and step.model == target.name
         self._events.publish(StepStarted(switch.group, step.name, step.model))
         started = self._clock()
-        error: str | None = None
+        error: _StepError | None = None
         try:
             with anyio.fail_after(self._time_for(step, run)):
                 await self._perform(switch, step)
         except TimeoutError:
-            error = f"not done within {step.deadline:g} s"
-            if isinstance(step, Drain):
-                # who still reads has had the time that was promised: the stop ends those answers
-                error = None
-        except (UnitError, _StepError) as failed:
-            error = str(failed)
+            error = _StepError(f"not done within {step.deadline:g} s", blame=_blames(step))
+        except UnitError as failed:
+            blame = _blames(step) and not isinstance(failed, ManagerUnavailable)
+            error = _StepError(str(failed), blame=blame)
+        except _StepError as failed:
+            error = failed
+        message = str(error) if error is not None else None
         seconds = self._clock() - started
-        ended = StepEnded(switch.group, step.name, step.model, seconds, error)
+        ended = StepEnded(switch.group, step.name, step.model, seconds, message)
         run.ended.append(ended)
         self._events.publish(ended)
         if error is not None:
-            raise _StepError(error)
+            raise error
 
-    def _time_for(self, step: Step, run: _Run) -> float:
+    def _time_for(self, step: Step, run: _Run) -> float | None:
+        if isinstance(step, Drain):
+            return None
         if isinstance(step, Stop):
             return step.deadline + STOP_MARGIN
         if not isinstance(step, (Start, WaitUntilReady, WarmUp)):
@@ -190,7 +273,7 @@ class Switcher:
     async def _perform(self, switch: RunningSwitch, step: Step) -> None:
         model = self._models[step.model]
         if isinstance(step, Drain):
-            await switch.drained.wait()
+            await _drain(switch, step)
         elif isinstance(step, Stop):
             await self._units.stop(model, step.deadline)
         elif isinstance(step, Activate):
@@ -275,12 +358,16 @@ class Switcher:
         if readiness.verdict == "wrong":
             raise _StepError(
                 f"the engine on {model.base_url} is up but {readiness.detail}, not "
-                f"'{model.upstream_name}'; set the engine's name for it as `model_name`"
+                f"'{model.upstream_name}'; set the engine's name for it as `model_name`",
+                wrong=True,
             )
         return False
 
     async def _still_running(self, model: Model) -> None:
-        state = await self._units.state(model)
+        try:
+            state = await self._units.state(model)
+        except ManagerUnavailable:
+            return  # asked again until the deadline
         if not state.running:
             result = f" ({state.result})" if state.result else ""
             raise _StepError(f"{model.unit} ended while it loaded{result}")
@@ -314,6 +401,22 @@ class Switcher:
         if response.status_code != 200 or not call.generated(body):
             text = response.text[:200]
             raise _StepError(f"no first token: {response.status_code} {text}")
+
+
+async def _drain(switch: RunningSwitch, step: Drain) -> None:
+    """Past the deadline the answers are cut; who does not end even then is left to the stop."""
+    with anyio.move_on_after(step.deadline if step.cut else None):
+        await switch.drained.wait()
+        return
+    log.warning("answers of '%s' run for %g s still: cutting them", step.model, step.deadline)
+    switch.cut()
+    with anyio.move_on_after(CUT_WITHIN):
+        await switch.drained.wait()
+
+
+def _blames(step: Step) -> bool:
+    """Whether what goes wrong in it is the target's fault: stopping another model is not."""
+    return not isinstance(step, (Drain, Stop))
 
 
 def _json(response: httpx.Response) -> Any:

@@ -28,7 +28,9 @@ class Step:
 
 @dataclass(frozen=True)
 class Drain(Step):
-    """Let the running answers of ``model`` finish; past the deadline its engine is stopped."""
+    """Let the running answers of ``model`` finish; past the deadline they are cut, if ``cut``."""
+
+    cut: bool = True
 
 
 @dataclass(frozen=True)
@@ -76,7 +78,7 @@ def make_unload_plan(
     steps: list[Step] = []
     for item in observed:
         if item.model.name == loaded:
-            steps.append(Drain(item.model.name, scheduler.drain_timeout))
+            steps.append(_drain(loaded, scheduler))
         steps.append(Stop(item.model.name, switch.stop_timeout))
     return tuple(steps)
 
@@ -110,7 +112,7 @@ def make_plan(
             continue
         stopped.add(unit)
         if item.model.name == loaded:
-            steps.append(Drain(item.model.name, scheduler.drain_timeout))
+            steps.append(_drain(loaded, scheduler))
         steps.append(Stop(item.model.name, switch.stop_timeout))
     if not keep:
         steps.append(Activate(target.name, switch.stop_timeout))
@@ -119,6 +121,10 @@ def make_plan(
     if target.warm_up:
         steps.append(WarmUp(target.name, load_time))
     return tuple(steps)
+
+
+def _drain(model: str, scheduler: SchedulerConfig) -> Drain:
+    return Drain(model, scheduler.drain_timeout, scheduler.after_drain_timeout == "cut")
 
 
 def _usable(item: Observed, trust_loading: bool) -> bool:

@@ -18,6 +18,10 @@ class UnitError(Exception):
     """A unit could not be brought where it was wanted; the message is one sentence for a person."""
 
 
+class ManagerUnavailable(UnitError):
+    """No unit can be managed now: the bus, systemd or the helper is away. No model's fault."""
+
+
 @dataclass(frozen=True)
 class UnitState:
     """What the service manager says of a unit now."""

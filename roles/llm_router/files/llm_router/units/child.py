@@ -12,12 +12,12 @@ import contextlib
 import json
 import logging
 import os
-import re
 import signal
 import subprocess
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import quote
 
 import anyio
 from typing_extensions import Self
@@ -133,7 +133,9 @@ class ChildUnits(Units):
         return None
 
     def _path(self, unit: str, suffix: str) -> Path:
-        return self._dir / f"{re.sub(r'[^A-Za-z0-9._-]', '_', unit)}.{suffix}"
+        # quoted, not replaced: no two units may share a file, a/b and a_b neither
+        kind, name = ("child", unit[6:]) if unit.startswith("child:") else ("unit", unit)
+        return self._dir / f"{kind}_{quote(name, safe='')}.{suffix}"
 
     def _watch(self, unit: str, child: _Child) -> None:
         self._children[unit] = child

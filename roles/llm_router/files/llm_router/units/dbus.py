@@ -18,7 +18,7 @@ from dbus_fast.aio import MessageBus
 from dbus_fast.errors import AuthError, DBusError, InvalidMessageError
 from typing_extensions import Self
 
-from llm_router.units.base import UnitError
+from llm_router.units.base import ManagerUnavailable, UnitError
 
 CALL_TIMEOUT = 30.0
 
@@ -28,10 +28,11 @@ _ROOT = "/org/freedesktop/systemd1"
 _MANAGER = f"{_SYSTEMD}.Manager"
 _PROPERTIES = "org.freedesktop.DBus.Properties"
 
+_LOST_MESSAGE = "the connection to the system bus is lost"
 _LOST = (OSError, EOFError, AuthError, DBusError, InvalidMessageError)
 
 
-class BusUnavailable(UnitError):
+class BusUnavailable(ManagerUnavailable):
     """The system bus, or systemd on it, cannot be reached."""
 
 
@@ -89,6 +90,9 @@ class SystemdManager:
         self._gone: asyncio.Future[None] | None = None
         self._disconnected: asyncio.Task[None] | None = None
         self._jobs: dict[str, asyncio.Future[str]] = {}
+        self._queuing = 0
+        self._early: dict[str, str] = {}
+        self._hears_jobs = False
         self._watchers: dict[str, Callable[[], None]] = {}
 
     async def __aenter__(self) -> Self:
@@ -104,7 +108,6 @@ class SystemdManager:
             owner_rule = f"type='signal',sender='{_BUS[0]}',member='NameOwnerChanged'"
             await self._call(*_BUS, "AddMatch", "s", f"{owner_rule},arg0='{_SYSTEMD}'")
             (self._systemd,) = await self._call(*_BUS, "GetNameOwner", "s", _SYSTEMD)
-            await self._match(_ROOT, _MANAGER, "JobRemoved")
             # systemd sends no signals while nobody has said that they are wanted
             await self._manager("Subscribe")
         except BaseException:
@@ -174,9 +177,8 @@ class SystemdManager:
         return await self._queue("StopUnit", unit)
 
     async def job_result(self, job: str) -> str:
-        """Wait for the job's end: ``done``, ``failed``, ``canceled``, ``timeout``, …"""
-        # the signal may have come before the reply that named the job
-        return await asyncio.shield(self._jobs.setdefault(job, self._new_future()))
+        """Wait for the end of a job that was queued here: ``done``, ``failed``, ``canceled``, …"""
+        return await asyncio.shield(self._jobs[job])
 
     async def cancel_job(self, job: str) -> None:
         """Take a job back; one that has ended already is no error."""
@@ -204,7 +206,22 @@ class SystemdManager:
         await self._manager("Reload")
 
     async def _queue(self, method: str, unit: str) -> str:
-        (job,) = await self._manager(method, "ss", unit, "replace")
+        if not self._hears_jobs:  # who queues nothing is not woken by every job of the host
+            await self._match(_ROOT, _MANAGER, "JobRemoved")
+            self._hears_jobs = True
+        self._queuing += 1
+        try:
+            (job,) = await self._manager(method, "ss", unit, "replace")
+            # systemd merges jobs: the same one may have been named before
+            future = self._jobs.setdefault(job, asyncio.get_running_loop().create_future())
+            if job in self._early and not future.done():
+                future.set_result(self._early[job])
+            elif not future.done() and self._gone is not None and self._gone.done():
+                raise BusUnavailable(_LOST_MESSAGE)
+        finally:
+            self._queuing -= 1
+            if not self._queuing:
+                self._early.clear()
         return str(job)
 
     async def _manager(self, member: str, signature: str = "", *body: Any) -> list[Any]:
@@ -224,7 +241,7 @@ class SystemdManager:
         *body: Any,
     ) -> list[Any]:
         if self._bus is None or not self._bus.connected:
-            raise BusUnavailable("the connection to the system bus is lost")
+            raise BusUnavailable(_LOST_MESSAGE)
         message = Message(
             destination=destination,
             path=path,
@@ -241,11 +258,9 @@ class SystemdManager:
                 f"systemd did not answer {member} within {CALL_TIMEOUT:g} s"
             ) from error
         except _LOST as error:
-            raise BusUnavailable(
-                f"the connection to the system bus is lost: {_reason(error)}"
-            ) from error
+            raise BusUnavailable(f"{_LOST_MESSAGE}: {_reason(error)}") from error
         if reply is None:
-            raise BusUnavailable("the connection to the system bus is lost")
+            raise BusUnavailable(_LOST_MESSAGE)
         if reply.message_type is MessageType.ERROR:
             text = str(reply.body[0]) if reply.body else str(reply.error_name)
             raise ManagerError(str(reply.error_name), text)
@@ -261,9 +276,13 @@ class SystemdManager:
             return
         elif message.member == "JobRemoved":
             _, job, _, result = message.body
-            future = self._jobs.setdefault(job, self._new_future())
-            if not future.done():
-                future.set_result(result)
+            future = self._jobs.get(job)
+            if future is not None:
+                if not future.done():
+                    future.set_result(result)
+            elif self._queuing:
+                # it may come before the reply that names the job
+                self._early[job] = result
         elif message.member == "PropertiesChanged" and message.path in self._watchers:
             self._watchers[message.path]()
 
@@ -278,12 +297,8 @@ class SystemdManager:
             self._gone.set_result(None)
         for future in self._jobs.values():
             if not future.done():
-                future.set_exception(BusUnavailable("the connection to the system bus is lost"))
+                future.set_exception(BusUnavailable(_LOST_MESSAGE))
                 future.exception()  # nobody may be waiting
-
-    @staticmethod
-    def _new_future() -> asyncio.Future[str]:
-        return asyncio.get_running_loop().create_future()
 
 
 def _reason(error: BaseException) -> str:

@@ -19,6 +19,7 @@ from llm_router.units.dbus import BusUnavailable, ManagerError, SystemdManager, 
 
 HELPER_UNIT = "llm-router-helper.socket"
 START_TIMEOUT = 180.0
+FIRST_BACKOFF = 0.1
 MAX_BACKOFF = 5.0
 
 log = logging.getLogger(__name__)
@@ -88,7 +89,7 @@ class SystemdUnits(Units):
 
     async def state(self, model: Model) -> UnitState:
         if self._manager is None:
-            raise UnitError(self._problem or "the system bus cannot be reached")
+            raise BusUnavailable(self._problem or "the system bus cannot be reached")
         return state_of(await self._manager.facts(model.unit))
 
     async def problem(self) -> str | None:
@@ -108,23 +109,32 @@ class SystemdUnits(Units):
         return None
 
     async def _keep_watching(self, tried: asyncio.Event) -> None:
-        """Hold a connection for ever; ``tried`` is set once it is known how the first try went."""
-        backoff = 0.1
+        """Hold a connection for ever; ``tried`` is set once it is known how the first try went.
+
+        Nothing but a cancel ends it: a router that no longer watches would wait for ever.
+        """
+        backoff = FIRST_BACKOFF
         while True:
+            began = anyio.current_time()
             try:
                 async with SystemdManager() as manager:
                     dirty = _Dirty(self._names)
                     for name in self._names:
                         await self._watch(manager, name, dirty)
                     self._manager, self._problem = manager, None
-                    backoff = 0.1
                     await self._tell_changes(manager, dirty, tried)
             except UnitError as error:
                 self._problem = str(error)
                 log.warning("%s; trying again", error)
+            except Exception as error:
+                self._problem = f"the units cannot be watched: {type(error).__name__}: {error}"
+                log.exception("the units cannot be watched; trying again")
             finally:
                 self._manager = None
-            tried.set()
+                tried.set()
+            # what fails as soon as it is connected is not tried ten times a second
+            if anyio.current_time() - began > MAX_BACKOFF:
+                backoff = FIRST_BACKOFF
             await anyio.sleep(backoff)
             backoff = min(backoff * 2, MAX_BACKOFF)
 
@@ -145,9 +155,10 @@ class SystemdUnits(Units):
         A signal only says where to look: what is told is what is true afterwards, read anew, so
         what came in while nobody listened is told as well.
         """
+        lost = BusUnavailable("the connection to the system bus is lost")
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(_cancel_when_gone, manager, tasks.cancel_scope)
-            while True:
+            while not tasks.cancel_scope.cancel_called:
                 if not dirty:
                     tried.set()
                 name = await dirty.next()
@@ -155,11 +166,16 @@ class SystemdUnits(Units):
                     state = state_of(await manager.facts(name))
                 except ManagerError:
                     continue
+                except BusUnavailable as error:
+                    # raised from in here it would be inside an ExceptionGroup
+                    lost = error
+                    tasks.cancel_scope.cancel()
+                    continue
                 before = self._known.get(name)
                 self._known[name] = state
                 if before is not None and state != before:
                     self._tell(name, state)
-        raise BusUnavailable("the connection to the system bus is lost")
+        raise lost
 
     def _tell(self, name: str, state: UnitState) -> None:
         try:

@@ -1,0 +1,55 @@
+"""Engines as child processes: real ones that do nothing."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import anyio
+import pytest
+
+from llm_router.config.schema import Config, Model
+from llm_router.units.child import ChildUnits
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+def model(name: str, service: str | None = None) -> Model:
+    return Model(name=name, backend="command", service=service)
+
+
+ALIKE = [
+    model("a/b"),
+    model("a_b"),
+    model("a:b"),
+    model("x", "child_a_b.service"),
+    model("b.service"),
+    model("y", "b.service"),
+]
+
+
+async def test_units_with_names_that_are_alike_share_nothing(tmp_path: Path) -> None:
+    models = {each.name: each for each in ALIKE}
+    config = Config.model_validate({"state_dir": str(tmp_path), "units": "child"})
+    command = "echo {}; exec sleep 60"
+    units = ChildUnits(config, models, lambda one: ["sh", "-c", command.format(one.name)])
+    with anyio.fail_after(20):
+        async with units:
+            for each in ALIKE:
+                await units.start(each)
+            pids = {each.name: (await units.state(each)).main_pid for each in ALIKE}
+            for each in ALIKE:
+                while not (lines := await units.log_tail(each)):
+                    await anyio.sleep(0.01)
+                assert lines == [each.name]
+            stems = {path.stem for path in (tmp_path / "children").glob("*.json")}
+            # another router finds each by its own record
+            async with ChildUnits(config, models, lambda _: []) as again:
+                assert pids == {each.name: (await again.state(each)).main_pid for each in ALIKE}
+    assert len(set(pids.values())) == len(stems) == len(ALIKE)
+    assert {"child_a_b", "child_a%2Fb"} <= stems
+    assert not list((tmp_path / "children").glob("*.json"))

@@ -1,0 +1,295 @@
+"""The router's parts joined, on units and engines that do what a test says: no process, no port."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import anyio
+import httpx
+import pytest
+from typing_extensions import Self
+
+from llm_router.api.services import Services, running
+from llm_router.config.load import Settings
+from llm_router.config.schema import Config, Model
+from llm_router.scheduler.service import Refused, SwitchFailed
+from llm_router.units.base import ManagerUnavailable, UnitError, Units, UnitState
+
+GONE = ManagerUnavailable("the helper cannot be reached")
+
+
+class FakeUnits(Units):
+    """Units in memory. ``fails`` has errors by call: ``"stop a"`` raises what it says."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.states: dict[str, UnitState] = {}
+        self.serves: dict[str, str] = {}
+        """By unit: the model that its engine says it serves."""
+        self.fails: dict[str, UnitError] = {}
+        self.calls: list[str] = []
+        self.hang = asyncio.Event()
+        self.next_pid = 100
+
+    def _call(self, verb: str, model: Model) -> None:
+        self.calls.append(f"{verb} {model.name}")
+        if f"{verb} {model.name}" in self.fails:
+            raise self.fails[f"{verb} {model.name}"]
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        pass
+
+    async def activate(self, model: Model) -> bool:
+        self._call("activate", model)
+        return False
+
+    async def start(self, model: Model) -> None:
+        self._call("start", model)
+        self.run(model.unit, model.name)
+
+    def run(self, unit: str, model: str) -> None:
+        self.next_pid += 1
+        self.states[unit] = UnitState("active", self.next_pid)
+        self.serves[unit] = model
+        self._changed(unit, self.states[unit])
+
+    async def stop(self, model: Model, grace: float) -> None:
+        self._call("stop", model)
+        self.states.pop(model.unit, None)
+        self.serves.pop(model.unit, None)
+
+    async def state(self, model: Model) -> UnitState:
+        if f"state {model.name}" in self.fails:
+            raise self.fails[f"state {model.name}"]
+        return self.states.get(model.unit, UnitState("inactive"))
+
+    async def log_tail(self, model: Model, lines: int = 20) -> list[str]:
+        return ["the last line"]
+
+    async def problem(self) -> str | None:
+        return None
+
+    def crash(self, unit: str, state: UnitState) -> None:
+        self.states[unit] = state
+        self._changed(unit, state)
+
+
+def make_settings(models: dict[str, dict[str, Any]], **config: Any) -> Settings:
+    made = {
+        name: Model(
+            name=name, **{"backend": "vllm", "service": f"{name}.service", "port": port, **entry}
+        )
+        for port, (name, entry) in enumerate(models.items(), 9000)
+    }
+    here = Path("/nowhere")
+    return Settings(Config.model_validate(config), made, (), here, here)
+
+
+@asynccontextmanager
+async def router(
+    monkeypatch: pytest.MonkeyPatch,
+    models: dict[str, dict[str, Any]],
+    units: FakeUnits,
+    loading: set[str] | None = None,
+    **config: Any,
+) -> AsyncIterator[Services]:
+    """The services; the engines answer for the model that their unit serves."""
+    settings = make_settings(models, **config)
+
+    async def engine(request: httpx.Request) -> httpx.Response:
+        by_port = {model.base_url: model.unit for model in settings.models.values()}
+        unit = by_port[f"{request.url.scheme}://{request.url.host}:{request.url.port}"]
+        serving = units.serves.get(unit)
+        if serving is None or units.states.get(unit, UnitState("inactive")).active != "active":
+            raise httpx.ConnectError("nobody listens", request=request)
+        if loading is not None and serving in loading:
+            return httpx.Response(503)
+        if request.url.path == "/v1/completions":
+            return httpx.Response(200, json={"choices": [{"text": "x"}]})
+        return httpx.Response(200, json={"data": [{"id": serving}]})
+
+    def client(**_: Any) -> httpx.AsyncClient:
+        return real(transport=httpx.MockTransport(engine))
+
+    real = httpx.AsyncClient
+    monkeypatch.setattr("httpx.AsyncClient", client)
+    async with running(settings, units) as services:
+        yield services
+
+
+async def load(services: Services, model: str) -> None:
+    async with services.scheduler.lease(model):
+        pass
+
+
+async def refusal(services: Services, model: str) -> Refused:
+    with pytest.raises(Refused) as caught:
+        await load(services, model)
+    return caught.value
+
+
+async def until(fact: Callable[[], bool]) -> None:
+    with anyio.fail_after(5):
+        while not fact():
+            await anyio.sleep(0.001)
+
+
+def run(test: Awaitable[None]) -> None:
+    async def bounded() -> None:
+        with anyio.fail_after(20):
+            await test
+
+    asyncio.run(bounded())
+
+
+Patch = pytest.MonkeyPatch
+
+
+def test_what_cannot_be_planned_touches_nothing(monkeypatch: Patch) -> None:
+    async def test() -> None:
+        units = FakeUnits()
+        async with router(monkeypatch, {"a": {}, "b": {}}, units) as services:
+            await load(services, "a")
+            units.fails["state b"] = GONE
+            refused = await refusal(services, "b")
+            assert refused.refusal.kind == "unavailable"
+            core = services.scheduler.core
+            assert core.failures == {}
+            assert core.group_of("a").current == "a"
+            assert "stop a" not in units.calls
+            units.fails.clear()
+            await load(services, "b")
+
+    run(test())
+
+
+def test_an_engine_that_could_not_be_stopped_goes_on_serving(monkeypatch: Patch) -> None:
+    async def test() -> None:
+        units = FakeUnits()
+        async with router(monkeypatch, {"a": {}, "b": {}}, units) as services:
+            await load(services, "a")
+            units.fails["stop a"] = GONE
+            assert (await refusal(services, "b")).refusal.kind == "unavailable"
+            assert services.scheduler.core.group_of("a").current == "a"
+            assert services.scheduler.core.failures == {}
+            assert "start b" not in units.calls
+
+    run(test())
+
+
+def test_a_helper_that_is_gone_in_the_middle_is_no_models_failure(monkeypatch: Patch) -> None:
+    async def test() -> None:
+        units = FakeUnits()
+        async with router(monkeypatch, {"a": {}, "b": {}}, units) as services:
+            await load(services, "a")
+            units.fails |= {"activate b": GONE, "start b": GONE, "start a": GONE}
+            refused = await refusal(services, "b")
+            assert "Activate of 'b' failed: the helper" in refused.refusal.message
+            await until(lambda: not services.scheduler.switches)
+            assert services.scheduler.core.failures == {}
+            assert services.scheduler.core.group_of("a").current is None
+            units.fails.clear()
+            await load(services, "a")
+
+    run(test())
+
+
+def test_a_bus_that_is_away_while_a_model_loads_is_waited_for(monkeypatch: Patch) -> None:
+    async def test() -> None:
+        units = FakeUnits()
+        loading = {"a"}
+        async with router(monkeypatch, {"a": {}}, units, loading) as services:
+            services.scheduler.load_in_background("a")
+            await until(lambda: bool(services.scheduler.switches))
+            switch = services.scheduler.switches["default"]
+            await until(lambda: switch.step == "WaitUntilReady")
+            units.fails["state a"] = GONE
+            await anyio.sleep(0.05)
+            assert not switch.ended.is_set()
+            units.fails.clear()
+            loading.clear()
+            await load(services, "a")
+
+    run(test())
+
+
+def test_of_models_that_share_a_unit_the_one_that_answers_is_adopted(monkeypatch: Patch) -> None:
+    shared = {"service": "shared.service", "script": "/bin/true", "port": 9500}
+
+    async def test() -> None:
+        units = FakeUnits()
+        units.run("shared.service", "b")
+        loading = {"b"}
+        async with router(monkeypatch, {"a": shared, "b": shared}, units, loading) as services:
+            await until(lambda: bool(services.scheduler.switches))
+            loading.clear()
+            await until(lambda: services.scheduler.core.group_of("b").current == "b")
+            assert units.calls == []
+            assert services.scheduler.core.failures == {}
+            await load(services, "a")
+            assert units.calls == ["stop b", "activate a", "start a"]
+
+    run(test())
+
+
+def test_an_operator_cancels_a_switch_and_the_former_model_comes_back(monkeypatch: Patch) -> None:
+    async def test() -> None:
+        units = FakeUnits()
+        async with router(monkeypatch, {"a": {}, "b": {}}, units, {"b"}) as services:
+            await load(services, "a")
+            ticket = services.scheduler.request("b")
+            switch = services.scheduler.switches["default"]
+            await until(lambda: switch.step == "WaitUntilReady")
+            switch.scope.cancel()
+            with pytest.raises(Refused, match="an operator cancelled the switch"):
+                await ticket.wait()
+            await until(lambda: services.scheduler.core.group_of("a").current == "a")
+            assert services.scheduler.core.failures == {}
+            assert "b.service" not in units.states
+
+    run(test())
+
+
+@pytest.mark.parametrize(
+    "state", [UnitState("activating", 0, "exit-code"), UnitState("active", 4711)]
+)
+def test_an_engine_that_systemd_starts_anew_is_waited_for(
+    monkeypatch: Patch, state: UnitState
+) -> None:
+    async def test() -> None:
+        units = FakeUnits()
+        loading: set[str] = set()
+        async with router(monkeypatch, {"a": {}}, units, loading) as services:
+            await load(services, "a")
+            loading.add("a")
+            units.crash("a.service", state)
+            assert services.scheduler.core.group_of("a").current is None
+            ticket = services.scheduler.request("a")
+            await anyio.sleep(0.02)
+            assert not ticket.is_settled()
+            units.crash("a.service", UnitState("active", 4711))
+            loading.clear()
+            await ticket.wait()
+            assert units.calls.count("start a") == 1
+
+    run(test())
+
+
+def test_an_unload_that_fails_says_so(monkeypatch: Patch) -> None:
+    async def test() -> None:
+        units = FakeUnits()
+        async with router(monkeypatch, {"a": {}}, units) as services:
+            await load(services, "a")
+            units.fails["stop a"] = GONE
+            with pytest.raises(SwitchFailed, match="the helper cannot be reached"):
+                await services.scheduler.unload("default")
+            assert services.scheduler.core.group_of("a").current == "a"
+
+    run(test())
