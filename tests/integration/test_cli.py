@@ -108,6 +108,10 @@ def test_a_day_of_an_operator(two: Router) -> None:
         "group": "default",
         "previous": None,
     }
+    assert cli(two, "cancel", "--switch").stdout == "there was no switch to end in group default\n"
+    assert cli(two, "pin", "b", "--for", "60").stdout == "b is pinned for 60 s\n"
+    assert cli(two, "status").stdout.startswith("b is pinned for ")
+    assert cli(two, "unpin", "b").stdout == "b is not pinned\n"
     assert cli(two, "clear", "a").stdout == "a has no failures\n"
     assert said(two, "logs", "a", "--lines", "3")["model"] == "a"
     assert cli(two, "logs", "a").returncode == 0
@@ -179,7 +183,7 @@ def test_how_commands_end(router: Router) -> None:
 
 
 def test_ctrl_c_and_a_reader_that_is_gone(router: Router) -> None:
-    router.write({"a": router.standin("a", load=2)})
+    router.write({"a": router.standin("a", load=5)})
     router.start()
     waiting = subprocess.Popen(
         command(router, "switch", "a"),
@@ -192,6 +196,9 @@ def test_ctrl_c_and_a_reader_that_is_gone(router: Router) -> None:
     waiting.send_signal(signal.SIGINT)
     assert waiting.communicate(timeout=20) == ("", "")
     assert waiting.returncode == 130
+    refused = cli(router, "unload")
+    assert (refused.returncode, "cancel the switch first" in refused.stderr) == (1, True)
+    assert cli(router, "cancel", "--switch").stdout == "the switch of group default is ended\n"
     with subprocess.Popen(
         command(router, "status", "--watch", "--json", "--interval", "0.05"),
         env=ENVIRONMENT,

@@ -102,6 +102,12 @@ def test_models_that_do_nothing_give_way() -> None:
     assert lines[-1] == "… 48 more lines"
 
 
+def test_a_pin_is_shown() -> None:
+    groups = {"left": {"loaded": "a", "pinned": {"model": "a", "seconds": 59.9}}}
+    lines = status_lines({**STATUS, "groups": groups, "switches": []}, [])
+    assert lines[:2] == ["a is pinned for 60 s more", ""]
+
+
 def test_one_group_needs_no_column() -> None:
     one = {**STATUS, "groups": {"left": {"loaded": None}}}
     assert "group" not in "\n".join(status_lines(one, []))

@@ -6,7 +6,6 @@ import argparse
 import json
 from collections.abc import Callable
 from typing import Any
-from urllib.parse import quote
 
 from llm_router.cli.client import AdminClient
 from llm_router.cli.exits import Exit
@@ -54,10 +53,30 @@ def requests(options: argparse.Namespace) -> int:
 
 
 def cancel(options: argparse.Namespace) -> int:
-    """End a request."""
-    target = f"/admin/requests/{quote(str(options.id), safe='')}"
-    answer = client_of(options).call("DELETE", target)
+    """End a request, or a group's running switch."""
+    client = client_of(options)
+    if options.switch:
+        call = {"group": options.group}
+        answer = client.call("POST", "/admin/cancel", body=call, timeout=None)
+        return _show(options, answer, _cancel_lines)
+    answer = client.call("DELETE", f"/admin/requests/{options.id}")
     return _show(options, answer, lambda body: [f"request {body['id']} is ended"])
+
+
+def pin(options: argparse.Namespace) -> int:
+    """Load a model, and keep every other of its group out for a time."""
+    call = {"model": options.model, "seconds": options.seconds}
+    answer = client_of(options).call("POST", "/admin/pin", body=call, timeout=None)
+    return _show(
+        options, answer, lambda body: [f"{body['model']} is pinned for {body['seconds']:g} s"]
+    )
+
+
+def unpin(options: argparse.Namespace) -> int:
+    """Let other models be loaded again."""
+    call = {"model": options.model, "seconds": 0}
+    answer = client_of(options).call("POST", "/admin/pin", body=call)
+    return _show(options, answer, lambda body: [f"{body['model']} is not pinned"])
 
 
 def clear(options: argparse.Namespace) -> int:
@@ -87,6 +106,12 @@ def _unload_lines(body: dict[str, Any]) -> list[str]:
     if not body["changed"]:
         return [f"nothing is loaded in group {body['group']}"]
     return [f"{body['previous']} is unloaded; group {body['group']} is free"]
+
+
+def _cancel_lines(body: dict[str, Any]) -> list[str]:
+    if not body["changed"]:
+        return [f"there was no switch to end in group {body['group']}"]
+    return [f"the switch of group {body['group']} is ended"]
 
 
 def _plan_lines(body: dict[str, Any]) -> list[str]:

@@ -129,8 +129,24 @@ def _add_runtime(commands: Any) -> None:
     _command(
         commands, "requests", "admin:requests", "the requests that wait or are answered", *parents
     )
-    cancel = _command(commands, "cancel", "admin:cancel", "end a request", *parents)
-    cancel.add_argument("id", type=int, metavar="ID", help="as `requests` shows it")
+    cancel = _command(
+        commands, "cancel", "admin:cancel", "end a request, or a running switch", *parents
+    )
+    what = cancel.add_mutually_exclusive_group(required=True)
+    what.add_argument("id", type=int, nargs="?", metavar="ID", help="as `requests` shows it")
+    what.add_argument(
+        "--switch", action="store_true", help="the running switch; the former model is brought back"
+    )
+    cancel.add_argument(
+        "--group", metavar="GROUP", default="default", help="the switch's group (default: default)"
+    )
+    pin = _command(
+        commands, "pin", "admin:pin", "load a model, and keep others of its group out", *parents
+    )
+    pin.add_argument("model", metavar=MODEL)
+    pin.add_argument("--for", dest="seconds", type=_seconds, metavar="S", required=True)
+    unpin = _command(commands, "unpin", "admin:unpin", "let others be loaded again", *parents)
+    unpin.add_argument("model", metavar=MODEL)
     clear = _command(
         commands,
         "clear",

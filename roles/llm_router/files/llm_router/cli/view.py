@@ -54,7 +54,13 @@ def _status_lines(
     width: int | None,
     paint: Paint,
 ) -> list[str]:
-    lines = [_fit(switch_line(switch), width, "loading", paint) for switch in status["switches"]]
+    heads = [switch_line(switch) for switch in status["switches"]]
+    heads += [
+        f"{group['pinned']['model']} is pinned for {group['pinned']['seconds']:.0f} s more"
+        for group in status["groups"].values()
+        if "pinned" in group
+    ]
+    lines = [_fit(head, width, "loading", paint) for head in heads]
     if lines:
         lines.append("")
     lines += _model_lines(status, models, width, paint)
@@ -83,11 +89,12 @@ def _model_lines(
     width: int | None,
     paint: Paint,
 ) -> list[str]:
-    grouped = len(status.get("groups", ())) > 1
+    # a router that is older than this command does not say which group a model is in
+    grouped = len(status["groups"]) > 1 and all("group" in model for model in models.values())
     table, notes, states = [], [], []
     for name, model in models.items():
         row = [name, model["state"], _traffic(model)]
-        row += [f"group {model.get('group', '?')}"] if grouped else []
+        row += [f"group {model['group']}"] if grouped else []
         table.append([*row, model["unit"]])
         states.append(model["state"])
         failure = model.get("failure")
