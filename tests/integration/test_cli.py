@@ -13,6 +13,7 @@ import sys
 import threading
 import time
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -253,17 +254,19 @@ def test_the_live_view_gives_the_terminal_back(two: Router) -> None:
         ["bash", "--norc", "--noprofile", "-i"], cwd=two.dir, env={**ENVIRONMENT, "PS1": "> "}
     )
     with shell:
-        shell.type(" ".join(command(two, "status", "--interval", "0.1")) + "; echo status=$?\n")
+        shell.type(" ".join(command(two, "status", "--interval", "0.1")) + "\n")
         shell.read_until(r"a  .*stopped.*stopped")
         shell.type("\x1a")
         seen = shell.read_until(r"Stopped.*> $")
         assert LEAVE in seen
         shell.type("fg\n")
         assert ENTER in shell.read_until(r"stopped.*stopped.*\x1b\[H.*stopped")
-        pids = subprocess.check_output(["pgrep", "-P", str(shell.process.pid)], text=True).split()
-        for pid in pids:
+        parent = shell.process.pid
+        for pid in Path(f"/proc/{parent}/task/{parent}/children").read_text().split():
             os.kill(int(pid), signal.SIGTERM)
         shell.read_until(re.escape(LEAVE) + ".*> $")
+        shell.type("echo status=$?\n")
+        shell.read_until("status=143")
 
 
 def test_a_model_that_is_added_is_served_after_a_restart(two: Router) -> None:
