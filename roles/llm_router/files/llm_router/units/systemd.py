@@ -176,7 +176,7 @@ class SystemdUnits(Units):
                     state = state_of(await manager.facts(name))
                 except ManagerError:
                     continue
-                except Exception as error:
+                except Exception as error:  # noqa: BLE001
                     # raised from in here it would be inside an ExceptionGroup
                     lost = error
                     tasks.cancel_scope.cancel()

@@ -1,0 +1,82 @@
+"""Commands of the host: check the configuration, run the router or the helper, write files."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import logging
+
+from llm_router.cli.exits import Exit, Failed
+from llm_router.cli.settings import problem_json, settings_of
+from llm_router.config import ConfigError, load_settings
+
+
+def check(options: argparse.Namespace) -> int:
+    """Say what is wrong with the configuration, if anything."""
+    if options.json:
+        return _check_json(options)
+    settings = settings_of(options)
+    models, keys = len(settings.models), len(settings.keys)
+    print(f"valid: {models} model{'s' * (models != 1)}, {keys} key{'s' * (keys != 1)}")
+    return Exit.DONE
+
+
+def _check_json(options: argparse.Namespace) -> int:
+    """The problems are the answer here, not an error."""
+    models, keys, problems = 0, 0, []
+    try:
+        settings = load_settings(options.config, options.models, options.keys)
+        models, keys = len(settings.models), len(settings.keys)
+    except ConfigError as error:
+        problems = [problem_json(problem) for problem in error.problems]
+    valid = not problems
+    print(json.dumps({"valid": valid, "models": models, "keys": keys, "problems": problems}))
+    return Exit.DONE if valid else Exit.NOT_DONE
+
+
+def serve(options: argparse.Namespace) -> int:
+    """Run the router."""
+    from llm_router.serve import serve as run
+
+    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s %(message)s")
+    # httpx says every request at INFO: the router's own line says more
+    logging.getLogger("httpx").setLevel(logging.WARNING)
+    return run(settings_of(options))
+
+
+def helper(options: argparse.Namespace) -> int:
+    """Run the root helper."""
+    from llm_router.helper.server import serve_helper
+    from llm_router.units.base import UnitError
+
+    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s %(message)s")
+    try:
+        asyncio.run(serve_helper(options.config))
+    except UnitError as error:
+        raise Failed(str(error)) from error
+    except ConfigError as error:
+        raise Failed(str(error)) from error
+    return Exit.DONE
+
+
+def activate(options: argparse.Namespace) -> int:
+    """Write what the engines' units read."""
+    from llm_router.activation import run_activate
+    from llm_router.engine_files import EngineFileError
+
+    settings = settings_of(options)
+    if options.model is not None and options.model not in settings.models:
+        known = ", ".join(sorted(settings.models))
+        raise Failed(f"unknown model {options.model}; known models: {known}")
+    names = None if options.all else [options.model]
+    try:
+        result = run_activate(settings, names, options.check)
+    except EngineFileError as error:
+        raise Failed(str(error)) from error
+    if options.json:
+        print(json.dumps(result))
+    else:
+        for file in result["files"]:
+            print(("changed " if file["changed"] else "ok      ") + file["path"])
+    return Exit.DONE
