@@ -134,16 +134,7 @@ def test_usage_does_not_reach_who_did_not_ask(served: Router) -> None:
 
 
 @pytest.mark.parametrize("path", [CHAT, "/v1/completions"])
-def test_usage_comes_in_a_chunk_of_its_own(
-    served: Router, backend: str, path: str, request: pytest.FixtureRequest
-) -> None:
-    if (backend, path) in (
-        ("tabby", CHAT),
-        ("tabby", "/v1/completions"),
-        ("llamacpp", "/v1/completions"),
-    ):
-        reason = "api/generation.py does not give the engine's repairs to SseRelay yet"
-        request.applymarker(pytest.mark.xfail(reason=reason))
+def test_usage_comes_in_a_chunk_of_its_own(served: Router, path: str) -> None:
     chunks = stream(served, "plain", path, stream_options={"include_usage": True})
     assert chunks[-2]["usage"]["completion_tokens"] == 5
     assert chunks[-2]["choices"] == []

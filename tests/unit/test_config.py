@@ -96,7 +96,7 @@ def test_yaml_of_ansible_may_have_made_off_false(tmp_path: Path) -> None:
             "timout: 3",
             "models.yml:16: models.org/gemma:3.timout: is not a known key; did you mean `timeout`? "
             "known keys: backend, service, script, model_name, model_path, command, args, port, "
-            "timeout, status, group, ttl, preload, warm_up",
+            "timeout, status, group, ttl, preload, warm_up, repairs",
         ),
         (
             "status: off",

@@ -31,12 +31,13 @@ from llm_router.api.errors import (
     upstream_broke,
 )
 from llm_router.api.exchange import Exchange
-from llm_router.api.reply import DONE, ClientGone, Receive, Reply, Send, read_body
+from llm_router.api.repairs import ask_for_usage, mend_answer
+from llm_router.api.reply import ClientGone, Receive, Reply, Send, read_body
 from llm_router.api.services import Services
 from llm_router.api.sse import Measured, SseRelay
 from llm_router.api.wire import to_json
 from llm_router.config.schema import Config, Fallback, Model
-from llm_router.engines import engine_for
+from llm_router.engines import repairs_for
 from llm_router.scheduler.service import Lease, Refused, Ticket
 from llm_router.units.base import UnitError
 
@@ -262,7 +263,7 @@ class Generation:
                 what = f"broke off its answer ({type(error).__name__})"
                 raise upstream_broke(exchange.model.name, what) from error
         if response.status_code == 200 and not exchange.stream:
-            data = self._with_rate(services, exchange, data, services.clock() - sent)
+            data = self._enriched(services, exchange, data, services.clock() - sent)
             if reply.started:
                 await reply.end(data)
                 return
@@ -287,6 +288,7 @@ class Generation:
             before_done=lambda measured: _last_words(exchange, measured),
             enrich=lambda measured: _rate_keys(exchange, measured.rate),
             drop_usage=not exchange.wants_usage,
+            repairs=repairs_for(exchange.model),
         )
         if not reply.started:
             await reply.start_events(_headers(exchange))
@@ -299,7 +301,6 @@ class Generation:
                 # said before it is out: if that takes its time, nothing else may follow it
                 reply.said_done = measured.finished
                 await reply.write(out)
-            await reply.write(relay.close(services.clock()))
         except (httpx.ReadTimeout, httpx.WriteTimeout):
             silent = True
         except httpx.TransportError as error:
@@ -308,41 +309,42 @@ class Generation:
             # many clients hang up as soon as they have read [DONE]
             ttft = measured.first_token - sent if measured.first_token is not None else None
             services.metrics.answered(exchange.model.name, ttft, measured.tokens, measured.rate)
-        if measured.finished:
-            await reply.end()
-        elif silent:
+        rest = relay.close(services.clock())
+        if measured.finished or (broke is None and not silent and measured.answered):
+            await reply.end(rest)
+            return
+        await reply.write(rest)
+        if silent:
             idle = services.settings.config.requests.idle_timeout
             raise engine_silent(exchange.model.name, idle)
-        elif broke is None and measured.token_events:
-            # the engine ended its stream in order but for the mark that clients wait for
-            await reply.end(_last_words(exchange, measured) + DONE)
-        else:
-            what = f"stopped in the middle of its answer ({broke or 'end of stream'})"
-            raise upstream_broke(exchange.model.name, what)
+        what = f"stopped in the middle of its answer ({broke or 'end of stream'})"
+        raise upstream_broke(exchange.model.name, what)
 
-    def _with_rate(
+    def _enriched(
         self, services: Services, exchange: Exchange, data: bytes, seconds: float
     ) -> bytes:
-        """tok/s into ``usage`` of a whole answer, by the engine's own measure.
+        """A whole answer, mended, with tok/s in its ``usage`` by the engine's own measure.
 
         Where it has none, all that can be seen from here has the prompt's time in it, and a name
-        that says so.
+        that says so. What is not an answer passes as it is.
         """
         try:
             body = json.loads(data)
         except ValueError:
             return data
-        usage = body.get("usage") if isinstance(body, dict) else None
-        tokens = usage.get("completion_tokens") if isinstance(usage, dict) else None
-        if not isinstance(usage, dict) or not isinstance(tokens, int):
+        if not isinstance(body, dict):
             return data
-        rate = _engine_rate(body)
-        services.metrics.answered(exchange.model.name, None, tokens, rate)
-        exchange.rate = rate
-        usage.update(_rate_keys(exchange, rate))
-        if rate is None and seconds > 0:
-            usage["tokens_per_second_with_prompt"] = round(tokens / seconds, 1)
-        return to_json(body)
+        changed = mend_answer(body, repairs_for(exchange.model))
+        usage = body.get("usage")
+        tokens = usage.get("completion_tokens") if isinstance(usage, dict) else None
+        if isinstance(usage, dict) and isinstance(tokens, int):
+            changed = True
+            exchange.rate = rate = _engine_rate(body)
+            services.metrics.answered(exchange.model.name, None, tokens, rate)
+            usage.update(_rate_keys(exchange, rate))
+            if rate is None and seconds > 0:
+                usage["tokens_per_second_with_prompt"] = round(tokens / seconds, 1)
+        return to_json(body) if changed else data
 
 
 async def _cancel_when_gone(receive: Receive, scope: anyio.CancelScope) -> None:
@@ -449,11 +451,7 @@ def _upstream_body(exchange: Exchange) -> dict[str, Any]:
     body = {**exchange.body, "model": exchange.model.upstream_name}
     if "messages" in body:
         body["messages"], _ = status.strip_status(body["messages"])
-    if exchange.stream and engine_for(exchange.model).asks_for_usage:
-        options = body.get("stream_options")
-        options = options if isinstance(options, dict) else {}
-        body["stream_options"] = {**options, "include_usage": True}
-    return body
+    return ask_for_usage(body, repairs_for(exchange.model), stream=exchange.stream)
 
 
 def _headers(exchange: Exchange) -> list[tuple[str, str]]:

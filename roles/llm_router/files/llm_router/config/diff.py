@@ -10,7 +10,7 @@ from pydantic import BaseModel
 from llm_router.config.load import Settings
 from llm_router.config.schema import Config, Model
 
-LIVE_MODEL_KEYS = frozenset({"status", "timeout", "ttl", "preload", "warm_up"})
+LIVE_MODEL_KEYS = frozenset({"status", "timeout", "ttl", "preload", "warm_up", "repairs"})
 """What the router itself goes by; any other key is the engine's, and asks for its restart."""
 
 RESTART_KEYS = (

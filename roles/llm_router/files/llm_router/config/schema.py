@@ -157,6 +157,16 @@ class Config(_Section):
     requests: RequestLimits = RequestLimits()
 
 
+class RepairSwitches(_Section):
+    """Which repairs of an engine's answers are made; None is as its engine needs it. What each
+    one is says `engines.base.Repairs`."""
+
+    role: bool | None = None
+    done: bool | None = None
+    reasoning: bool | None = None
+    usage_apart: bool | None = None
+
+
 class ModelEntry(_Section):
     """One entry of models.yml, as the file says it."""
 
@@ -176,6 +186,7 @@ class ModelEntry(_Section):
     preload: bool = False
     """Whether the router loads it when it starts and nothing else of its group is loaded."""
     warm_up: bool = True
+    repairs: RepairSwitches | None = None
 
 
 class Model(ModelEntry):

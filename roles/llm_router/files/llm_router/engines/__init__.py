@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from llm_router.config.schema import Model
 from llm_router.engines.base import Engine, Probe, ProbeAnswer, Readiness, Repairs, WarmUpCall
 from llm_router.engines.command import COMMAND
@@ -18,6 +20,13 @@ ENGINES: dict[str, Engine] = {
 def engine_for(model: Model) -> Engine:
     """The engine of the model's backend."""
     return ENGINES[model.backend]
+
+
+def repairs_for(model: Model) -> Repairs:
+    """What is mended in the answers of the model's engine: as the engine needs it, unless
+    models.yml says otherwise."""
+    wishes = model.repairs.model_dump(exclude_none=True) if model.repairs else {}
+    return replace(engine_for(model).repairs, **wishes)
 
 
 __all__ = [
