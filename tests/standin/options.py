@@ -8,7 +8,7 @@ import shlex
 from pathlib import Path
 
 ENGINES = {
-    "openai": ("contracts.openai", "OpenAi"),
+    "openai": ("contracts.plain", "Plain"),
     "sglang": ("contracts.sglang", "Sglang"),
     "vllm": ("contracts.vllm", "Vllm"),
     "tabby": ("contracts.tabby", "Tabby"),

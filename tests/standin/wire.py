@@ -118,12 +118,10 @@ class Connection:
             head.append(f"Content-Type: {content_type}")
         self._send("\r\n".join([*head, "", ""]).encode() + data)
 
-    def begin_stream(self) -> None:
-        """The head of an event stream."""
-        self._send(
-            b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream; charset=utf-8\r\n"
-            b"Transfer-Encoding: chunked\r\n\r\n"
-        )
+    def begin_stream(self, content_type: str = "text/event-stream; charset=utf-8") -> None:
+        """The head of a stream."""
+        head = f"HTTP/1.1 200 OK\r\nContent-Type: {content_type}\r\n"
+        self._send(head.encode() + b"Transfer-Encoding: chunked\r\n\r\n")
 
     def piece(self, data: bytes) -> None:
         """A piece of the stream; with ``split`` the borders fall inside events and characters."""

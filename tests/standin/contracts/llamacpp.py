@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import Any, ClassVar, NoReturn
 
-from contracts.openai import OpenAi, Routes, Turn
+from contracts.openai import Routes, Turn
+from contracts.typed import TypedApis
 from wire import Connection, Request
 
 
-class LlamaCpp(OpenAi):
+class LlamaCpp(TypedApis):
     """The port opens before the model is loaded, and everything is 503 until then."""
 
     load_failure = 1
@@ -17,14 +18,13 @@ class LlamaCpp(OpenAi):
     owner = "llamacpp"
     id_prefix = "chatcmpl-"
     routes: ClassVar[Routes] = {
-        **OpenAi.routes,
+        **TypedApis.routes,
         ("GET", "/health"): "health",
         ("GET", "/metrics"): "metrics",
         ("GET", "/props"): "props",
         ("POST", "/tokenize"): "tokenize",
         ("POST", "/detokenize"): "detokenize",
         ("POST", "/apply-template"): "apply_template",
-        ("POST", "/v1/messages/count_tokens"): "count_tokens",
         ("POST", "/embedding"): "embeddings",
         ("POST", "/v1/embeddings"): "embeddings",
         ("POST", "/rerank"): "rerank",
@@ -59,9 +59,6 @@ class LlamaCpp(OpenAi):
         messages = request.json()["messages"]
         text = "".join(f"{one['role']}: {one['content']}</s>" for one in messages)
         connection.answer(200, {"prompt": f"{text}assistant: "})
-
-    def count_tokens(self, connection: Connection, request: Request) -> None:
-        connection.answer(200, {"input_tokens": 3})
 
     def embeddings(self, connection: Connection, request: Request) -> None:
         if not self.lacks(connection, "embeddings", "embeddings"):

@@ -41,6 +41,7 @@ class Turn:
     include_usage: bool
     continuous_usage: bool
     choices: int
+    path: str = ""
 
     @property
     def kind(self) -> str:
@@ -270,6 +271,7 @@ class OpenAi:
         if self.refuses(connection, body, chat=chat):
             return
         turn = self.turn(body, chat=chat)
+        turn.path = request.path
         with self.changed:
             self.in_flight += 1
         ended = "answered"

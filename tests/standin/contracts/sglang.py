@@ -6,11 +6,12 @@ import signal
 from collections.abc import Callable
 from typing import Any, ClassVar, NoReturn
 
-from contracts.openai import OpenAi, Routes, Turn
+from contracts.openai import Routes, Turn
+from contracts.typed import TypedApis
 from wire import Connection, Request
 
 
-class Sglang(OpenAi):
+class Sglang(TypedApis):
     """The port opens when the weights are there; a warm-up comes after that."""
 
     load_failure = 1
@@ -19,7 +20,7 @@ class Sglang(OpenAi):
     owner = "sglang"
     id_prefix = ""
     routes: ClassVar[Routes] = {
-        **OpenAi.routes,
+        **TypedApis.routes,
         ("GET", "/health"): "health",
         ("GET", "/health_generate"): "health",
         ("GET", "/ready"): "is_ready",
@@ -27,7 +28,9 @@ class Sglang(OpenAi):
         ("GET", "/get_model_info"): "model_info",
         ("GET", "/metrics"): "metrics",
         ("POST", "/tokenize"): "tokenize",
+        ("POST", "/v1/tokenize"): "tokenize",
         ("POST", "/detokenize"): "detokenize",
+        ("POST", "/v1/detokenize"): "detokenize",
         ("POST", "/v1/embeddings"): "embeddings",
         ("GET", "/flush_cache"): "flush_cache",
         ("POST", "/flush_cache"): "flush_cache",

@@ -6,14 +6,15 @@ import signal
 from collections.abc import Callable
 from typing import Any, ClassVar, NoReturn
 
-from contracts.openai import OpenAi, Routes, Turn
+from contracts.openai import Routes, Turn
+from contracts.typed import TypedApis
 from wire import Connection, Request, Stopping
 
 IMPORTS = 0.3
 """How much of a load goes by before SIGTERM is ignored instead of ending it."""
 
 
-class Vllm(OpenAi):
+class Vllm(TypedApis):
     """The port is bound at once and does not listen until the model is loaded."""
 
     load_failure = 1
@@ -24,7 +25,7 @@ class Vllm(OpenAi):
     reasoning_key = "reasoning"
     streams_heed_stop = True
     routes: ClassVar[Routes] = {
-        **OpenAi.routes,
+        **TypedApis.routes,
         ("GET", "/health"): "health",
         ("GET", "/ping"): "health",
         ("POST", "/ping"): "health",
