@@ -115,7 +115,15 @@ def _remember(services: Services, event: Event) -> None:
 
 async def _find_running(services: Services) -> None:
     """The truth is outside: a model whose engine serves already goes on serving."""
-    for group in services.scheduler.core.groups:
+    try:
+        stale = {model.group: model.name for model in await services.switcher.find_stale()}
+    except UnitError as error:
+        log.error("cannot tell what runs: %s", error)
+        return
+    for group, name in stale.items():
+        log.info("found %s running, which is configured otherwise now", name)
+        services.scheduler.found_stale(group, name)
+    for group in [name for name in services.scheduler.core.groups if name not in stale]:
         try:
             found = await services.switcher.find_loaded(group)
         except UnitError as error:

@@ -412,6 +412,13 @@ class Core:
         """``model`` was found loaded when the router began."""
         self._now_loaded(self.group_of(model), model, now)
 
+    def found_stale(self, group_name: str, model: str, now: float) -> list[Action]:
+        """``model``, as it is configured no more, was found running when the router began."""
+        group = self.groups.setdefault(group_name, Group())
+        self._now_loaded(group, model, now)
+        group.stale.add(model)
+        return self._decide(group_name, now)
+
     def lost(self, model: str, now: float) -> list[Action]:
         """The engine of a loaded model is gone. Its leases end by themselves: the streams broke."""
         group = self.group_of(model)
