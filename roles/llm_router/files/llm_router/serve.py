@@ -20,6 +20,7 @@ from llm_router.api.reload import Reloader
 from llm_router.api.services import Services
 from llm_router.config.load import Settings
 from llm_router.config.schema import Config
+from llm_router.events import RouterStopping
 
 log = logging.getLogger(__name__)
 
@@ -67,6 +68,7 @@ class _Server(uvicorn.Server):
         _notify("STOPPING=1")
         services: Services = self._app.state.services
         services.scheduler.stop()
+        services.events.publish(RouterStopping())
         ending = asyncio.create_task(self._end_answers(services))
         await super().shutdown(sockets=sockets)
         ending.cancel()

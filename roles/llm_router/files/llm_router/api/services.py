@@ -19,6 +19,7 @@ from llm_router.events import Event, EventStream, ModelLost, SwitchEnded
 from llm_router.scheduler.core import Core, Limits
 from llm_router.scheduler.service import Scheduler
 from llm_router.switcher.executor import Switcher
+from llm_router.switcher.learned import Learned
 from llm_router.units.base import UnitError, Units, UnitState
 from llm_router.units.child import ChildUnits
 
@@ -42,6 +43,7 @@ class Services:
     clock: Clock = time.monotonic
     last_switch: dict[str, SwitchEnded] = field(default_factory=dict)
     """By model: how its last switch went."""
+    learned: Learned = field(default_factory=Learned)
     main_pids: dict[str, int] = field(default_factory=dict)
     """By model: the main process of its unit when it was found or made ready."""
     in_flight: dict[int, Exchange] = field(default_factory=dict)
@@ -93,6 +95,7 @@ async def running(settings: Settings, units: Units | None = None) -> AsyncIterat
                 settings, units, events, client, scheduler, switcher, metrics, int(time.time())
             )
             events.subscribe(lambda event: _remember(services, event))
+            events.subscribe(services.learned.listen)
             await _find_running(services)
             preload(services, settings.models)
             unsubscribe = units.subscribe(lambda *change: _unit_changed(services, *change))

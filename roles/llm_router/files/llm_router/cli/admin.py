@@ -118,8 +118,14 @@ def _plan_lines(body: dict[str, Any]) -> list[str]:
     if not body["steps"]:
         return [f"{body['model']} is loaded already"]
     return [
-        f"{step['step']} {step['model']} (within {step['deadline']:g} s)" for step in body["steps"]
+        f"{step['step']} {step['model']} (within {step['deadline']:g} s{_rule(step)})"
+        for step in body["steps"]
     ]
+
+
+def _rule(step: dict[str, Any]) -> str:
+    seconds = step.get("expected_seconds")
+    return "" if seconds is None else f", as a rule {seconds:.2f} s"
 
 
 def _clear_lines(body: dict[str, Any]) -> list[str]:
