@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import re
+import subprocess
 from typing import Any
 
 import httpx
@@ -269,7 +271,21 @@ def test_metrics_tell_what_happened(standin: Router) -> None:
     assert 'llm_router_switches_total{model="b",outcome="ok",reason="request"} 1.0' in text
     assert 'llm_router_model_loaded{group="default",model="b"} 1.0' in text
     assert 'llm_router_generated_tokens_total{model="a"} 5.0' in text
+    assert 'llm_router_prompt_tokens_total{model="a"} 3.0' in text
+    assert 'llm_router_model_state{model="b",state="loaded"} 1.0' in text
     assert 'llm_router_switch_step_seconds_count{outcome="ok",step="WarmUp"} 2.0' in text
+
+
+@pytest.mark.promtool
+def test_metrics_are_as_prometheus_wants_them(standin: Router) -> None:
+    cache = os.environ["ROUNDHOUSE_CACHE"]
+    stream(standin.client())
+    stream(standin.client(), "b")
+    standin.client().chat.completions.create(model="b", messages=HELLO)
+    text = httpx.get(standin.url + "/metrics").content
+    check = [f"{cache}/promtool", "check", "metrics"]
+    said = subprocess.run(check, input=text, capture_output=True, check=False)
+    assert (said.returncode, said.stdout, said.stderr) == (0, b"", b"")
 
 
 def test_an_open_port_is_said_once_at_start(standin: Router) -> None:

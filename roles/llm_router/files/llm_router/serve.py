@@ -21,6 +21,7 @@ from llm_router.api.services import Services
 from llm_router.config.load import Settings
 from llm_router.config.schema import Config
 from llm_router.events import RouterStopping
+from llm_router.http_protocol import bounded
 
 log = logging.getLogger(__name__)
 
@@ -38,7 +39,7 @@ class _Server(uvicorn.Server):
         super().__init__(
             uvicorn.Config(
                 app,
-                http="h11",
+                http=bounded(settings.config.requests.header_timeout),
                 ws="none",
                 lifespan="on",
                 log_config=None,

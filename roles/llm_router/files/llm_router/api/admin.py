@@ -297,15 +297,8 @@ def _model_status(services: Services, name: str) -> dict[str, Any]:
     core = services.scheduler.core
     group = core.group_of(name)
     failure = core.failures.get(name)
-    state = "stopped"
-    if group.current == name:
-        state = "loaded"
-    elif group.target == name:
-        state = "loading"
-    elif failure is not None:
-        state = "failed"
     entry: dict[str, Any] = {
-        "state": state,
+        "state": core.state_of(name),
         "backend": services.models[name].backend,
         "group": services.models[name].group,
         "unit": services.models[name].unit,

@@ -73,7 +73,8 @@ class Generation:
         try:
             caller = identify(scope, headers, services.settings)
             caller.must("use")
-            raw = await read_body(receive, services.settings.config.requests.max_body)
+            limits = services.settings.config.requests
+            raw = await read_body(receive, limits.max_body, limits.client_timeout)
             exchange = self._open(services, caller, headers, raw)
             services.in_flight[exchange.number] = exchange
             async with anyio.create_task_group() as tasks:
@@ -308,7 +309,13 @@ class Generation:
         finally:
             # many clients hang up as soon as they have read [DONE]
             ttft = measured.first_token - sent if measured.first_token is not None else None
-            services.metrics.answered(exchange.model.name, ttft, measured.tokens, measured.rate)
+            services.metrics.answered(
+                exchange.model.name,
+                ttft,
+                measured.tokens,
+                measured.rate,
+                (measured.usage or {}).get("prompt_tokens"),
+            )
         rest = relay.close(services.clock())
         if measured.finished or (broke is None and not silent and measured.answered):
             await reply.end(rest)
@@ -340,7 +347,8 @@ class Generation:
         if isinstance(usage, dict) and isinstance(tokens, int):
             changed = True
             exchange.rate = rate = _engine_rate(body)
-            services.metrics.answered(exchange.model.name, None, tokens, rate)
+            prompt = usage.get("prompt_tokens")
+            services.metrics.answered(exchange.model.name, None, tokens, rate, prompt)
             usage.update(_rate_keys(exchange, rate))
             if rate is None and seconds > 0:
                 usage["tokens_per_second_with_prompt"] = round(tokens / seconds, 1)

@@ -23,6 +23,7 @@ RESTART_KEYS = (
     "helper_socket",
     "llamacpp_binary",
     "requests.client_timeout",
+    "requests.header_timeout",
     "requests.shutdown_timeout",
 )
 """What a running router cannot change about itself."""

@@ -30,6 +30,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 Reason = Literal["request", "adopt", "rollback", "idle", "operator", "removed"]
+State = Literal["loaded", "loading", "stopped", "asleep", "failed"]
 RefusalKind = Literal["failed", "unavailable", "overloaded", "pinned", "stopping", "removed"]
 
 RETRY_UNLOAD = 60.0
@@ -235,6 +236,15 @@ class Core:
     def group_of(self, model: str) -> Group:
         """The group that ``model`` competes in. Raises KeyError for an unknown model."""
         return self.groups[self._group_of[model]]
+
+    def state_of(self, model: str) -> State:
+        """What ``model`` is doing; ``failed`` is one whose last switch failed."""
+        group = self.group_of(model)
+        if group.current == model:
+            return "loaded"
+        if group.target == model:
+            return "loading"
+        return "failed" if model in self.failures else "stopped"
 
     def configure(
         self,
