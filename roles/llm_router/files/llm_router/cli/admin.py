@@ -33,6 +33,13 @@ def unload(options: argparse.Namespace) -> int:
     return _show(options, answer, _unload_lines)
 
 
+def reload(options: argparse.Namespace) -> int:
+    """Have the configuration files read again."""
+    call = {"dry_run": options.dry_run}
+    answer = client_of(options).call("POST", "/admin/reload", body=call)
+    return _show(options, answer, _reload_lines)
+
+
 def plan(options: argparse.Namespace) -> int:
     """What a request for a model would do now."""
     answer = client_of(options).call("GET", "/admin/plan", query={"model": options.model})
@@ -112,6 +119,24 @@ def _cancel_lines(body: dict[str, Any]) -> list[str]:
     if not body["changed"]:
         return [f"there was no switch to end in group {body['group']}"]
     return [f"the switch of group {body['group']} is ended"]
+
+
+def _reload_lines(body: dict[str, Any]) -> list[str]:
+    lines = [
+        f"{label} {', '.join(body[key])}"
+        for key, label in (
+            ("added", "added:"),
+            ("removed", "removed:"),
+            ("relaunch", "the engine is started anew for the next request:"),
+            ("updated", "updated:"),
+            ("config", "config.yml:"),
+            ("restart", "not before a restart (systemctl restart llm-router):"),
+        )
+        if body[key]
+    ]
+    if body["keys"]:
+        lines.append("API keys")
+    return lines or ["nothing has changed"]
 
 
 def _plan_lines(body: dict[str, Any]) -> list[str]:
