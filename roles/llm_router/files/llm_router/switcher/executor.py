@@ -359,7 +359,7 @@ class Switcher:
                 by_unit.setdefault(model.unit, model)
         if target is not None:
             by_unit[target.unit] = target
-        if loaded is not None:
+        if loaded in self._before or loaded in self._models:
             by_unit[self._as_started(loaded).unit] = self._as_started(loaded)
         observed: list[Observed] = []
         for model in by_unit.values():
