@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import re
 import subprocess
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import httpx
@@ -251,6 +253,33 @@ def test_keys_open_what_their_scopes_say(router: Router) -> None:
     assert router.cli("status").returncode == 0
     log = (router.dir / "router.log").read_text()
     assert "Bearer" not in log
+
+
+def test_a_key_may_have_models_of_its_own_and_a_number_of_requests(router: Router) -> None:
+    def entry(name: str, **extra: Any) -> dict[str, Any]:
+        return {"name": name, "sha256": hashlib.sha256(name.encode()).hexdigest(), **extra}
+
+    router.write({"a": router.standin("a", load=1), "b": router.standin("b")})
+    keys = [entry("some", models=["a"], max_requests=2), entry("all")]
+    (router.dir / "keys.yml").write_text(yaml.safe_dump({"keys": keys}))
+    router.start()
+    client = router.client(api_key="some")
+    assert [model.id for model in client.models.list()] == ["a"]
+    with pytest.raises(openai.PermissionDeniedError, match="may not use the model 'b'"):
+        stream(client, "b")
+    with ThreadPoolExecutor() as pool:
+        two = [pool.submit(stream, client) for _ in range(2)]
+
+        def waiting() -> bool:
+            status = json.loads(router.cli("status", "--json", "--once").stdout)
+            return bool(status["models"]["a"]["waiting"] == 2)
+
+        wait_until(waiting, "two wait")
+        with pytest.raises(openai.RateLimitError, match="has 2 requests under way"):
+            stream(client)
+        assert all(text_of(one.result()) for one in two)
+    stream(client)
+    assert len(router.client(api_key="all").models.list().data) == 2
 
 
 def test_health_has_its_four_keys(standin: Router) -> None:

@@ -62,7 +62,8 @@ def test_every_key_of_an_entry_can_be_given() -> None:
         *("--status", "off", "--group", "g", "--ttl", "3.5", "--preload", "--no-warm-up"),
     ]
     options = parse(given)
-    by_hand = {"repairs"}
+    by_hand = {"repairs", "aliases", "variants", "defaults", "force", "strip"}
+    by_hand |= {"context_length", "upstream_paths"}
     assert set(FIELDS) == set(ModelEntry.model_fields) - by_hand
     fields = {name: getattr(options, name) for name in FIELDS}
     assert fields["args"] == ["--ctx-size", "4096", "-x"]

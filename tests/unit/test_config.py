@@ -96,7 +96,57 @@ def test_yaml_of_ansible_may_have_made_off_false(tmp_path: Path) -> None:
             "timout: 3",
             "models.yml:16: models.org/gemma:3.timout: is not a known key; did you mean `timeout`? "
             "known keys: backend, service, script, model_name, model_path, command, args, port, "
-            "timeout, status, group, ttl, preload, warm_up, repairs",
+            "timeout, status, group, ttl, preload, warm_up, repairs, aliases, variants, defaults, "
+            "force, strip, context_length, upstream_paths",
+        ),
+        (
+            "status: off",
+            "repairs: {rol: true}",
+            "models.yml:16: models.org/gemma:3.repairs.rol: is not a known key; "
+            "did you mean `role`? known keys: role, done, reasoning, usage_apart",
+        ),
+        (
+            "status: off",
+            "variants: {precise: {forced: {}}}",
+            "models.yml:16: models.org/gemma:3.variants.precise.forced: is not a known key; "
+            "did you mean `force`? known keys: defaults, force, strip",
+        ),
+        (
+            "status: off",
+            "aliases: [gemma, gemma]",
+            "models.yml:16: models.org/gemma:3.aliases.1: gemma is a name of this model already; "
+            "give each model, alias and variant a name that nothing else has",
+        ),
+        (
+            "status: off",
+            "variants: {mistral-large-2411-awq: {}}",
+            "models.yml:16: models.org/gemma:3.variants.mistral-large-2411-awq: "
+            "mistral-large-2411-awq is a model already; "
+            "give each model, alias and variant a name that nothing else has",
+        ),
+        (
+            "status: off",
+            "force: {stream: true}",
+            "models.yml:16: models.org/gemma:3.force.stream: stream is not a parameter of the "
+            "model; clients choose how they are answered; leave it out",
+        ),
+        (
+            "status: off",
+            "variants: {precise: {strip: [model]}}",
+            "models.yml:16: models.org/gemma:3.variants.precise.strip.model: model is not a "
+            "parameter of the model; name the engine's model as `model_name:`",
+        ),
+        (
+            "status: off",
+            "upstream_paths: [GET version]",
+            "models.yml:16: models.org/gemma:3.upstream_paths.0: 'GET version' has not the right "
+            "form; give a method and a path, for example `GET /version`",
+        ),
+        (
+            "status: off",
+            "defaults: {temperature: .inf}",
+            "models.yml:16: models.org/gemma:3.defaults: has a number that JSON cannot say; "
+            "change {'temperature': inf}",
         ),
         (
             "status: off",

@@ -38,6 +38,21 @@ def test_models_by_what_became_of_them() -> None:
     assert changes.relaunch == ("engine",)
 
 
+def test_names_and_parameters_are_the_routers_own_matter() -> None:
+    after = {
+        "aliases": ["b"],
+        "variants": {"c": {"force": {"seed": 1}}},
+        "defaults": {"temperature": 0.5},
+        "force": {"top_k": 1},
+        "strip": ["logit_bias"],
+        "context_length": 4096,
+        "upstream_paths": ["GET /x"],
+    }
+    changes = compare(settings({"a": {}}), settings({"a": after}))
+    assert changes.updated == ("a",)
+    assert changes.relaunch == ()
+
+
 def test_a_change_of_both_kinds_is_the_engines() -> None:
     changes = compare(settings({"a": {"ttl": 5}}), settings({"a": {"ttl": 6, "port": 1}}))
     assert changes.relaunch == ("a",)

@@ -16,13 +16,15 @@ from llm_router import __version__
 from llm_router.api import admin, health, models
 from llm_router.api.auth import identify
 from llm_router.api.errors import ApiError, bad_request, internal_error
-from llm_router.api.generation import Generation
+from llm_router.api.generation import Proxy
+from llm_router.api.intake import understand, understand_upstream
+from llm_router.api.paths import OPERATIONS, UPSTREAM
 from llm_router.api.reload import Reloader
 from llm_router.api.services import Services, running
 from llm_router.config.load import Settings
 from llm_router.units.base import Units
 
-GENERATION_PATHS = {"/v1/chat/completions": True, "/v1/completions": False}
+_METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE")
 
 
 def create_app(settings: Settings, units: Units | None = None) -> FastAPI:
@@ -40,8 +42,14 @@ def create_app(settings: Settings, units: Units | None = None) -> FastAPI:
     app = FastAPI(
         title="Roundhouse", version=__version__, lifespan=lifespan, docs_url=None, redoc_url=None
     )
-    for path, chat in GENERATION_PATHS.items():
-        app.router.routes.append(Route(path, Generation(path, chat=chat), methods=["POST"]))
+    for operation in OPERATIONS:
+        proxy = Proxy(operation, understand(operation))
+        for path in operation.paths:
+            app.router.routes.append(Route(path, proxy, methods=["POST"]))
+    upstream = Proxy(UPSTREAM, understand_upstream)
+    app.router.routes.append(
+        Route(UPSTREAM.path + "/{rest:path}", upstream, methods=list(_METHODS))
+    )
     for part in (health.router, models.router, admin.router):
         app.include_router(part)
 

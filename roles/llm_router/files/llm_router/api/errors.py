@@ -104,6 +104,27 @@ def bad_request(message: str, param: str | None = None) -> ApiError:
     return ApiError(400, "invalid_request", message, param=param)
 
 
+def not_supported(model: str, engine: str, path: str) -> ApiError:
+    """501: said before anything is loaded for it."""
+    return ApiError(
+        501,
+        "not_supported",
+        f"The model '{model}' is served by {engine}, which has no {path}.",
+        param="model",
+    )
+
+
+def path_not_allowed(engine: str, what: str) -> ApiError:
+    """403: an engine's own path that is not among those that are let through."""
+    return ApiError(
+        403,
+        "path_not_allowed",
+        f"{what} is none of the paths of {engine} that may be reached through the router; "
+        "models.yml can allow more with `upstream_paths:`.",
+        kind="permission_error",
+    )
+
+
 def upstream_broke(model: str, what: str) -> ApiError:
     """502: the engine did not answer, or stopped in the middle of its answer."""
     return ApiError(

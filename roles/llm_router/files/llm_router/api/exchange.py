@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -9,8 +10,20 @@ import anyio
 
 from llm_router.api.auth import Caller
 from llm_router.api.errors import ApiError
+from llm_router.api.paths import Operation
 from llm_router.api.status import Style
 from llm_router.config.schema import Fallback, Model
+
+
+@dataclass(frozen=True)
+class Call:
+    """What an engine is asked."""
+
+    method: str
+    target: str
+    """Path and query."""
+    headers: Mapping[str, str]
+    content: bytes
 
 
 @dataclass
@@ -19,9 +32,12 @@ class Exchange:
 
     number: int
     path: str
+    operation: Operation
     caller: Caller
     model: Model
-    body: dict[str, Any]
+    """The model that answers."""
+    call: Callable[[Model], Call]
+    """What that model's engine is asked."""
     stream: bool
     style: Style
     began: float

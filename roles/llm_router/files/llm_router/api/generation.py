@@ -5,23 +5,18 @@ A plain ASGI function per path, because this is the hot path: FastAPI serves eve
 
 from __future__ import annotations
 
-import itertools
 import json
 import logging
-import re
-import time
-import uuid
 from collections.abc import Mapping, MutableMapping
 from typing import Any
 
 import anyio
 import httpx
 
-from llm_router.api import parameters, status
+from llm_router.api import status
 from llm_router.api.auth import Caller, identify
 from llm_router.api.errors import (
     ApiError,
-    bad_request,
     cut_off,
     engine_silent,
     internal_error,
@@ -31,13 +26,16 @@ from llm_router.api.errors import (
     upstream_broke,
 )
 from llm_router.api.exchange import Exchange
-from llm_router.api.repairs import ask_for_usage, mend_answer
+from llm_router.api.intake import Incoming, Understand
+from llm_router.api.paths import CHAT, Operation
+from llm_router.api.repairs import mend_answer
 from llm_router.api.reply import ClientGone, Receive, Reply, Send, read_body
 from llm_router.api.services import Services
 from llm_router.api.sse import Measured, SseRelay
 from llm_router.api.wire import to_json
-from llm_router.config.schema import Config, Fallback, Model
-from llm_router.engines import repairs_for
+from llm_router.config.schema import Config, Model
+from llm_router.engines import engine_for, repairs_for
+from llm_router.engines.base import Repairs
 from llm_router.scheduler.service import Lease, Refused, Ticket
 from llm_router.units.base import UnitError
 
@@ -46,36 +44,36 @@ log = logging.getLogger(__name__)
 CONNECT_WITHIN = 5.0
 LAST_WORD_WITHIN = 1.0
 """Seconds that a client gets to read why its request was ended."""
-STATUS_HEADER = "x-llm-router-status"
-SWITCH_HEADER = "x-llm-router-switch"
-_NUMBERS = itertools.count(1)
 # the connection's own matters, and what the router answers for itself
 _KEEP_RESPONSE_HEADERS = ("content-type", "retry-after", "x-request-id")
+_KEEP_WHEN_PASSED_ON = ("content-length", "content-encoding", "content-disposition")
 
 
-class Generation:
-    """The ASGI app of one path, such as ``/v1/chat/completions``.
+class Proxy:
+    """The ASGI app of one operation's paths.
 
     ``services`` is set when the app has started.
     """
 
-    def __init__(self, path: str, *, chat: bool) -> None:
-        self._path = path
-        self._chat = chat
+    def __init__(self, operation: Operation, understand: Understand) -> None:
+        self._operation = operation
+        self._understand = understand
 
     async def __call__(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
         services: Services = scope["app"].state.services
-        reply = Reply(send)
+        reply = Reply(send, self._operation.dialect)
         headers = {
             name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]
         }
         exchange: Exchange | None = None
+        slot: Caller | None = None
         try:
             caller = identify(scope, headers, services.settings)
             caller.must("use")
+            slot = services.take_slot(caller)
             limits = services.settings.config.requests
             raw = await read_body(receive, limits.max_body, limits.client_timeout)
-            exchange = self._open(services, caller, headers, raw)
+            exchange = self._understand(Incoming(services, scope, caller, headers, raw))
             services.in_flight[exchange.number] = exchange
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(_cancel_when_gone, receive, tasks.cancel_scope)
@@ -96,15 +94,17 @@ class Generation:
         except ClientGone:
             pass
         finally:
+            if slot is not None:
+                services.give_slot(slot)
             if exchange is not None:
                 services.in_flight.pop(exchange.number, None)
                 # 499 is the field's name for "the client left first"
-                code = reply.status if reply.ended or reply.said_done else 499
+                code = reply.broken or (reply.status if reply.ended or reply.said_done else 499)
                 name = exchange.model.name
-                services.metrics.request_ended(name, self._path, code, exchange.queue_seconds)
+                services.metrics.request_ended(name, exchange.path, code, exchange.queue_seconds)
                 log.info(
                     "request path=%s model=%s key=%s status=%d stream=%s seconds=%.3f switch=%.3f",
-                    self._path,
+                    exchange.path,
                     name,
                     exchange.caller.name,
                     code,
@@ -112,67 +112,6 @@ class Generation:
                     services.clock() - exchange.began,
                     exchange.switch_seconds,
                 )
-
-    def _open(
-        self, services: Services, caller: Caller, headers: Mapping[str, str], raw: bytes
-    ) -> Exchange:
-        """Understand the request. Raises `ApiError`."""
-        try:
-            body = json.loads(raw)
-        except (ValueError, RecursionError) as error:
-            raise bad_request(f"The request body is not valid JSON: {error}.") from error
-        if not isinstance(body, dict):
-            raise bad_request("The request body must be a JSON object.")
-        name = body.get("model")
-        if not isinstance(name, str):
-            raise bad_request("The request names no model: `model` must be text.", "model")
-        model = services.models.get(name)
-        if model is None:
-            raise unknown_model(name, services.models)
-        fallback, patience = _without_switch(services.settings.config, caller, headers, body)
-        stream = body.get("stream") is True
-        options = body.get("stream_options")
-        wants_usage = isinstance(options, dict) and options.get("include_usage") is True
-        try:
-            style = status.choose_style(
-                body,
-                header=headers.get(STATUS_HEADER),
-                key=caller.status,
-                model=model.status,
-                default=services.settings.config.status.style,
-            )
-        except ValueError as error:
-            raise bad_request(
-                f"The header X-LLM-Router-Status has '{error}': "
-                "use auto, content, event, reasoning or off."
-            ) from error
-        try:
-            keep_alive = parameters.keep_alive(body.pop("keep_alive", None))
-        except ValueError as error:
-            raise bad_request(
-                f"keep_alive is '{error}': give seconds, or text such as 5m; 0 unloads at once.",
-                "keep_alive",
-            ) from error
-        base = {
-            "id": f"chatcmpl-{uuid.uuid4().hex}",
-            "created": int(time.time()),
-            "model": name,
-        }
-        return Exchange(
-            next(_NUMBERS),
-            self._path,
-            caller,
-            model,
-            body,
-            stream,
-            style if stream and self._chat else "off",
-            services.clock(),
-            base,
-            wants_usage,
-            fallback,
-            patience,
-            keep_alive=keep_alive,
-        )
 
     async def _answer(self, services: Services, exchange: Exchange, reply: Reply) -> None:
         """Wait for the model and relay its answer; an engine found dead is brought back once."""
@@ -182,6 +121,8 @@ class Generation:
                 ticket = await _queue(services, exchange)
                 ticket.on_cut = lambda: exchange.end(cut_off(exchange.model.name))
                 lease = await self._wait(services, exchange, ticket, reply)
+                # it may be configured otherwise than when the request came
+                exchange.model = services.models.get(exchange.model.name, exchange.model)
                 exchange.served = True
                 exchange.queue_seconds = (exchange.queue_seconds or 0.0) + lease.queue_seconds
                 exchange.switch_seconds += lease.switch_seconds
@@ -227,13 +168,15 @@ class Generation:
     ) -> None:
         """Keep the connection alive with what every client reads over."""
         limits = config.requests
-        every = limits.keepalive if exchange.stream else limits.json_keepalive
+        dialect = exchange.operation.dialect
+        every = limits.json_keepalive if exchange.operation.json_answer else 0.0
+        every = limits.keepalive if exchange.stream else every
         while not await _settles(ticket, every or None):
             if not reply.started and exchange.stream:
                 await reply.start_events(_headers(exchange))
             elif not reply.started:
                 await reply.start(200, [("content-type", "application/json"), *_headers(exchange)])
-            await reply.write(b": waiting\n\n" if exchange.stream else b" ")
+            await reply.write(dialect.keepalive if exchange.stream else b" ")
 
     async def _tell(
         self, exchange: Exchange, reply: Reply, line: str, *, done: bool = False
@@ -242,19 +185,24 @@ class Generation:
 
     async def _forward(self, services: Services, exchange: Exchange, reply: Reply) -> None:
         """Have the engine's answer. Raises `httpx.TransportError` only before any of it came."""
-        url = exchange.model.base_url + self._path
+        call = exchange.call(exchange.model)
         idle = services.settings.config.requests.idle_timeout
         sent = services.clock()
         async with services.client.stream(
-            "POST",
-            url,
-            content=to_json(_upstream_body(exchange)),
-            headers={"content-type": "application/json", "accept-encoding": "identity"},
+            call.method,
+            exchange.model.base_url + call.target,
+            content=call.content,
+            headers={**call.headers, "accept-encoding": "identity"},
             timeout=httpx.Timeout(idle, connect=CONNECT_WITHIN, pool=None),
         ) as response:
             kind = response.headers.get("content-type", "")
-            if response.status_code == 200 and kind.startswith("text/event-stream"):
+            events = kind.startswith("text/event-stream")
+            well = response.status_code == 200
+            if well and events and exchange.operation.generates:
                 await self._relay(services, exchange, reply, response, sent)
+                return
+            if not exchange.operation.generates and (not reply.started or well):
+                await self._pass_on(services, exchange, reply, response, events=events)
                 return
             try:
                 data = await response.aread()
@@ -263,8 +211,8 @@ class Generation:
             except httpx.TransportError as error:
                 what = f"broke off its answer ({type(error).__name__})"
                 raise upstream_broke(exchange.model.name, what) from error
-        if response.status_code == 200 and not exchange.stream:
-            data = self._enriched(services, exchange, data, services.clock() - sent)
+        if well and not exchange.stream:
+            data = self._measured(services, exchange, data, services.clock() - sent)
             if reply.started:
                 await reply.end(data)
                 return
@@ -277,6 +225,38 @@ class Generation:
         await reply.start(response.status_code, headers)
         await reply.end(data)
 
+    async def _pass_on(
+        self,
+        services: Services,
+        exchange: Exchange,
+        reply: Reply,
+        response: httpx.Response,
+        *,
+        events: bool,
+    ) -> None:
+        """An answer of any kind and length, piece by piece, as it is."""
+        if not reply.started:
+            reply.passing = True
+            names = (*_KEEP_RESPONSE_HEADERS, *_KEEP_WHEN_PASSED_ON)
+            headers = [(k, response.headers[k]) for k in names if k in response.headers]
+            if events:
+                headers += [("cache-control", "no-cache"), ("x-accel-buffering", "no")]
+            await reply.start(response.status_code, [*headers, *_headers(exchange)])
+        try:
+            async for data in response.aiter_raw():
+                await reply.write(data)
+        except httpx.TransportError as error:
+            if reply.passing:
+                log.warning("the answer of %s broke off: %r", exchange.model.name, error)
+            elif exchange.stream:
+                await reply.write(b"\n\n")  # what follows shall not be part of half an event
+            if isinstance(error, httpx.ReadTimeout):
+                idle = services.settings.config.requests.idle_timeout
+                raise engine_silent(exchange.model.name, idle) from error
+            what = f"stopped in the middle of its answer ({type(error).__name__})"
+            raise upstream_broke(exchange.model.name, what) from error
+        await reply.end()
+
     async def _relay(
         self,
         services: Services,
@@ -285,11 +265,14 @@ class Generation:
         response: httpx.Response,
         sent: float,
     ) -> None:
+        ends = exchange.operation.dialect.ends
+        repairs = repairs_for(exchange.model)
         relay = SseRelay(
             before_done=lambda measured: _last_words(exchange, measured),
-            enrich=lambda measured: _rate_keys(exchange, measured.rate),
+            enrich=lambda measured: _added_to_usage(exchange, measured.rate),
             drop_usage=not exchange.wants_usage,
-            repairs=repairs_for(exchange.model),
+            repairs=Repairs(done=repairs.done) if ends else repairs,
+            ends=ends,
         )
         if not reply.started:
             await reply.start_events(_headers(exchange))
@@ -327,10 +310,10 @@ class Generation:
         what = f"stopped in the middle of its answer ({broke or 'end of stream'})"
         raise upstream_broke(exchange.model.name, what)
 
-    def _enriched(
+    def _measured(
         self, services: Services, exchange: Exchange, data: bytes, seconds: float
     ) -> bytes:
-        """A whole answer, mended, with tok/s in its ``usage`` by the engine's own measure.
+        """A whole answer, mended; a chat's with tok/s in its ``usage`` by the engine's own measure.
 
         Where it has none, all that can be seen from here has the prompt's time in it, and a name
         that says so. What is not an answer passes as it is.
@@ -343,15 +326,17 @@ class Generation:
             return data
         changed = mend_answer(body, repairs_for(exchange.model))
         usage = body.get("usage")
-        tokens = usage.get("completion_tokens") if isinstance(usage, dict) else None
-        if isinstance(usage, dict) and isinstance(tokens, int):
-            changed = True
+        usage = usage if isinstance(usage, dict) else {}
+        tokens = usage.get("completion_tokens", usage.get("output_tokens"))
+        if isinstance(tokens, int):
             exchange.rate = rate = _engine_rate(body)
-            prompt = usage.get("prompt_tokens")
+            prompt = usage.get("prompt_tokens", usage.get("input_tokens"))
             services.metrics.answered(exchange.model.name, None, tokens, rate, prompt)
-            usage.update(_rate_keys(exchange, rate))
-            if rate is None and seconds > 0:
-                usage["tokens_per_second_with_prompt"] = round(tokens / seconds, 1)
+            if exchange.operation is CHAT:
+                changed = True
+                usage.update(_added_to_usage(exchange, rate))
+                if rate is None and seconds > 0:
+                    usage["tokens_per_second_with_prompt"] = round(tokens / seconds, 1)
         return to_json(body) if changed else data
 
 
@@ -369,35 +354,6 @@ async def _settles(ticket: Ticket, within: float | None) -> bool:
     return ticket.is_settled()
 
 
-def _without_switch(
-    config: Config, caller: Caller, headers: Mapping[str, str], body: Mapping[str, Any]
-) -> tuple[Fallback | None, float]:
-    """What becomes of a request that may cause no switch, and its patience; None if it may.
-
-    Raises `ApiError` 400 for a header that is not understood.
-    """
-    wish = headers.get(SWITCH_HEADER)
-    if wish not in (None, "allow", "never"):
-        raise bad_request(f"The header X-LLM-Router-Switch has '{wish}': use allow or never.")
-    background = config.background
-    if wish is None and background.enabled and _is_background(background.pattern, body):
-        return background.fallback, background.patience
-    if wish == "never" or "switch" not in caller.scopes:
-        return config.scheduler.fallback, 0.0
-    return None, 0.0
-
-
-def _is_background(pattern: str, body: Mapping[str, Any]) -> bool:
-    messages = body.get("messages")
-    if body.get("stream") or not isinstance(messages, list) or len(messages) != 1:
-        return False
-    message = messages[0]
-    if not isinstance(message, dict) or message.get("role") != "user":
-        return False
-    content = message.get("content")
-    return isinstance(content, str) and re.search(pattern, content) is not None
-
-
 async def _queue(services: Services, exchange: Exchange) -> Ticket:
     """A place in the queue of the model that will answer. Raises `ApiError` 409, `Refused`.
 
@@ -405,16 +361,24 @@ async def _queue(services: Services, exchange: Exchange) -> Ticket:
     comes to be within its patience; else, where a fallback is allowed, the one that is loaded.
     """
     name = exchange.model.name
+    if name not in services.models:
+        raise unknown_model(name, services.models)  # it was removed since the request came
     if exchange.fallback is None:
         return services.scheduler.request(name, priority=exchange.caller.priority)
     ticket = await _passive(services, name, exchange.patience)
     if ticket is not None:
         return ticket
     loaded = services.scheduler.core.group_of(name).current
-    if exchange.fallback == "loaded" and loaded is not None:
-        ticket = await _passive(services, loaded, 0.0)
+    other = services.models.get(loaded or "")
+    if (
+        exchange.fallback == "loaded"
+        and other is not None
+        and exchange.caller.may_use(other.name)
+        and exchange.operation.name in engine_for(other).operations
+    ):
+        ticket = await _passive(services, other.name, 0.0)
         if ticket is not None:
-            exchange.model = services.models[loaded]
+            exchange.model = other
             return ticket
     raise not_loaded(name, loaded)
 
@@ -454,14 +418,6 @@ def _progress(services: Services, model: Model, ticket: Ticket) -> str:
     return status.waiting(others or loaded or model.name, elapsed)
 
 
-def _upstream_body(exchange: Exchange) -> dict[str, Any]:
-    """The request as the engine gets it."""
-    body = {**exchange.body, "model": exchange.model.upstream_name}
-    if "messages" in body:
-        body["messages"], _ = status.strip_status(body["messages"])
-    return ask_for_usage(body, repairs_for(exchange.model), stream=exchange.stream)
-
-
 def _headers(exchange: Exchange) -> list[tuple[str, str]]:
     headers = [
         ("x-llm-router-model", exchange.model.name),
@@ -487,11 +443,13 @@ def _last_words(exchange: Exchange, measured: Measured) -> bytes:
     if exchange.wants_usage:
         return b""
     # choices with an empty delta: a client that asked for no usage reads choices[0] of every chunk
-    usage = {**(measured.usage or {}), **_rate_keys(exchange, rate)}
+    usage = {**(measured.usage or {}), **_added_to_usage(exchange, rate)}
     return status.chunk(base, {}, usage=usage)
 
 
-def _rate_keys(exchange: Exchange, rate: float | None) -> dict[str, Any]:
+def _added_to_usage(exchange: Exchange, rate: float | None) -> dict[str, Any]:
+    if exchange.operation is not CHAT:
+        return {}
     keys: dict[str, Any] = {}
     if rate is not None:
         keys["tokens_per_second"] = round(rate, 1)

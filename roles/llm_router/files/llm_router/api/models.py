@@ -9,34 +9,55 @@ from fastapi import APIRouter, Request
 from llm_router.api.auth import identify
 from llm_router.api.errors import unknown_model
 from llm_router.api.services import Services
+from llm_router.config.names import Name, find, names_of
+from llm_router.config.schema import Model
 
 router = APIRouter()
 
 
-def _entry(services: Services, name: str) -> dict[str, Any]:
-    model = services.models[name]
-    return {
-        "id": name,
+def _entry(services: Services, known: Name[Model]) -> dict[str, Any]:
+    model = known.entry
+    state = services.scheduler.core.state_of(known.model)
+    entry: dict[str, Any] = {
+        "id": known.name,
         "object": "model",
         "created": services.started_at,
         "owned_by": model.backend,
-        "loaded": services.is_loaded(name),
+        "loaded": state == "loaded",
+        "state": state,
     }
+    if model.context_length is not None:
+        entry["context_length"] = model.context_length
+    if known.name != known.model:
+        # vLLM's name for it: what this one is made of
+        entry["parent"] = known.model
+    elif model.aliases:
+        entry["aliases"] = list(model.aliases)
+    return entry
 
 
 @router.get("/v1/models")
 async def list_models(request: Request) -> dict[str, Any]:
-    """Every configured model."""
+    """Every model and every variant that the caller may use. An alias is no entry of its own: a
+    person who chooses from this list would have the same model twice."""
     services: Services = request.app.state.services
-    identify(request.scope, request.headers, services.settings).must("use")
-    return {"object": "list", "data": [_entry(services, name) for name in services.models]}
+    caller = identify(request.scope, request.headers, services.settings)
+    caller.must("use")
+    shown = [
+        _entry(services, known)
+        for known in names_of(services.models)
+        if known.variant is not None or known.name == known.model
+        if caller.may_use(known.name) or caller.may_use(known.model)
+    ]
+    return {"object": "list", "data": shown}
 
 
 @router.get("/v1/models/{name:path}")
 async def get_model(request: Request, name: str) -> dict[str, Any]:
-    """One model."""
+    """One model, by any of its names."""
     services: Services = request.app.state.services
     identify(request.scope, request.headers, services.settings).must("use")
-    if name not in services.models:
-        raise unknown_model(name, services.models)
-    return _entry(services, name)
+    known = find(services.models, name)
+    if known is None:
+        raise unknown_model(name, (known.name for known in names_of(services.models)))
+    return _entry(services, known)

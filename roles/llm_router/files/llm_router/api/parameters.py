@@ -1,10 +1,13 @@
-"""The router's own parameters in a request's body. Pure."""
+"""The parameters in a request's body: the router's own, and what models.yml says of them. Pure."""
 
 from __future__ import annotations
 
 import math
 import re
+from collections.abc import Mapping
 from typing import Any
+
+from llm_router.config.schema import Parameters
 
 _DURATION = re.compile(r"(-?\d+(?:\.\d+)?)(ms|s|m|h|d|)")
 _UNITS = {"ms": 0.001, "": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
@@ -30,3 +33,19 @@ def keep_alive(value: Any) -> float | None:
     if math.isnan(seconds):
         raise ValueError(value)
     return seconds if seconds >= 0 else math.inf
+
+
+def shaped(body: Mapping[str, Any], *layers: Parameters) -> dict[str, Any]:
+    """A new request body, as ``layers`` would have it; the first layer's word is last.
+
+    What any layer strips is gone from what the client sent; then defaults stand where nothing
+    does, and forced values in any case.
+    """
+    stripped = {key for layer in layers for key in layer.strip}
+    made = {key: value for key, value in body.items() if key not in stripped}
+    for layer in layers:
+        for key, value in layer.defaults.items():
+            made.setdefault(key, value)
+    for layer in reversed(layers):
+        made.update(layer.force)
+    return made

@@ -7,15 +7,14 @@ from typing import Any
 
 import anyio
 
+from llm_router.api.dialects import OPENAI, Dialect
 from llm_router.api.errors import ApiError
-from llm_router.api.wire import event, to_json
+from llm_router.api.wire import to_json
 
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 Headers = Iterable[tuple[str, str]]
-
-DONE = b"data: [DONE]\n\n"
 
 
 class ClientGone(Exception):
@@ -25,12 +24,17 @@ class ClientGone(Exception):
 class Reply:
     """The answer to one request; ``status`` is 0 until it has begun."""
 
-    def __init__(self, send: Send) -> None:
+    def __init__(self, send: Send, dialect: Dialect = OPENAI) -> None:
         self._send = send
+        self._dialect = dialect
         self.status = 0
         self.ended = False
         self.said_done = False
-        """Whether ``[DONE]`` is out: no error may follow it."""
+        """Whether the stream's own end is out: no error may follow it."""
+        self.passing = False
+        """Whether the body is the engine's alone: an error can only break it off."""
+        self.broken: int | None = None
+        """The status of the error that broke it off."""
         self._events = False
 
     @property
@@ -89,11 +93,15 @@ class Reply:
         if self.said_done:
             await self.end()
         elif self._events:
-            await self.end(event(error.body) + DONE)
+            await self.end(self._dialect.error_event(error))
+        elif self.passing:
+            # an end would make half an answer look whole; the server closes the connection
+            self.broken = error.status
         elif self.started:
-            await self.end(to_json(error.body))
+            await self.end(to_json(self._dialect.error_body(error)))
         else:
-            await self.json(error.status, error.body, error.headers.items())
+            body = self._dialect.error_body(error)
+            await self.json(error.status, body, error.headers.items())
 
 
 async def read_body(receive: Receive, limit: int, idle: float) -> bytes:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import logging
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
 import httpx
 
+from llm_router.api.auth import Caller
+from llm_router.api.errors import too_many_at_once
 from llm_router.api.exchange import Exchange
 from llm_router.api.metrics import Metrics
 from llm_router.config.load import Settings
@@ -48,11 +51,26 @@ class Services:
     """By model: the main process of its unit when it was found or made ready."""
     in_flight: dict[int, Exchange] = field(default_factory=dict)
     """By number: the requests that wait or are answered now."""
+    under_way: Counter[str] = field(default_factory=Counter)
+    """By key: how many of its requests there are, for keys with a limit."""
 
     @property
     def models(self) -> dict[str, Model]:
         """The configured models by name."""
         return self.settings.models
+
+    def take_slot(self, caller: Caller) -> Caller | None:
+        """Count a request of a key that has a limit, until `give_slot`. Raises `ApiError` 429."""
+        if caller.max_requests is None:
+            return None
+        if self.under_way[caller.name] >= caller.max_requests:
+            raise too_many_at_once(caller.name, caller.max_requests)
+        self.under_way[caller.name] += 1
+        return caller
+
+    def give_slot(self, caller: Caller) -> None:
+        """The request is over."""
+        self.under_way[caller.name] -= 1
 
     def is_loaded(self, model: str) -> bool:
         """Whether ``model`` can answer without a switch."""

@@ -37,7 +37,7 @@ class Measured:
     chunk_id: str | None = None
     tool_calls: bool = False
     finished: bool = False
-    """Whether ``[DONE]`` came, or was put where it was missing."""
+    """Whether ``[DONE]``, or what stands for it, came, or was put where it was missing."""
     failed: bool = False
     """Whether the engine told of an error in its stream."""
     unfinished: dict[Any, bool] = field(default_factory=dict)
@@ -51,7 +51,8 @@ class Measured:
     @property
     def tokens(self) -> int:
         """Generated tokens: the engine's count, else the number of events that carried text."""
-        counted = (self.usage or {}).get("completion_tokens")
+        usage = self.usage or {}
+        counted = usage.get("completion_tokens", usage.get("output_tokens"))
         return counted if isinstance(counted, int) else self.token_events
 
     @property
@@ -83,6 +84,8 @@ class SseRelay:
     drop_usage: bool
     measured: Measured = field(default_factory=Measured)
     repairs: Repairs = field(default_factory=Repairs)
+    ends: frozenset[str] = frozenset()
+    """The ``type`` of the events that end it, where that is not ``[DONE]``'s to do."""
     _rest: bytearray = field(default_factory=bytearray, init=False)
     """The beginning of an event whose end has yet to come."""
     _too_long: bool = field(default=False, init=False)
@@ -121,6 +124,8 @@ class SseRelay:
             out = rest + b"\n\n"
         elif rest and _is_whole(rest):
             out = self._event(rest.rstrip(b"\r\n") + b"\n\n", now)
+        if self.ends:
+            return out
         if not self.measured.finished and (self.measured.answered or self.measured.failed):
             out += self._event(_DONE, now)
         return out
@@ -152,6 +157,9 @@ class SseRelay:
         except ValueError:
             return event
         if not isinstance(body, dict):
+            return event
+        if self.ends:
+            self._measure_typed(body, now)
             return event
         self._measure(body, now)
         changed = self._chunks.mend(body)
@@ -202,10 +210,28 @@ class SseRelay:
                 for key in ("content", "reasoning_content", "reasoning", "text")
             ):
                 continue
-            measured.token_events += 1
-            measured.last_token = now
-            if measured.first_token is None:
-                measured.first_token = now
+            self._token(now)
+
+    def _measure_typed(self, body: dict[str, Any], now: float) -> None:
+        """The Responses API's and Anthropic's events, which say their ``type``."""
+        kind = body.get("type")
+        if not isinstance(kind, str):
+            return
+        if kind in self.ends:
+            self.measured.finished = True
+        if kind == "content_block_delta" or kind.endswith(".delta"):
+            self._token(now)
+        holder = body.get("response") if kind.startswith("response.") else body
+        usage = holder.get("usage") if isinstance(holder, dict) else None
+        if isinstance(usage, dict):
+            self.measured.usage = usage
+
+    def _token(self, now: float) -> None:
+        measured = self.measured
+        measured.token_events += 1
+        measured.last_token = now
+        if measured.first_token is None:
+            measured.first_token = now
 
 
 def _data_of(event: bytes) -> bytes | None:

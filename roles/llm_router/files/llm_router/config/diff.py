@@ -10,7 +10,23 @@ from pydantic import BaseModel
 from llm_router.config.load import Settings
 from llm_router.config.schema import Config, Model
 
-LIVE_MODEL_KEYS = frozenset({"status", "timeout", "ttl", "preload", "warm_up", "repairs"})
+LIVE_MODEL_KEYS = frozenset(
+    {
+        "status",
+        "timeout",
+        "ttl",
+        "preload",
+        "warm_up",
+        "repairs",
+        "aliases",
+        "variants",
+        "defaults",
+        "force",
+        "strip",
+        "context_length",
+        "upstream_paths",
+    }
+)
 """What the router itself goes by; any other key is the engine's, and asks for its restart."""
 
 RESTART_KEYS = (

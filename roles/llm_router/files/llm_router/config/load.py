@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
 from pydantic import BaseModel, ValidationError
 from ruamel.yaml import YAML
@@ -18,7 +18,16 @@ from ruamel.yaml.constructor import DuplicateKeyError
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
 from llm_router.config.errors import ConfigError, Problem
-from llm_router.config.schema import ApiKey, Config, KeysFile, Model, ModelEntry, ModelsFile
+from llm_router.config.names import names_of
+from llm_router.config.schema import (
+    ApiKey,
+    Config,
+    KeysFile,
+    Model,
+    ModelEntry,
+    ModelsFile,
+    Parameters,
+)
 
 Section = TypeVar("Section", bound=BaseModel)
 
@@ -131,9 +140,13 @@ def _load_models(path: Path, config: Config, problems: list[Problem]) -> dict[st
             loc = ("models", name, key) if key else ("models", name)
             problems.append(Problem(doc.file, doc.line(loc), ".".join(loc), what, remedy))
     for place, what, remedy in chain(
-        _unit_problems(parsed.models), _preload_problems(parsed.models)
+        _unit_problems(parsed.models),
+        _preload_problems(parsed.models),
+        _name_problems(parsed.models),
+        _parameter_problems(parsed.models),
     ):
-        problems.append(Problem(doc.file, doc.line(place), ".".join(place), what, remedy))
+        key = ".".join(str(part) for part in place)
+        problems.append(Problem(doc.file, doc.line(place), key, what, remedy))
     return {name: Model(name=name, **dict(entry)) for name, entry in parsed.models.items()}
 
 
@@ -230,6 +243,51 @@ def _preload_problems(
                 f"keep `preload: true` for one of {first} and {name}, or give them different "
                 "groups if they have different GPUs",
             )
+
+
+def _name_problems(
+    models: dict[str, ModelEntry],
+) -> Iterator[tuple[tuple[str | int, ...], str, str]]:
+    """A request names one model, so no two may have the same name: (place, what, remedy)."""
+    firsts: dict[str, str] = {}
+    for known in names_of(models):
+        if known.name not in firsts:
+            firsts[known.name] = known.model
+            continue
+        first = firsts[known.name]
+        taken = "a model" if known.name in models else f"a name of {first}"
+        if first == known.model:
+            taken = "a name of this model"
+        yield (
+            known.place,
+            f"{known.name} is {taken} already",
+            "give each model, alias and variant a name that nothing else has",
+        )
+
+
+_ROUTERS_OWN = {
+    "model": "name the engine's model as `model_name:`",
+    "stream": "clients choose how they are answered; leave it out",
+    "stream_options": "the router asks for usage itself; leave it out",
+    "keep_alive": "say how long it stays loaded as `ttl:`",
+}
+"""What of a request is not the model's to change, and what to do instead."""
+
+
+def _parameter_problems(
+    models: dict[str, ModelEntry],
+) -> Iterator[tuple[tuple[str, ...], str, str]]:
+    """(place, what, remedy)."""
+    for known in names_of(models):
+        parameters = known.variant or known.entry.parameters
+        if known.variant is None and known.name != known.model:
+            continue  # an alias has none of its own
+        place = tuple(str(part) for part in known.place)
+        for section in ("defaults", "force", "strip"):
+            for key in getattr(parameters, section):
+                if key in _ROUTERS_OWN:
+                    what = f"{key} is not a parameter of the model"
+                    yield ((*place, section, key), what, _ROUTERS_OWN[key])
 
 
 def _load_keys(path: Path, problems: list[Problem]) -> tuple[ApiKey, ...]:
@@ -380,6 +438,8 @@ def _explain(item: Any, section: type[BaseModel], loc: tuple[Any, ...]) -> tuple
         )
     if kind == "string_pattern_mismatch":
         return f"{value!r} has not the right form", _pattern_remedy(str(loc[-1]), str(context))
+    if kind == "value_error":
+        return str(context["error"]), f"change {value!r}"
     return item["msg"].lower(), f"change {value!r}"
 
 
@@ -392,6 +452,8 @@ def _pattern_remedy(key: str, context: str) -> str:
         return "give the 64 hex digits of sha256(key)"
     if key == "group":
         return "use letters, digits and . _ -"
+    if "GET|POST" in context:
+        return "give a method and a path, for example `GET /version`"
     return (
         "a model's name has letters, digits and . _ - : / + @, and begins with a letter or a digit"
     )
@@ -401,16 +463,24 @@ def _known_keys(section: type[BaseModel], loc: tuple[Any, ...]) -> list[str]:
     """The keys that are valid beside the last part of ``loc``."""
     current: Any = section
     for part in loc[:-1]:
-        if not (isinstance(current, type) and issubclass(current, BaseModel)):
-            break
         if current is ModelsFile and part == "models":
             current = ModelEntry
         elif current is KeysFile and part == "keys":
             current = ApiKey
+        elif current is ModelEntry and part == "variants":
+            current = Parameters
+            break
         elif part in current.model_fields:
-            current = current.model_fields[part].annotation
-    fields = current.model_fields
-    return [field.alias or name for name, field in fields.items()]
+            current = _section_of(current.model_fields[part].annotation) or current
+    return [field.alias or name for name, field in current.model_fields.items()]
+
+
+def _section_of(annotation: Any) -> type[BaseModel] | None:
+    """The section that a key's value is, alone or as one of several types."""
+    for kind in (annotation, *get_args(annotation)):
+        if isinstance(kind, type) and issubclass(kind, BaseModel):
+            return kind
+    return None
 
 
 def _type_of(value: Any) -> str:

@@ -6,10 +6,11 @@ Times are seconds.
 
 from __future__ import annotations
 
+import json
 import re
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, JsonValue
 
 Backend = Literal["sglang", "vllm", "tabby", "llamacpp", "command"]
 StatusStyle = Literal["auto", "content", "event", "reasoning", "off"]
@@ -45,6 +46,14 @@ def _compiles(value: str) -> str:
     return value
 
 
+def _json(value: dict[str, Any]) -> dict[str, Any]:
+    try:
+        json.dumps(value, allow_nan=False)
+    except ValueError as error:
+        raise ValueError("has a number that JSON cannot say") from error
+    return value
+
+
 Argument = Annotated[str, BeforeValidator(_argument)]
 Style = Annotated[StatusStyle, BeforeValidator(_off)]
 Seconds = Annotated[float, BeforeValidator(_seconds), Field(ge=0, allow_inf_nan=False)]
@@ -53,6 +62,8 @@ Count = Annotated[int, Field(ge=1)]
 Fallback = Literal["none", "loaded"]
 Pattern = Annotated[str, AfterValidator(_compiles)]
 Port = Annotated[int, Field(ge=1, le=65535)]
+RequestValues = Annotated[dict[str, JsonValue], AfterValidator(_json)]
+OwnPath = Annotated[str, Field(pattern=r"^(GET|POST|PUT|PATCH|DELETE) (/[A-Za-z0-9_.~@:+-]+)+$")]
 ModelName = Annotated[str, Field(pattern=rf"^{MODEL_NAME.pattern}$", max_length=200)]
 
 
@@ -169,6 +180,15 @@ class RepairSwitches(_Section):
     usage_apart: bool | None = None
 
 
+class Parameters(_Section):
+    """What becomes of the parameters of a request: ``strip`` takes them out, ``defaults`` stand
+    where the request says nothing (any more), ``force`` stands whatever it says."""
+
+    defaults: RequestValues = {}
+    force: RequestValues = {}
+    strip: list[str] = []
+
+
 class ModelEntry(_Section):
     """One entry of models.yml, as the file says it."""
 
@@ -189,6 +209,22 @@ class ModelEntry(_Section):
     """Whether the router loads it when it starts and nothing else of its group is loaded."""
     warm_up: bool = True
     repairs: RepairSwitches | None = None
+    aliases: list[ModelName] = []
+    """Other names for it."""
+    variants: dict[ModelName, Parameters] = {}
+    """By name: the same loaded model with other parameters, which come before its own."""
+    defaults: RequestValues = {}
+    force: RequestValues = {}
+    strip: list[str] = []
+    context_length: Count | None = None
+    """Tokens, for clients that want to know."""
+    upstream_paths: list[OwnPath] = []
+    """``METHOD /path`` of its engine, which may be reached beside those that are known."""
+
+    @property
+    def parameters(self) -> Parameters:
+        """What becomes of every request for it."""
+        return Parameters(defaults=self.defaults, force=self.force, strip=self.strip)
 
 
 class Model(ModelEntry):

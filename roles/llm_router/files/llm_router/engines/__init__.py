@@ -5,7 +5,15 @@ from __future__ import annotations
 from dataclasses import replace
 
 from llm_router.config.schema import Model
-from llm_router.engines.base import Engine, Probe, ProbeAnswer, Readiness, Repairs, WarmUpCall
+from llm_router.engines.base import (
+    Engine,
+    OperationName,
+    Probe,
+    ProbeAnswer,
+    Readiness,
+    Repairs,
+    WarmUpCall,
+)
 from llm_router.engines.command import COMMAND
 from llm_router.engines.llamacpp import LLAMACPP
 from llm_router.engines.sglang import SGLANG
@@ -32,6 +40,7 @@ def repairs_for(model: Model) -> Repairs:
 __all__ = [
     "ENGINES",
     "Engine",
+    "OperationName",
     "Probe",
     "ProbeAnswer",
     "Readiness",

@@ -13,6 +13,46 @@ from llm_router.config.schema import Config, Model
 
 Verdict = Literal["ready", "loading", "wrong"]
 AsksForUsage = Literal["never", "streamed", "always"]
+OperationName = Literal[
+    "chat",
+    "completions",
+    "responses",
+    "messages",
+    "count_tokens",
+    "embeddings",
+    "rerank",
+    "score",
+    "tokenize",
+    "detokenize",
+    "transcriptions",
+    "translations",
+    "speech",
+    "images",
+]
+"""What a request can ask of a model, whatever its engine; `api.paths` has each one's paths."""
+
+USUAL_PATHS: Mapping[OperationName, str] = {
+    "chat": "/v1/chat/completions",
+    "completions": "/v1/completions",
+    "responses": "/v1/responses",
+    "messages": "/v1/messages",
+    "count_tokens": "/v1/messages/count_tokens",
+    "embeddings": "/v1/embeddings",
+    "rerank": "/v1/rerank",
+    "score": "/v1/score",
+    "tokenize": "/tokenize",
+    "detokenize": "/detokenize",
+    "transcriptions": "/v1/audio/transcriptions",
+    "translations": "/v1/audio/translations",
+    "speech": "/v1/audio/speech",
+    "images": "/v1/images/generations",
+}
+"""Where engines have them unless their description says otherwise."""
+
+
+def usual(*names: OperationName) -> dict[OperationName, str]:
+    """These operations, each where most engines have it."""
+    return {name: USUAL_PATHS[name] for name in names}
 
 
 @dataclass(frozen=True)
@@ -78,6 +118,13 @@ class Engine:
     label: str
     """What people call it, in /health and in messages."""
     probes: tuple[Probe, ...]
+    operations: Mapping[OperationName, str]
+    """What it can be asked for, and its own path for that. One that needs a certain model or flag
+    is here too: the engine's refusal says so better than the router could."""
+    own_paths: frozenset[str] = frozenset()
+    """``METHOD /path``: what may be reached of its other paths. A list of what is allowed, because
+    a list of what is not would miss the next release's: none of these loads, unloads, puts to
+    sleep, reconfigures or profiles anything, or shows other people's requests."""
     child_argv: Callable[[Model, Config], list[str]] | None = None
     """How it runs as a child process where models.yml gives no ``command``; None: not at all."""
     repairs: Repairs = Repairs()

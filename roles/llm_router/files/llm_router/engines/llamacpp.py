@@ -1,7 +1,7 @@
 """llama.cpp's server.
 
 Its port opens before it loads; ``/health`` and ``/v1/models`` answer 503 until it can serve, and
-the id in ``/v1/models`` is ``--alias``.
+the id in ``/v1/models`` is ``--alias``. Its paths were asked of PyPI's xllamacpp 2026.10.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import sys
 
 from llm_router.config.schema import Config, Model
 from llm_router.engine_files import llamacpp_arguments
-from llm_router.engines.base import Engine, Probe, Repairs, http_ok, serves_model
+from llm_router.engines.base import Engine, Probe, Repairs, http_ok, serves_model, usual
 
 EMBEDDED = "embedded"
 
@@ -31,6 +31,31 @@ LLAMACPP = Engine(
     backend="llamacpp",
     label="llamacpp",
     probes=(Probe("/health", http_ok), Probe("/v1/models", serves_model)),
+    operations=usual(
+        "chat",
+        "completions",
+        "responses",
+        "messages",
+        "count_tokens",
+        "embeddings",
+        "rerank",
+        "tokenize",
+        "detokenize",
+        "transcriptions",
+    ),
+    # not POST /props and /lora-adapters, which change it for all, nor /slots: what others do
+    own_paths=frozenset(
+        {
+            "GET /health",
+            "GET /metrics",
+            "GET /props",
+            "GET /v1/models",
+            "POST /apply-template",
+            "POST /completion",
+            "POST /embedding",
+            "POST /infill",
+        }
+    ),
     child_argv=child_argv,
     repairs=Repairs(usage_apart=True),
 )

@@ -7,7 +7,7 @@ its path, and answers 503 while nothing is.
 from __future__ import annotations
 
 from llm_router.config.schema import Model
-from llm_router.engines.base import READY, Engine, Probe, ProbeAnswer, Readiness, Repairs
+from llm_router.engines.base import READY, Engine, Probe, ProbeAnswer, Readiness, Repairs, usual
 
 
 def _model_loaded(answer: ProbeAnswer, model: Model) -> Readiness:
@@ -23,5 +23,21 @@ TABBY = Engine(
     backend="tabby",
     label="tabbyapi",
     probes=(Probe("/v1/model", _model_loaded),),
+    operations={
+        **usual("chat", "completions", "embeddings"),
+        "tokenize": "/v1/token/encode",
+        "detokenize": "/v1/token/decode",
+    },
+    own_paths=frozenset(
+        {
+            "GET /.well-known/serviceinfo",
+            "GET /health",
+            "GET /props",
+            "GET /v1/lora",
+            "GET /v1/model",
+            "GET /v1/model/embedding",
+            "GET /v1/models",
+        }
+    ),
     repairs=Repairs(usage_apart=True, ask_for_usage="always"),
 )

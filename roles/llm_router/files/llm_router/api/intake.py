@@ -1,0 +1,297 @@
+"""A request, understood: whose it is for, what may become of it, and what its engine will be asked.
+
+Nothing here waits, and nothing has been loaded yet: what cannot be done is said now.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import re
+import time
+import uuid
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import unquote
+
+from llm_router.api import form, parameters, status
+from llm_router.api.auth import Caller
+from llm_router.api.errors import (
+    bad_request,
+    not_supported,
+    not_yours,
+    path_not_allowed,
+    unknown_model,
+)
+from llm_router.api.exchange import Call, Exchange
+from llm_router.api.paths import CHAT, UPSTREAM, Operation
+from llm_router.api.repairs import ask_for_usage
+from llm_router.api.services import Services
+from llm_router.api.status import Style
+from llm_router.api.wire import to_json
+from llm_router.config.names import Name, find, names_of
+from llm_router.config.schema import Config, Fallback, Model
+from llm_router.engines import engine_for, repairs_for
+
+STATUS_HEADER = "x-llm-router-status"
+SWITCH_HEADER = "x-llm-router-switch"
+_NUMBERS = itertools.count(1)
+_TO_ENGINE = ("anthropic-version", "anthropic-beta")
+"""Headers that are part of what is asked. Keys are not: they are the router's."""
+
+
+@dataclass(frozen=True)
+class Incoming:
+    """A request as it came."""
+
+    services: Services
+    scope: Mapping[str, Any]
+    caller: Caller
+    headers: Mapping[str, str]
+    raw: bytes
+
+
+Understand = Callable[[Incoming], Exchange]
+"""Raises `ApiError`."""
+
+
+def understand(operation: Operation) -> Understand:
+    """What understands the requests for ``operation``."""
+    open_request = _form if operation.form else _json
+    return lambda incoming: open_request(operation, incoming)
+
+
+def _json(operation: Operation, incoming: Incoming) -> Exchange:
+    try:
+        body = json.loads(incoming.raw)
+    except (ValueError, RecursionError) as error:
+        raise bad_request(f"The request body is not valid JSON: {error}.") from error
+    if not isinstance(body, dict):
+        raise bad_request("The request body must be a JSON object.")
+    asked = _named(operation, incoming.services, body.get("model"))
+    try:
+        keep_alive = parameters.keep_alive(body.pop("keep_alive", None))
+    except ValueError as error:
+        raise bad_request(
+            f"keep_alive is '{error}': give seconds, or text such as 5m; 0 unloads at once.",
+            "keep_alive",
+        ) from error
+    kept = _kept_headers(incoming.headers)
+
+    def tuned(model: Model) -> dict[str, Any]:
+        if not operation.tuned:
+            return body
+        # one that stands in has its own parameters, and none of the variant's
+        variant = asked.variant if model.name == asked.model else None
+        own = model.parameters
+        return parameters.shaped(body, *((variant, own) if variant else (own,)))
+
+    mine = tuned(asked.entry)
+    stream = operation.generates and body.get("stream") is True
+    style = _style(incoming, asked.entry, mine) if stream and operation is CHAT else "off"
+
+    def call(model: Model) -> Call:
+        sent = mine if model is asked.entry else tuned(model)
+        sent = {**sent, "model": model.upstream_name}
+        if operation is CHAT and "messages" in sent:
+            sent["messages"], _ = status.strip_status(sent["messages"])
+        if operation.name in ("chat", "completions"):
+            sent = ask_for_usage(sent, repairs_for(model), stream=stream)
+        target = _target(operation, model)
+        return Call("POST", target, {"content-type": "application/json", **kept}, to_json(sent))
+
+    options = body.get("stream_options")
+    return _exchange(
+        operation,
+        incoming,
+        asked,
+        call,
+        stream=stream,
+        style=style,
+        wants_usage=isinstance(options, dict) and options.get("include_usage") is True,
+        background=operation is CHAT and _is_background(incoming.services.settings.config, body),
+        keep_alive=keep_alive,
+    )
+
+
+def _form(operation: Operation, incoming: Incoming) -> Exchange:
+    """Passed on byte for byte, but for the model's name where the engine has another."""
+    raw, content_type = incoming.raw, incoming.headers.get("content-type", "")
+    boundary = form.boundary_of(content_type)
+    if boundary is None:
+        raise bad_request("The request must be a form (multipart/form-data with its boundary).")
+    try:
+        fields = form.fields(raw, boundary)
+    except ValueError as error:
+        raise bad_request(f"The request's form cannot be read: {error}.") from error
+    names = [one for one in fields if one.name == "model" and not one.is_file]
+    if len(names) > 1:
+        raise bad_request("The request's form has the field `model` more than once.", "model")
+    given = raw[names[0].start : names[0].end].decode("utf-8", "replace") if names else None
+    asked = _named(operation, incoming.services, given)
+    kept = {"content-type": content_type, **_kept_headers(incoming.headers)}
+    place = names[0]
+    streams = {raw[one.start : one.end] for one in fields if one.name == "stream"}
+
+    def call(model: Model) -> Call:
+        name = model.upstream_name.encode()
+        content = raw[: place.start] + name + raw[place.end :]
+        return Call("POST", _target(operation, model), kept, content)
+
+    # as pydantic and so the engines read a form's true
+    stream = any(value.lower() in (b"true", b"1", b"yes", b"on", b"t", b"y") for value in streams)
+    return _exchange(operation, incoming, asked, call, stream=stream)
+
+
+def understand_upstream(incoming: Incoming) -> Exchange:
+    """``/upstream/MODEL/PATH``: a path of the model's engine, which is sent exactly as allowed.
+
+    The model's name may hold slashes, and may be percent-encoded. The path is compared as it came
+    and is never decoded or made simpler, so there is nothing to be fooled by.
+    """
+    scope, services = incoming.scope, incoming.services
+    raw_path = scope.get("raw_path") or scope["path"].encode()
+    rest = raw_path.decode("latin-1").removeprefix(UPSTREAM.path + "/")
+    asked, path = _split(services, rest)
+    method = scope["method"]
+    model = asked.entry
+    engine = engine_for(model)
+    allowed = engine.own_paths.union(
+        model.upstream_paths, (f"POST {one}" for one in engine.operations.values())
+    )
+    if f"{'GET' if method == 'HEAD' else method} {path}" not in allowed:
+        raise path_not_allowed(engine.label, f"{method} {path or '/'}")
+    query = scope.get("query_string", b"").decode("latin-1")
+    target = f"{path}?{query}" if query else path
+    headers = {
+        name: incoming.headers[name]
+        for name in ("content-type", "accept", *_TO_ENGINE)
+        if name in incoming.headers
+    }
+    raw = incoming.raw
+    return _exchange(UPSTREAM, incoming, asked, lambda _: Call(method, target, headers, raw))
+
+
+def _split(services: Services, rest: str) -> tuple[Name[Model], str]:
+    """The model with the longest name that ``rest`` begins with, and the path after it."""
+    ends = [index for index, char in enumerate(rest) if char == "/"] + [len(rest)]
+    # no model's name has more parts than this; the rest of a long path need not be tried
+    for end in reversed(ends[:16]):
+        found = find(services.models, unquote(rest[:end]))
+        if found is not None:
+            return found, rest[end:]
+    raise unknown_model(rest.partition("/")[0], _public_names(services))
+
+
+def _exchange(
+    operation: Operation,
+    incoming: Incoming,
+    asked: Name[Model],
+    call: Callable[[Model], Call],
+    *,
+    stream: bool = False,
+    style: Style = "off",
+    wants_usage: bool = False,
+    background: bool = False,
+    keep_alive: float | None = None,
+) -> Exchange:
+    config, caller = incoming.services.settings.config, incoming.caller
+    if not (caller.may_use(asked.name) or caller.may_use(asked.model)):
+        raise not_yours(caller.name, asked.name)
+    if "switch" not in caller.scopes:
+        keep_alive = None  # an unload is a switch too
+    fallback, patience = _without_switch(config, incoming, background)
+    if fallback == "loaded" and not operation.generates:
+        # another model's vectors or tokens are wrong in silence
+        fallback = "none"
+    base = {"id": f"chatcmpl-{uuid.uuid4().hex}", "created": int(time.time()), "model": asked.name}
+    return Exchange(
+        next(_NUMBERS),
+        operation.path,
+        operation,
+        incoming.caller,
+        asked.entry,
+        call,
+        stream,
+        style,
+        incoming.services.clock(),
+        base,
+        wants_usage,
+        fallback,
+        patience,
+        keep_alive=keep_alive,
+    )
+
+
+def _named(operation: Operation, services: Services, name: object) -> Name[Model]:
+    """The model that a request names, if its engine can do what is asked. Raises `ApiError`."""
+    if not isinstance(name, str):
+        raise bad_request("The request names no model: `model` must be text.", "model")
+    found = find(services.models, name)
+    if found is None:
+        raise unknown_model(name, _public_names(services))
+    engine = engine_for(found.entry)
+    if operation.name not in engine.operations:
+        raise not_supported(name, engine.label, operation.path)
+    return found
+
+
+def _public_names(services: Services) -> list[str]:
+    return [known.name for known in names_of(services.models)]
+
+
+def _target(operation: Operation, model: Model) -> str:
+    if operation.name == "upstream":
+        raise ValueError("an engine's own path has no name")
+    return engine_for(model).operations[operation.name]
+
+
+def _kept_headers(headers: Mapping[str, str]) -> dict[str, str]:
+    return {name: headers[name] for name in _TO_ENGINE if name in headers}
+
+
+def _style(incoming: Incoming, model: Model, body: Mapping[str, Any]) -> Style:
+    try:
+        return status.choose_style(
+            body,
+            header=incoming.headers.get(STATUS_HEADER),
+            key=incoming.caller.status,
+            model=model.status,
+            default=incoming.services.settings.config.status.style,
+        )
+    except ValueError as error:
+        raise bad_request(
+            f"The header X-LLM-Router-Status has '{error}': "
+            "use auto, content, event, reasoning or off."
+        ) from error
+
+
+def _without_switch(
+    config: Config, incoming: Incoming, background: bool
+) -> tuple[Fallback | None, float]:
+    """What becomes of a request that may cause no switch, and its patience; None if it may.
+
+    Raises `ApiError` 400 for a header that is not understood.
+    """
+    wish = incoming.headers.get(SWITCH_HEADER)
+    if wish not in (None, "allow", "never"):
+        raise bad_request(f"The header X-LLM-Router-Switch has '{wish}': use allow or never.")
+    if wish is None and background:
+        return config.background.fallback, config.background.patience
+    if wish == "never" or "switch" not in incoming.caller.scopes:
+        return config.scheduler.fallback, 0.0
+    return None, 0.0
+
+
+def _is_background(config: Config, body: Mapping[str, Any]) -> bool:
+    messages = body.get("messages")
+    if not config.background.enabled or body.get("stream"):
+        return False
+    if not isinstance(messages, list) or len(messages) != 1:
+        return False
+    message = messages[0]
+    if not isinstance(message, dict) or message.get("role") != "user":
+        return False
+    content = message.get("content")
+    return isinstance(content, str) and re.search(config.background.pattern, content) is not None
