@@ -19,6 +19,10 @@ import openai
 import pytest
 import yaml
 
+# In the background of a script SIGINT is ignored, and what is started there inherits that: a Ctrl-C
+# would reach no one.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+
 ROOT = Path(__file__).parents[2]
 STANDIN = ROOT / "tests/standin/engine.py"
 

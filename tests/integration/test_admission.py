@@ -171,3 +171,26 @@ def requests_of(router: Router) -> list[dict[str, Any]]:
 
 def states(router: Router) -> list[str]:
     return [entry["state"] for entry in requests_of(router)]
+
+
+def test_an_operator_follows_what_happens_and_learns_how_long_it_takes(router: Router) -> None:
+    router.write({"a": router.standin("a"), "b": router.standin("b", load=0.3)})
+    router.start()
+    with httpx.stream("GET", router.url + "/admin/events", timeout=20) as response:
+        lines = response.iter_lines()
+        assert next(lines) == ": following"
+        plan = httpx.get(router.url + "/admin/plan", params={"model": "a"}).json()
+        assert plan["expected_seconds"] is None
+        for model in ("b", "a", "b"):
+            ask(router, model)
+        ended = 0
+        while ended < 3:
+            ended += next(lines) == "event: SwitchEnded"
+        for model in ("a", "b"):
+            plan = httpx.get(router.url + "/admin/plan", params={"model": model}).json()
+            assert (plan["expected_seconds"] or 0) < 5
+        assert router.cli("plan", "a").stdout.count("as a rule") == 5
+        began = time.monotonic()
+        router.stop()
+        assert "event: RouterStopping" in list(lines)
+        assert time.monotonic() - began < 10

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import json
+import os
 import re
+import subprocess
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import httpx
@@ -251,6 +255,33 @@ def test_keys_open_what_their_scopes_say(router: Router) -> None:
     assert "Bearer" not in log
 
 
+def test_a_key_may_have_models_of_its_own_and_a_number_of_requests(router: Router) -> None:
+    def entry(name: str, **extra: Any) -> dict[str, Any]:
+        return {"name": name, "sha256": hashlib.sha256(name.encode()).hexdigest(), **extra}
+
+    router.write({"a": router.standin("a", load=1), "b": router.standin("b")})
+    keys = [entry("some", models=["a"], max_requests=2), entry("all")]
+    (router.dir / "keys.yml").write_text(yaml.safe_dump({"keys": keys}))
+    router.start()
+    client = router.client(api_key="some")
+    assert [model.id for model in client.models.list()] == ["a"]
+    with pytest.raises(openai.PermissionDeniedError, match="may not use the model 'b'"):
+        stream(client, "b")
+    with ThreadPoolExecutor() as pool:
+        two = [pool.submit(stream, client) for _ in range(2)]
+
+        def waiting() -> bool:
+            status = json.loads(router.cli("status", "--json", "--once").stdout)
+            return bool(status["models"]["a"]["waiting"] == 2)
+
+        wait_until(waiting, "two wait")
+        with pytest.raises(openai.RateLimitError, match="has 2 requests under way"):
+            stream(client)
+        assert all(text_of(one.result()) for one in two)
+    stream(client)
+    assert len(router.client(api_key="all").models.list().data) == 2
+
+
 def test_health_has_its_four_keys(standin: Router) -> None:
     assert standin.health() == {
         "status": "healthy",
@@ -269,7 +300,21 @@ def test_metrics_tell_what_happened(standin: Router) -> None:
     assert 'llm_router_switches_total{model="b",outcome="ok",reason="request"} 1.0' in text
     assert 'llm_router_model_loaded{group="default",model="b"} 1.0' in text
     assert 'llm_router_generated_tokens_total{model="a"} 5.0' in text
+    assert 'llm_router_prompt_tokens_total{model="a"} 3.0' in text
+    assert 'llm_router_model_state{model="b",state="loaded"} 1.0' in text
     assert 'llm_router_switch_step_seconds_count{outcome="ok",step="WarmUp"} 2.0' in text
+
+
+@pytest.mark.promtool
+def test_metrics_are_as_prometheus_wants_them(standin: Router) -> None:
+    cache = os.environ["ROUNDHOUSE_CACHE"]
+    stream(standin.client())
+    stream(standin.client(), "b")
+    standin.client().chat.completions.create(model="b", messages=HELLO)
+    text = httpx.get(standin.url + "/metrics").content
+    check = [f"{cache}/promtool", "check", "metrics"]
+    said = subprocess.run(check, input=text, capture_output=True, check=False)
+    assert (said.returncode, said.stdout, said.stderr) == (0, b"", b"")
 
 
 def test_an_open_port_is_said_once_at_start(standin: Router) -> None:

@@ -187,3 +187,28 @@ def test_a_request_may_say_how_long_its_model_stays(router: Router) -> None:
     assert ask(router, "a", keep_alive=0).status_code == 200
     wait_until(lambda: router.engine_pids() == {}, "it is unloaded", 5)
     assert ask(router, "a", keep_alive="soon").status_code == 400
+
+
+def test_a_head_that_does_not_come_costs_no_connection_for_long(router: Router) -> None:
+    router.write(
+        {"a": router.standin("a")}, requests={"header_timeout": 0.5, "client_timeout": 0.7}
+    )
+    router.start()
+    for beginning in (b"", b"POST /v1/chat/completions HTTP/1.1\r\nhost: "):
+        with socket.create_connection(("127.0.0.1", router.port), timeout=10) as client:
+            client.sendall(beginning)
+            began = time.monotonic()
+            assert client.recv(1) == b""
+            assert 0.4 < time.monotonic() - began < 5
+    # the next head on a connection has the same bound, and a whole one is not hurried
+    with socket.create_connection(("127.0.0.1", router.port), timeout=10) as client:
+        client.sendall(b"GET /health HTTP/1.1\r\nhost: x\r\n\r\n")
+        assert client.recv(65536).startswith(b"HTTP/1.1 200")
+        client.sendall(b"GET /health")
+        assert client.recv(1) == b""
+    assert ask(router, "a", stream=True, max_tokens=3).status_code == 200
+    with socket.create_connection(("127.0.0.1", router.port), timeout=10) as client:
+        client.sendall(
+            b"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-length: 9\r\n\r\n{"
+        )
+        assert b"408" in client.recv(65536).splitlines()[0]

@@ -20,6 +20,7 @@ from llm_router.helper import jobs
 from llm_router.helper.catalog import Catalog
 from llm_router.helper.client import HelperClient
 from llm_router.helper.server import HelperServer, listening_socket
+from llm_router.helper.started import Started
 from llm_router.units.base import UnitError
 from llm_router.units.dbus import ManagerError, UnitFacts, unit_path
 
@@ -118,6 +119,7 @@ class Host:
         self.socket = root / "helper.sock"
         self.manager = FakeManager()
         self.asked_for: list[tuple[str, int]] = []
+        self.started = root / "started.json"
         self.client = HelperClient(str(self.socket))
         self.config = self.etc / "config.yml"
         self.write(self.config, {"engine_files": {"llamacpp": str(self.engine_files)}})
@@ -153,6 +155,7 @@ class Host:
             peers=frozenset({os.geteuid()}) if peers is None else peers,
             connect=lambda: self.manager,
             journal=self.journal,
+            started=Started(self.started),
         )
         ended = anyio.Event()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -19,6 +20,7 @@ from llm_router.config.schema import Config, Model
 from llm_router.scheduler.service import Refused, SwitchFailed
 from llm_router.units.base import ManagerUnavailable, UnitError, Units, UnitState
 
+CLIENT = httpx.AsyncClient
 GONE = ManagerUnavailable("the helper cannot be reached")
 
 
@@ -104,7 +106,16 @@ async def router(
     **config: Any,
 ) -> AsyncIterator[Services]:
     """The services; the engines answer for the model that their unit serves."""
-    settings = make_settings(models, **config)
+    with tempfile.TemporaryDirectory() as state_dir:
+        settings = make_settings(models, **{"state_dir": state_dir, **config})
+        async with _running(monkeypatch, settings, units, loading) as services:
+            yield services
+
+
+@asynccontextmanager
+async def _running(
+    monkeypatch: pytest.MonkeyPatch, settings: Settings, units: FakeUnits, loading: set[str] | None
+) -> AsyncIterator[Services]:
 
     async def engine(request: httpx.Request) -> httpx.Response:
         by_port = {model.base_url: model.unit for model in settings.models.values()}
@@ -119,9 +130,8 @@ async def router(
         return httpx.Response(200, json={"data": [{"id": serving}]})
 
     def client(**_: Any) -> httpx.AsyncClient:
-        return real(transport=httpx.MockTransport(engine))
+        return CLIENT(transport=httpx.MockTransport(engine))
 
-    real = httpx.AsyncClient
     monkeypatch.setattr("httpx.AsyncClient", client)
     async with running(settings, units) as services:
         yield services
@@ -294,5 +304,30 @@ def test_an_unload_that_fails_says_so(monkeypatch: Patch) -> None:
             with pytest.raises(SwitchFailed, match="the helper cannot be reached"):
                 await services.scheduler.unload("default")
             assert services.scheduler.core.group_of("a").current == "a"
+
+    run(test())
+
+
+def test_an_engine_that_is_configured_otherwise_now_is_stopped_as_it_was_started(
+    monkeypatch: Patch, tmp_path: Path
+) -> None:
+    async def test() -> None:
+        units = FakeUnits()
+        state = str(tmp_path)
+        gone = {"a": {"service": "old.service"}, "b": {}}
+        async with router(monkeypatch, gone, units, state_dir=state) as services:
+            await load(services, "a")
+        async with router(monkeypatch, {"b": {}}, units, state_dir=state) as services:
+            await until(lambda: "old.service" not in units.states)
+            await load(services, "b")
+        changed = {"b": {"args": ["--other"]}}
+        async with router(monkeypatch, changed, units, state_dir=state) as services:
+            await until(lambda: "b.service" not in units.states)
+            await load(services, "b")
+        units.calls.clear()
+        live = {"b": {"args": ["--other"], "ttl": 100.0}}
+        async with router(monkeypatch, live, units, state_dir=state) as services:
+            assert services.scheduler.core.group_of("b").current == "b"
+        assert units.calls == []
 
     run(test())

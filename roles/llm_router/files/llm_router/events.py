@@ -71,7 +71,12 @@ class ModelLost:
     reason: str
 
 
-Event = SwitchStarted | StepStarted | StepEnded | SwitchEnded | ModelLost
+@dataclass(frozen=True)
+class RouterStopping:
+    """The router is about to end: no event comes after this one."""
+
+
+Event = SwitchStarted | StepStarted | StepEnded | SwitchEnded | ModelLost | RouterStopping
 Listener = Callable[[Event], None]
 
 
@@ -81,13 +86,14 @@ class EventStream:
 
     _listeners: list[Listener] = field(default_factory=list)
 
-    def subscribe(self, listener: Listener) -> None:
-        """Have every event from now on."""
+    def subscribe(self, listener: Listener) -> Callable[[], None]:
+        """Have every event from now on; the returned function ends it."""
         self._listeners.append(listener)
+        return lambda: self._listeners.remove(listener)
 
     def publish(self, event: Event) -> None:
         """Tell all. A listener that fails is logged; it must not stop a switch."""
-        for listener in self._listeners:
+        for listener in tuple(self._listeners):
             try:
                 listener(event)
             except Exception:

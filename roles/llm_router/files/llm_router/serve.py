@@ -20,6 +20,8 @@ from llm_router.api.reload import Reloader
 from llm_router.api.services import Services
 from llm_router.config.load import Settings
 from llm_router.config.schema import Config
+from llm_router.events import RouterStopping
+from llm_router.http_protocol import bounded
 
 log = logging.getLogger(__name__)
 
@@ -37,7 +39,7 @@ class _Server(uvicorn.Server):
         super().__init__(
             uvicorn.Config(
                 app,
-                http="h11",
+                http=bounded(settings.config.requests.header_timeout),
                 ws="none",
                 lifespan="on",
                 log_config=None,
@@ -67,6 +69,7 @@ class _Server(uvicorn.Server):
         _notify("STOPPING=1")
         services: Services = self._app.state.services
         services.scheduler.stop()
+        services.events.publish(RouterStopping())
         ending = asyncio.create_task(self._end_answers(services))
         await super().shutdown(sockets=sockets)
         ending.cancel()

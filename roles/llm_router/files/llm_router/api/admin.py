@@ -7,16 +7,17 @@ from typing import Annotated, Any
 
 import anyio
 from fastapi import APIRouter, Depends, Request
+from fastapi.responses import StreamingResponse
 from pydantic import BaseModel, ConfigDict, Field
 
 from llm_router.api.auth import identify
 from llm_router.api.errors import ApiError, cancelled, refused, unknown_model
+from llm_router.api.live import follow
 from llm_router.api.reload import Reloader
 from llm_router.api.services import Services
 from llm_router.config.errors import ConfigError
 from llm_router.events import SwitchEnded
 from llm_router.scheduler.service import Refused, SwitchFailed, SwitchRunning
-from llm_router.switcher.plan import Step
 from llm_router.units.base import UnitError
 
 
@@ -218,14 +219,37 @@ async def cancel_request(number: int, services: Admin) -> dict[str, Any]:
 
 @router.get("/plan")
 async def plan(model: str, services: Admin) -> dict[str, Any]:
-    """What a request for ``model`` would do now; changes nothing."""
+    """What a request for ``model`` would do now; changes nothing. What is expected was learned
+    from past switches, and leaves out the drain."""
     _known(services, model)
     loaded = services.scheduler.core.group_of(model).current
     try:
         steps = await services.switcher.plan_for(model, loaded)
     except UnitError as error:
         raise ApiError(503, "units_unavailable", str(error), kind="server_error") from error
-    return {"model": model, "changed": bool(steps), "steps": [_step(step) for step in steps]}
+    learned = services.learned
+    return {
+        "model": model,
+        "changed": bool(steps),
+        "expected_seconds": learned.total(steps),
+        "steps": [
+            {
+                "step": step.name,
+                "model": step.model,
+                "deadline": step.deadline,
+                "expected_seconds": learned.expected(step),
+            }
+            for step in steps
+        ],
+    }
+
+
+@router.get("/events")
+async def events(services: Admin) -> StreamingResponse:
+    """What happens to models from now on, as server-sent events: switches, their steps, losses."""
+    headers = {"cache-control": "no-cache", "x-accel-buffering": "no"}
+    stream = follow(services.events)
+    return StreamingResponse(stream, media_type="text/event-stream", headers=headers)
 
 
 @router.post("/clear")
@@ -273,16 +297,10 @@ def _model_status(services: Services, name: str) -> dict[str, Any]:
     core = services.scheduler.core
     group = core.group_of(name)
     failure = core.failures.get(name)
-    state = "stopped"
-    if group.current == name:
-        state = "loaded"
-    elif group.target == name:
-        state = "loading"
-    elif failure is not None:
-        state = "failed"
     entry: dict[str, Any] = {
-        "state": state,
+        "state": core.state_of(name),
         "backend": services.models[name].backend,
+        "group": services.models[name].group,
         "unit": services.models[name].unit,
         "in_flight": group.in_flight(name),
         "waiting": group.waiting(name),
@@ -294,10 +312,6 @@ def _model_status(services: Services, name: str) -> dict[str, Any]:
             "log_lines": list(failure.log_lines),
         }
     return entry
-
-
-def _step(step: Step) -> dict[str, Any]:
-    return {"step": step.name, "model": step.model, "deadline": step.deadline}
 
 
 def _steps_taken(last: SwitchEnded | None) -> list[dict[str, Any]]:

@@ -23,6 +23,12 @@ class Caller:
     scopes: frozenset[Scope]
     status: StatusStyle | None = None
     priority: int = 0
+    models: frozenset[str] | None = None
+    max_requests: int | None = None
+
+    def may_use(self, model: str) -> bool:
+        """Whether this model is one of the caller's."""
+        return self.models is None or model in self.models
 
     def must(self, scope: Scope) -> None:
         """Raises `ApiError` 403 unless the caller has ``scope``."""
@@ -64,4 +70,11 @@ def identify(scope: Mapping[str, Any], headers: Mapping[str, str], settings: Set
             f"{what} Send one as 'Authorization: Bearer KEY'.",
             kind="authentication_error",
         )
-    return Caller(found.name, frozenset(found.scopes), found.status, found.priority)
+    return Caller(
+        found.name,
+        frozenset(found.scopes),
+        found.status,
+        found.priority,
+        None if found.models is None else frozenset(found.models),
+        found.max_requests,
+    )

@@ -146,6 +146,28 @@ def not_loaded(model: str, loaded: str | None) -> ApiError:
     )
 
 
+def not_yours(key: str, model: str) -> ApiError:
+    """403: the key has a list of models, and this one is not on it."""
+    return ApiError(
+        403,
+        "model_not_allowed",
+        f"The key '{key}' may not use the model '{model}'.",
+        kind="permission_error",
+        param="model",
+    )
+
+
+def too_many_at_once(key: str, limit: int) -> ApiError:
+    """429: the key has as many requests under way as it may have."""
+    return ApiError(
+        429,
+        "too_many_requests",
+        f"The key '{key}' has {limit} requests under way, and may not have more at once.",
+        kind="rate_limit_error",
+        retry_after=1,
+    )
+
+
 def engine_silent(model: str, seconds: float) -> ApiError:
     """504: the engine is there and sends nothing."""
     return ApiError(

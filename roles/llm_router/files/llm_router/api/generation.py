@@ -14,7 +14,7 @@ import anyio
 import httpx
 
 from llm_router.api import status
-from llm_router.api.auth import identify
+from llm_router.api.auth import Caller, identify
 from llm_router.api.errors import (
     ApiError,
     cut_off,
@@ -22,6 +22,7 @@ from llm_router.api.errors import (
     internal_error,
     not_loaded,
     refused,
+    unknown_model,
     upstream_broke,
 )
 from llm_router.api.exchange import Exchange
@@ -65,10 +66,13 @@ class Proxy:
             name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]
         }
         exchange: Exchange | None = None
+        slot: Caller | None = None
         try:
             caller = identify(scope, headers, services.settings)
             caller.must("use")
-            raw = await read_body(receive, services.settings.config.requests.max_body)
+            slot = services.take_slot(caller)
+            limits = services.settings.config.requests
+            raw = await read_body(receive, limits.max_body, limits.client_timeout)
             exchange = self._understand(Incoming(services, scope, caller, headers, raw))
             services.in_flight[exchange.number] = exchange
             async with anyio.create_task_group() as tasks:
@@ -90,6 +94,8 @@ class Proxy:
         except ClientGone:
             pass
         finally:
+            if slot is not None:
+                services.give_slot(slot)
             if exchange is not None:
                 services.in_flight.pop(exchange.number, None)
                 # 499 is the field's name for "the client left first"
@@ -115,6 +121,8 @@ class Proxy:
                 ticket = await _queue(services, exchange)
                 ticket.on_cut = lambda: exchange.end(cut_off(exchange.model.name))
                 lease = await self._wait(services, exchange, ticket, reply)
+                # it may be configured otherwise than when the request came
+                exchange.model = services.models.get(exchange.model.name, exchange.model)
                 exchange.served = True
                 exchange.queue_seconds = (exchange.queue_seconds or 0.0) + lease.queue_seconds
                 exchange.switch_seconds += lease.switch_seconds
@@ -284,7 +292,13 @@ class Proxy:
         finally:
             # many clients hang up as soon as they have read [DONE]
             ttft = measured.first_token - sent if measured.first_token is not None else None
-            services.metrics.answered(exchange.model.name, ttft, measured.tokens, measured.rate)
+            services.metrics.answered(
+                exchange.model.name,
+                ttft,
+                measured.tokens,
+                measured.rate,
+                (measured.usage or {}).get("prompt_tokens"),
+            )
         rest = relay.close(services.clock())
         if measured.finished or (broke is None and not silent and measured.answered):
             await reply.end(rest)
@@ -316,7 +330,8 @@ class Proxy:
         tokens = usage.get("completion_tokens", usage.get("output_tokens"))
         if isinstance(tokens, int):
             exchange.rate = rate = _engine_rate(body)
-            services.metrics.answered(exchange.model.name, None, tokens, rate)
+            prompt = usage.get("prompt_tokens", usage.get("input_tokens"))
+            services.metrics.answered(exchange.model.name, None, tokens, rate, prompt)
             if exchange.operation is CHAT:
                 changed = True
                 usage.update(_added_to_usage(exchange, rate))
@@ -346,6 +361,8 @@ async def _queue(services: Services, exchange: Exchange) -> Ticket:
     comes to be within its patience; else, where a fallback is allowed, the one that is loaded.
     """
     name = exchange.model.name
+    if name not in services.models:
+        raise unknown_model(name, services.models)  # it was removed since the request came
     if exchange.fallback is None:
         return services.scheduler.request(name, priority=exchange.caller.priority)
     ticket = await _passive(services, name, exchange.patience)
@@ -356,6 +373,7 @@ async def _queue(services: Services, exchange: Exchange) -> Ticket:
     if (
         exchange.fallback == "loaded"
         and other is not None
+        and exchange.caller.may_use(other.name)
         and exchange.operation.name in engine_for(other).operations
     ):
         ticket = await _passive(services, other.name, 0.0)

@@ -20,6 +20,7 @@ from llm_router.api.auth import Caller
 from llm_router.api.errors import (
     bad_request,
     not_supported,
+    not_yours,
     path_not_allowed,
     unknown_model,
 )
@@ -195,7 +196,11 @@ def _exchange(
     background: bool = False,
     keep_alive: float | None = None,
 ) -> Exchange:
-    config = incoming.services.settings.config
+    config, caller = incoming.services.settings.config, incoming.caller
+    if not (caller.may_use(asked.name) or caller.may_use(asked.model)):
+        raise not_yours(caller.name, asked.name)
+    if "switch" not in caller.scopes:
+        keep_alive = None  # an unload is a switch too
     fallback, patience = _without_switch(config, incoming, background)
     if fallback == "loaded" and not operation.generates:
         # another model's vectors or tokens are wrong in silence

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import get_args
 
 from prometheus_client import CollectorRegistry, Counter, Histogram
 from prometheus_client.core import GaugeMetricFamily, Metric
@@ -10,6 +11,7 @@ from prometheus_client.registry import Collector
 
 from llm_router import __version__
 from llm_router.events import Event, EventStream, ModelLost, StepEnded, SwitchEnded
+from llm_router.scheduler.core import State
 from llm_router.scheduler.service import Scheduler
 
 _LONG = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 40, 60, 120, 240, 480)
@@ -47,11 +49,20 @@ class _Live(Collector):
             waiting.add_metric([name], group.waiting(name))
             failure = core.failures.get(name)
             failed.add_metric([name], failure.count if failure else 0)
+        state = GaugeMetricFamily(
+            "llm_router_model_state",
+            "1 for the state that a model is in",
+            labels=["model", "state"],
+        )
+        for name in core.models:
+            now = core.state_of(name)
+            for one in get_args(State):
+                state.add_metric([name, one], float(one == now))
         build = GaugeMetricFamily(
             "llm_router_build_info", "The router's version", labels=["version"]
         )
         build.add_metric([__version__], 1)
-        return [loaded, in_flight, waiting, failed, build]
+        return [loaded, in_flight, waiting, failed, state, build]
 
 
 class Metrics:
@@ -93,6 +104,12 @@ class Metrics:
             ["model"],
             registry=self.registry,
         )
+        self._prompt = Counter(
+            "llm_router_prompt_tokens",
+            "Tokens of prompts, where the engine counted them",
+            ["model"],
+            registry=self.registry,
+        )
         self._switches = Counter(
             "llm_router_switches",
             "Switches that ended",
@@ -129,9 +146,18 @@ class Metrics:
         if queue_seconds is not None:
             self._queue.labels(model).observe(queue_seconds)
 
-    def answered(self, model: str, ttft: float | None, tokens: int, rate: float | None) -> None:
-        """An engine's answer was relayed."""
+    def answered(
+        self,
+        model: str,
+        ttft: float | None,
+        tokens: int,
+        rate: float | None,
+        prompt_tokens: object = None,
+    ) -> None:
+        """An engine's answer was relayed; ``prompt_tokens`` is as the engine said it, if it did."""
         self._tokens.labels(model).inc(tokens)
+        if isinstance(prompt_tokens, int):
+            self._prompt.labels(model).inc(prompt_tokens)
         if ttft is not None:
             self._ttft.labels(model).observe(ttft)
         if rate is not None:

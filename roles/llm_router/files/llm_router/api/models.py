@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any
 
 from fastapi import APIRouter, Request
 
@@ -12,25 +12,12 @@ from llm_router.api.services import Services
 from llm_router.config.names import Name, find, names_of
 from llm_router.config.schema import Model
 
-State = Literal["loaded", "loading", "stopped", "asleep", "failed"]
-
 router = APIRouter()
-
-
-def state_of(services: Services, model: str) -> State:
-    """How it is with a model; ``asleep`` is reserved."""
-    core = services.scheduler.core
-    group = core.group_of(model)
-    if group.current == model:
-        return "loaded"
-    if group.target == model:
-        return "loading"
-    return "failed" if model in core.failures else "stopped"
 
 
 def _entry(services: Services, known: Name[Model]) -> dict[str, Any]:
     model = known.entry
-    state = state_of(services, known.model)
+    state = services.scheduler.core.state_of(known.model)
     entry: dict[str, Any] = {
         "id": known.name,
         "object": "model",
@@ -51,14 +38,16 @@ def _entry(services: Services, known: Name[Model]) -> dict[str, Any]:
 
 @router.get("/v1/models")
 async def list_models(request: Request) -> dict[str, Any]:
-    """Every model and every variant. An alias is no entry of its own: a person who chooses from
-    this list would have the same model twice."""
+    """Every model and every variant that the caller may use. An alias is no entry of its own: a
+    person who chooses from this list would have the same model twice."""
     services: Services = request.app.state.services
-    identify(request.scope, request.headers, services.settings).must("use")
+    caller = identify(request.scope, request.headers, services.settings)
+    caller.must("use")
     shown = [
         _entry(services, known)
         for known in names_of(services.models)
         if known.variant is not None or known.name == known.model
+        if caller.may_use(known.name) or caller.may_use(known.model)
     ]
     return {"object": "list", "data": shown}
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Iterable, MutableMapping
 from typing import Any
 
+import anyio
+
 from llm_router.api.dialects import OPENAI, Dialect
 from llm_router.api.errors import ApiError
 from llm_router.api.wire import to_json
@@ -102,12 +104,21 @@ class Reply:
             await self.json(error.status, body, error.headers.items())
 
 
-async def read_body(receive: Receive, limit: int) -> bytes:
-    """The whole request body. Raises `ApiError` 413 past ``limit`` bytes, `ClientGone`."""
+async def read_body(receive: Receive, limit: int, idle: float) -> bytes:
+    """The whole request body.
+
+    Raises `ApiError` 413 past ``limit`` bytes and 408 when nothing comes for ``idle`` seconds,
+    `ClientGone`.
+    """
     parts: list[bytes] = []
     size = 0
     while True:
-        message = await receive()
+        try:
+            with anyio.fail_after(idle):
+                message = await receive()
+        except TimeoutError as error:
+            what = f"Nothing of the request's body came for {idle:g} s."
+            raise ApiError(408, "request_timeout", what) from error
         if message["type"] == "http.disconnect":
             raise ClientGone
         part = message.get("body", b"")

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import logging
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
 import httpx
 
+from llm_router.api.auth import Caller
+from llm_router.api.errors import too_many_at_once
 from llm_router.api.exchange import Exchange
 from llm_router.api.metrics import Metrics
 from llm_router.config.load import Settings
@@ -19,6 +22,7 @@ from llm_router.events import Event, EventStream, ModelLost, SwitchEnded
 from llm_router.scheduler.core import Core, Limits
 from llm_router.scheduler.service import Scheduler
 from llm_router.switcher.executor import Switcher
+from llm_router.switcher.learned import Learned
 from llm_router.units.base import UnitError, Units, UnitState
 from llm_router.units.child import ChildUnits
 
@@ -42,15 +46,31 @@ class Services:
     clock: Clock = time.monotonic
     last_switch: dict[str, SwitchEnded] = field(default_factory=dict)
     """By model: how its last switch went."""
+    learned: Learned = field(default_factory=Learned)
     main_pids: dict[str, int] = field(default_factory=dict)
     """By model: the main process of its unit when it was found or made ready."""
     in_flight: dict[int, Exchange] = field(default_factory=dict)
     """By number: the requests that wait or are answered now."""
+    under_way: Counter[str] = field(default_factory=Counter)
+    """By key: how many of its requests there are, for keys with a limit."""
 
     @property
     def models(self) -> dict[str, Model]:
         """The configured models by name."""
         return self.settings.models
+
+    def take_slot(self, caller: Caller) -> Caller | None:
+        """Count a request of a key that has a limit, until `give_slot`. Raises `ApiError` 429."""
+        if caller.max_requests is None:
+            return None
+        if self.under_way[caller.name] >= caller.max_requests:
+            raise too_many_at_once(caller.name, caller.max_requests)
+        self.under_way[caller.name] += 1
+        return caller
+
+    def give_slot(self, caller: Caller) -> None:
+        """The request is over."""
+        self.under_way[caller.name] -= 1
 
     def is_loaded(self, model: str) -> bool:
         """Whether ``model`` can answer without a switch."""
@@ -93,6 +113,7 @@ async def running(settings: Settings, units: Units | None = None) -> AsyncIterat
                 settings, units, events, client, scheduler, switcher, metrics, int(time.time())
             )
             events.subscribe(lambda event: _remember(services, event))
+            events.subscribe(services.learned.listen)
             await _find_running(services)
             preload(services, settings.models)
             unsubscribe = units.subscribe(lambda *change: _unit_changed(services, *change))
@@ -115,7 +136,15 @@ def _remember(services: Services, event: Event) -> None:
 
 async def _find_running(services: Services) -> None:
     """The truth is outside: a model whose engine serves already goes on serving."""
-    for group in services.scheduler.core.groups:
+    try:
+        stale = {model.group: model.name for model in await services.switcher.find_stale()}
+    except UnitError as error:
+        log.error("cannot tell what runs: %s", error)
+        return
+    for group, name in stale.items():
+        log.info("found %s running, which is configured otherwise now", name)
+        services.scheduler.found_stale(group, name)
+    for group in [name for name in services.scheduler.core.groups if name not in stale]:
         try:
             found = await services.switcher.find_loaded(group)
         except UnitError as error:

@@ -33,6 +33,13 @@ def unload(options: argparse.Namespace) -> int:
     return _show(options, answer, _unload_lines)
 
 
+def reload(options: argparse.Namespace) -> int:
+    """Have the configuration files read again."""
+    call = {"dry_run": options.dry_run}
+    answer = client_of(options).call("POST", "/admin/reload", body=call)
+    return _show(options, answer, _reload_lines)
+
+
 def plan(options: argparse.Namespace) -> int:
     """What a request for a model would do now."""
     answer = client_of(options).call("GET", "/admin/plan", query={"model": options.model})
@@ -114,12 +121,36 @@ def _cancel_lines(body: dict[str, Any]) -> list[str]:
     return [f"the switch of group {body['group']} is ended"]
 
 
+def _reload_lines(body: dict[str, Any]) -> list[str]:
+    lines = [
+        f"{label} {', '.join(body[key])}"
+        for key, label in (
+            ("added", "added:"),
+            ("removed", "removed:"),
+            ("relaunch", "the engine is started anew for the next request:"),
+            ("updated", "updated:"),
+            ("config", "config.yml:"),
+            ("restart", "not before a restart (systemctl restart llm-router):"),
+        )
+        if body[key]
+    ]
+    if body["keys"]:
+        lines.append("API keys")
+    return lines or ["nothing has changed"]
+
+
 def _plan_lines(body: dict[str, Any]) -> list[str]:
     if not body["steps"]:
         return [f"{body['model']} is loaded already"]
     return [
-        f"{step['step']} {step['model']} (within {step['deadline']:g} s)" for step in body["steps"]
+        f"{step['step']} {step['model']} (within {step['deadline']:g} s{_rule(step)})"
+        for step in body["steps"]
     ]
+
+
+def _rule(step: dict[str, Any]) -> str:
+    seconds = step.get("expected_seconds")
+    return "" if seconds is None else f", as a rule {seconds:.2f} s"
 
 
 def _clear_lines(body: dict[str, Any]) -> list[str]:

@@ -223,5 +223,5 @@ def _advise(name: str, text: str, admin_socket: str) -> None:
         print(note, file=sys.stderr)
     states = _states(admin_socket)
     if states is not None and (name in states) != (name in entries.names(text)):
-        note = "the router reads it when it starts: systemctl restart llm-router"
+        note = "the router takes it over within two seconds; `llm-router reload` says what it did"
         print(note, file=sys.stderr)

@@ -115,6 +115,10 @@ def _add_runtime(commands: Any) -> None:
         *parents,
     )
     unload.add_argument("--group", metavar="GROUP", default="default", help="(default: default)")
+    reload = _command(
+        commands, "reload", "admin:reload", "have the configuration files read again", *parents
+    )
+    reload.add_argument("--dry-run", action="store_true", help="only say what would change")
     plan = _command(
         commands, "plan", "admin:plan", "what a request for a model would do now", *parents
     )

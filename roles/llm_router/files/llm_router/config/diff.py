@@ -39,6 +39,7 @@ RESTART_KEYS = (
     "helper_socket",
     "llamacpp_binary",
     "requests.client_timeout",
+    "requests.header_timeout",
     "requests.shutdown_timeout",
 )
 """What a running router cannot change about itself."""
@@ -75,12 +76,17 @@ def compare(old: Settings, new: Settings) -> Changes:
     return Changes(
         added=tuple(name for name in new.models if name not in old.models),
         removed=tuple(name for name in old.models if name not in new.models),
-        relaunch=tuple(n for n in both if different[n] - LIVE_MODEL_KEYS),
+        relaunch=tuple(n for n in both if needs_relaunch(old.models[n], new.models[n])),
         updated=tuple(n for n in both if different[n] and different[n] <= LIVE_MODEL_KEYS),
         config=tuple(key for key in config if key not in restart),
         restart=restart,
         keys=old.keys != new.keys,
     )
+
+
+def needs_relaunch(old: Model, new: Model | None) -> bool:
+    """Whether an engine that was started as ``old`` is not what ``new`` asks for."""
+    return new is None or bool(_different(old, new) - LIVE_MODEL_KEYS)
 
 
 def without_restart(old: Config, new: Config) -> Config:

@@ -128,13 +128,15 @@ class SwitchConfig(_Section):
 
 class RequestLimits(_Section):
     """``idle_timeout``: how long an engine may be silent in the middle of an answer;
-    ``client_timeout``: how long a client may take nothing of what is sent to it;
+    ``client_timeout``: how long a client may take nothing of what is sent to it, or send nothing
+    of its body; ``header_timeout``: how long the head of a request may take to come;
     ``max_body``: bytes; ``keepalive``: seconds between comments in a stream that waits without
     status lines; ``json_keepalive``: likewise between spaces before an answer that is not
     streamed, 0 for none (with it an error may come with status 200)."""
 
     idle_timeout: Deadline = 600.0
     client_timeout: Deadline = 60.0
+    header_timeout: Deadline = 20.0
     keepalive: Deadline = 15.0
     json_keepalive: Seconds = 0.0
     max_body: Annotated[int, Field(ge=1024)] = 64 * 1024 * 1024
@@ -263,6 +265,10 @@ class ApiKey(_Section):
     status: Style | None = None
     priority: int = 0
     """Of those who wait for different models, the highest is next; see scheduler/core.py."""
+    models: list[str] | None = None
+    """The models that it may use; None is all of them."""
+    max_requests: Count | None = None
+    """How many of its requests may wait or be answered at once; None sets no limit."""
 
 
 class KeysFile(_Section):

@@ -1,8 +1,8 @@
 """The helper's server: who asks, for what, and the answer.
 
 It runs as root, so it believes nobody: the peer must be root or the user who owns the socket, the
-request must be one of four verbs, and the model must be in models.yml as root wrote it. Units and
-paths come from there, never from a request.
+request must be one of four verbs, and the model must be in models.yml as root wrote it, or have
+been there when its unit was started. Units and paths come from there, never from a request.
 """
 
 from __future__ import annotations
@@ -37,6 +37,7 @@ from llm_router.helper.protocol import (
     decode_request,
     encode_answer,
 )
+from llm_router.helper.started import Started
 from llm_router.units.base import UnitError
 from llm_router.units.dbus import SystemdManager
 
@@ -71,11 +72,13 @@ class HelperServer:
         peers: frozenset[int],
         connect: Connect = SystemdManager,
         journal: ReadJournal = read_journal,
+        started: Started | None = None,
     ) -> None:
         self._catalog = catalog
         self._peers = peers
         self._connect = connect
         self._journal = journal
+        self._started = started or Started()
         self._units: defaultdict[str, anyio.Lock] = defaultdict(anyio.Lock)
         self._active = 0
         self._drained = anyio.Event()
@@ -182,10 +185,17 @@ class HelperServer:
         try:
             contents = await anyio.to_thread.run_sync(self._catalog.read)
             model = contents.models.get(request.model)
-            if model is None or model.service is None:
+            known = model is not None and model.service is not None
+            unit = self._started.get(request.model) or "-"
+            if request.verb == "stop" and unit != "-":
+                result = await self._stop(request, unit, contents.config)
+            elif request.verb == "logs" and unit != "-" and not known:
+                result = {"lines": await self._journal(unit, request.lines)}
+            elif model is None or model.service is None:
                 raise UnitError(f"model {request.model!r} is not in models.yml")
-            unit = model.service
-            result = await self._do(request, model, unit, contents.config)
+            else:
+                unit = model.service
+                result = await self._do(request, model, unit, contents.config)
         except (UnitError, CatalogError, EngineFileError, JournalError) as error:
             log.warning("%s %a %s: %s", request.verb, request.model, unit, error)
             return _refusal(str(error))
@@ -196,7 +206,9 @@ class HelperServer:
                 "`journalctl -u llm-router-helper` says where"
             )
         seconds = time.monotonic() - began
-        log.info("%s %s %s: %s in %.3f s", request.verb, model.name, unit, _said(result), seconds)
+        log.info(
+            "%s %a %s: %s in %.3f s", request.verb, request.model, unit, _said(result), seconds
+        )
         return {"ok": True, **result}
 
     async def _do(
@@ -204,16 +216,24 @@ class HelperServer:
     ) -> dict[str, Any]:
         if request.verb == "logs":
             return {"lines": await self._journal(unit, request.lines)}
+        if request.verb == "stop":
+            return await self._stop(request, unit, config)
         async with self._units[unit]:
             if request.verb == "activate":
                 return {"changed": await self._activate(model, unit, config)}
+            self._started.add(model.name, unit)
             async with self._connect() as manager:
-                if request.verb == "start":
-                    timeout = request.timeout or model.timeout or config.switch.timeout
-                    await jobs.start(manager, unit, timeout)
-                else:
-                    await jobs.stop(manager, unit, request.timeout or config.switch.stop_timeout)
+                timeout = request.timeout or model.timeout or config.switch.timeout
+                await jobs.start(manager, unit, timeout)
             return {"result": "done"}
+
+    async def _stop(self, request: Request, unit: str, config: Config) -> dict[str, Any]:
+        """Stop what runs for the model: the unit that was started, be it another one by now."""
+        async with self._units[unit]:
+            async with self._connect() as manager:
+                await jobs.stop(manager, unit, request.timeout or config.switch.stop_timeout)
+            self._started.remove(request.model)
+        return {"result": "done"}
 
     async def _activate(self, model: Model, unit: str, config: Config) -> bool:
         results = await anyio.to_thread.run_sync(activate, [model], dirs_of(config))
@@ -240,7 +260,10 @@ async def serve_helper(config_path: Path) -> None:
     listener = listening_socket()
     with listener:
         owner = (await anyio.Path(listener.getsockname()).stat()).st_uid
-        server = HelperServer(Catalog(config_path), peers=frozenset({0, owner}))
+        # systemd's RuntimeDirectory=; it stays when the helper ends, and goes with the boot
+        directory = os.environ.get("RUNTIME_DIRECTORY")
+        started = Started(Path(directory) / "started.json" if directory else None)
+        server = HelperServer(Catalog(config_path), peers=frozenset({0, owner}), started=started)
         await server.serve(listener)
 
 

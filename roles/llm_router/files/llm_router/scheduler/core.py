@@ -30,6 +30,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 Reason = Literal["request", "adopt", "rollback", "idle", "operator", "removed"]
+State = Literal["loaded", "loading", "stopped", "asleep", "failed"]
 RefusalKind = Literal["failed", "unavailable", "overloaded", "pinned", "stopping", "removed"]
 
 RETRY_UNLOAD = 60.0
@@ -236,6 +237,15 @@ class Core:
         """The group that ``model`` competes in. Raises KeyError for an unknown model."""
         return self.groups[self._group_of[model]]
 
+    def state_of(self, model: str) -> State:
+        """What ``model`` is doing; ``failed`` is one whose last switch failed."""
+        group = self.group_of(model)
+        if group.current == model:
+            return "loaded"
+        if group.target == model:
+            return "loading"
+        return "failed" if model in self.failures else "stopped"
+
     def configure(
         self,
         groups: Mapping[str, str],
@@ -411,6 +421,13 @@ class Core:
     def loaded(self, model: str, now: float) -> None:
         """``model`` was found loaded when the router began."""
         self._now_loaded(self.group_of(model), model, now)
+
+    def found_stale(self, group_name: str, model: str, now: float) -> list[Action]:
+        """``model``, as it is configured no more, was found running when the router began."""
+        group = self.groups.setdefault(group_name, Group())
+        self._now_loaded(group, model, now)
+        group.stale.add(model)
+        return self._decide(group_name, now)
 
     def lost(self, model: str, now: float) -> list[Action]:
         """The engine of a loaded model is gone. Its leases end by themselves: the streams broke."""

@@ -220,6 +220,10 @@ class Scheduler:
         """``model`` was found ready to serve."""
         self.core.loaded(model, self._clock())
 
+    def found_stale(self, group: str, model: str) -> None:
+        """What runs in ``group`` is not what the configuration says now: it is unloaded."""
+        self._apply(self.core.found_stale(group, model, self._clock()))
+
     def is_loading(self, model: str) -> bool:
         """Whether a switch to ``model`` runs now."""
         return any(switch.target == model for switch in self.switches.values())

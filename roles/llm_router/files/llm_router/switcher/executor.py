@@ -5,13 +5,15 @@ from __future__ import annotations
 import contextlib
 import logging
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import anyio
 import httpx
 
+from llm_router.config.diff import needs_relaunch
 from llm_router.config.load import Settings
 from llm_router.config.schema import Model
 from llm_router.engines import ProbeAnswer, Readiness, engine_for
@@ -29,6 +31,7 @@ from llm_router.switcher.plan import (
     make_plan,
     make_unload_plan,
 )
+from llm_router.switcher.record import Record
 from llm_router.units.base import ManagerUnavailable, UnitError, Units
 
 log = logging.getLogger(__name__)
@@ -78,9 +81,11 @@ class Switcher:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._settings = settings
+        self._record = Record(Path(settings.config.state_dir) / "started.json")
         self._before: dict[str, Model] = {}
         """Models as they were when their engine was started, where they are configured otherwise
         now: that is how they are stopped."""
+        self._compare(self._record.models)
         self._units = units
         self._events = events
         self._client = client
@@ -88,10 +93,14 @@ class Switcher:
 
     def configure(self, settings: Settings) -> None:
         """Go by ``settings`` from now on; what runs is stopped as it was started."""
-        for name, model in self._settings.models.items():
-            if settings.models.get(name) != model:
-                self._before.setdefault(name, model)
+        before = self._settings.models
         self._settings = settings
+        self._compare(before)
+
+    def _compare(self, started: Mapping[str, Model]) -> None:
+        for name, model in started.items():
+            if needs_relaunch(model, self._models.get(name)):
+                self._before.setdefault(name, model)
 
     @property
     def _models(self) -> dict[str, Model]:
@@ -179,6 +188,7 @@ class Switcher:
                 for step in plan:
                     await self._timed(switch, target, step, run)
                 if target is not None:
+                    self._record.add(target)
                     run.main_pid = await self.main_pid(target)
                 return
         except _StepError as error:
@@ -207,6 +217,7 @@ class Switcher:
             try:
                 with anyio.fail_after(timeout + STOP_MARGIN):
                     await self._units.stop(target, timeout)
+                self._record.remove(target.name)
             except (UnitError, TimeoutError) as failed:
                 reason = f"{reason}; and its unit could not be stopped: {failed}"
         left = await self._left(switch, run)
@@ -243,8 +254,15 @@ class Switcher:
                 message = f"'{expected.name}' was expected, and '{found[0]}' is running"
                 raise SwitchFailed(message, blame=False, loaded=found[0])
 
+    async def find_stale(self) -> list[Model]:
+        """Models whose engine runs and is not what the configuration says now. Raises
+        `UnitError`."""
+        return [
+            model for model in self._before.values() if (await self._units.state(model)).running
+        ]
+
     async def main_pid(self, model: Model) -> int:
-        """The main process of the model's unit; 0 when nobody can say."""
+        """The main process of the unit of a loaded model; 0 when nobody can say."""
         try:
             return (await self._units.state(model)).main_pid
         except UnitError:
@@ -296,12 +314,14 @@ class Switcher:
         elif isinstance(step, Stop):
             await self._units.stop(self._as_started(step.model), step.deadline)
             self._before.pop(step.model, None)
+            self._record.remove(step.model)
         elif target is None:
             raise TypeError(f"a step without a model: {step!r}")
         elif isinstance(step, Activate):
             await self._units.activate(target)
         elif isinstance(step, Start):
             await self._port_closed(target)
+            self._record.add(target)
             await self._units.start(target)
         elif isinstance(step, WaitUntilReady):
             await self._poll(self._check_ready, target)
@@ -339,7 +359,7 @@ class Switcher:
                 by_unit.setdefault(model.unit, model)
         if target is not None:
             by_unit[target.unit] = target
-        if loaded is not None:
+        if loaded in self._before or loaded in self._models:
             by_unit[self._as_started(loaded).unit] = self._as_started(loaded)
         observed: list[Observed] = []
         for model in by_unit.values():

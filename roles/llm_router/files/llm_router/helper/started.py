@@ -1,0 +1,55 @@
+"""Which units were started for which models: these may be stopped, whatever models.yml says now.
+
+An operator takes a model out of models.yml while its engine runs. The router must be able to stop
+that engine, and still no unit that root has not named. So root remembers what it has started.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from pathlib import Path
+
+log = logging.getLogger("llm_router.helper")
+
+
+class Started:
+    """Units by model, in a file that root alone can write; None keeps them in memory."""
+
+    def __init__(self, path: Path | None = None) -> None:
+        self._path = path
+        self._units: dict[str, str] = {}
+        if path is None:
+            return
+        try:
+            entries = json.loads(path.read_text(encoding="utf-8"))
+            self._units = {str(name): str(unit) for name, unit in entries.items()}
+        except FileNotFoundError:
+            pass
+        except (OSError, ValueError, AttributeError) as error:
+            log.warning("%s cannot be read, and is written anew: %s", path, error)
+
+    def get(self, model: str) -> str | None:
+        """The unit that was started for ``model`` and has not been stopped since."""
+        return self._units.get(model)
+
+    def add(self, model: str, unit: str) -> None:
+        """``unit`` is about to be started for ``model``."""
+        if self._units.get(model) != unit:
+            self._units[model] = unit
+            self._write()
+
+    def remove(self, model: str) -> None:
+        """The unit of ``model`` is stopped."""
+        if self._units.pop(model, None) is not None:
+            self._write()
+
+    def _write(self) -> None:
+        if self._path is None:
+            return
+        aside = self._path.with_suffix(".new")
+        try:
+            aside.write_text(json.dumps(self._units), encoding="utf-8")
+            aside.replace(self._path)
+        except OSError as error:
+            log.warning("%s cannot be written: %s", self._path, error.strerror or error)
