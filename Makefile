@@ -33,7 +33,7 @@ demo-down: ## take away everything that `make demo` put up
 
 ##@ Check it
 
-.PHONY: check test test-unit test-integration test-timing test-metrics lint types lint-yaml lint-ansible lint-docs sanity build molecule test-systemd test-demo
+.PHONY: check test test-unit test-integration test-openapi test-timing test-metrics lint types lint-yaml lint-ansible lint-docs sanity build molecule test-systemd test-demo
 check: env ## everything that needs no hosts: linters, types, docs, unit and fast integration tests
 	@$(BIN)/python tools/gate.py check
 test: env ## everything: check, ansible-test sanity, the archive, integration tests, Molecule on real hosts
@@ -55,10 +55,12 @@ lint-docs: env ## the plugins' and roles' documentation, the changelog
 test-unit: env ## pytest tests/unit
 	@$(PYTEST) -q --junit-xml=$(REPORTS)/test-unit.xml tests/unit $(ARGS)
 test-integration: env model ## pytest tests/integration: real processes, real engines, loopback
-	@$(PYTEST) -q -n 2 --dist loadfile -m "not timing and not promtool" --junit-xml=$(REPORTS)/test-integration.xml tests/integration $(ARGS)
+	@$(PYTEST) -q -n 2 --dist loadfile -m "not timing and not promtool and not openapi" --junit-xml=$(REPORTS)/test-integration.xml tests/integration $(ARGS)
 test-metrics: env ## /metrics through promtool
 	@tools/bootstrap promtool
 	@$(PYTEST) -q -m promtool --junit-xml=$(REPORTS)/test-metrics.xml tests/integration $(ARGS)
+test-openapi: env ## requests made out of the router's own OpenAPI description
+	@$(PYTEST) -q -m openapi --junit-xml=$(REPORTS)/test-openapi.xml tests/integration $(ARGS)
 test-timing: env ## the integration tests that measure time, one after the other
 	@$(PYTEST) -q -m timing --junit-xml=$(REPORTS)/test-timing.xml tests/integration $(ARGS)
 sanity: build ## ansible-test sanity

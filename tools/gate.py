@@ -29,7 +29,16 @@ CHECK = (
     "test-integration",
     "test-timing",
 )
-TEST = (*CHECK, "test-metrics", "build", "sanity", "test-demo", "test-systemd", "molecule")
+TEST = (
+    *CHECK,
+    "test-openapi",
+    "test-metrics",
+    "build",
+    "sanity",
+    "test-demo",
+    "test-systemd",
+    "molecule",
+)
 ON_HOSTS = {"molecule", "test-systemd"}
 
 

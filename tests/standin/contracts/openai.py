@@ -217,8 +217,12 @@ class OpenAi:
         handler = self.route(request.method, request.path)
         if handler is None:
             self.not_found(connection, request)
-        else:
+            return
+        try:
             getattr(self, handler)(connection, request)
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            # a body that is not what it should be
+            self.error(connection, 400, f"{error!r}", "invalid_request_error")
 
     def route(self, method: str, path: str) -> str | None:
         return self.routes.get((method, path))

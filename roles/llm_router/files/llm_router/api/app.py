@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Any
 
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
@@ -18,6 +19,7 @@ from llm_router.api.auth import identify
 from llm_router.api.errors import ApiError, bad_request, internal_error
 from llm_router.api.generation import Proxy
 from llm_router.api.intake import understand, understand_upstream
+from llm_router.api.openapi import described
 from llm_router.api.paths import OPERATIONS, UPSTREAM
 from llm_router.api.reload import Reloader
 from llm_router.api.services import Services, running
@@ -38,8 +40,14 @@ def create_app(settings: Settings, units: Units | None = None) -> FastAPI:
             async with reloader.watching():
                 yield
 
+    class Described(FastAPI):
+        def openapi(self) -> dict[str, Any]:
+            if self.openapi_schema is None:
+                described(super().openapi())
+            return super().openapi()
+
     # the interactive pages would have their scripts from another host
-    app = FastAPI(
+    app = Described(
         title="Roundhouse", version=__version__, lifespan=lifespan, docs_url=None, redoc_url=None
     )
     for operation in OPERATIONS:

@@ -242,9 +242,12 @@ def _public_names(services: Services) -> list[str]:
 
 
 def _target(operation: Operation, model: Model) -> str:
-    if operation.name == "upstream":
-        raise ValueError("an engine's own path has no name")
-    return engine_for(model).operations[operation.name]
+    """Raises `ApiError` 501 for a model that has another engine since it was asked for."""
+    engine = engine_for(model)
+    path = engine.operations.get(operation.name)
+    if path is None:
+        raise not_supported(model.name, engine.label, operation.path)
+    return path
 
 
 def _kept_headers(headers: Mapping[str, str]) -> dict[str, str]:

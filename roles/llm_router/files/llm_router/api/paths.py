@@ -4,7 +4,6 @@ can do what."""
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
 from llm_router.api.dialects import ANTHROPIC, OPENAI, RESPONSES, Dialect
 from llm_router.engines.base import OperationName
@@ -14,7 +13,7 @@ from llm_router.engines.base import OperationName
 class Operation:
     """One thing that can be asked of a model; ``paths`` lead to it, the first is its name."""
 
-    name: OperationName | Literal["upstream"]
+    name: OperationName
     paths: tuple[str, ...]
     summary: str
     dialect: Dialect = OPENAI

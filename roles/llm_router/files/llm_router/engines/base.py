@@ -28,8 +28,10 @@ OperationName = Literal[
     "translations",
     "speech",
     "images",
+    "upstream",
 ]
-"""What a request can ask of a model, whatever its engine; `api.paths` has each one's paths."""
+"""What a request can ask of a model, whatever its engine; `api.paths` has each one's paths.
+``upstream`` is an engine's own path, and not the same with any two."""
 
 USUAL_PATHS: Mapping[OperationName, str] = {
     "chat": "/v1/chat/completions",
