@@ -33,7 +33,7 @@ demo-down: ## take away everything that `make demo` put up
 
 ##@ Check it
 
-.PHONY: check test test-unit test-integration test-timing lint types lint-yaml lint-ansible lint-docs sanity build molecule test-systemd test-demo
+.PHONY: check test test-unit test-integration test-properties test-timing lint types lint-yaml lint-ansible lint-docs sanity build molecule test-systemd test-demo
 check: env ## everything that needs no hosts: linters, types, docs, unit and fast integration tests
 	@$(BIN)/python tools/gate.py check
 test: env ## everything: check, ansible-test sanity, the archive, integration tests, Molecule on real hosts
@@ -56,6 +56,9 @@ test-unit: env ## pytest tests/unit
 	@$(PYTEST) -q --junit-xml=$(REPORTS)/test-unit.xml tests/unit $(ARGS)
 test-integration: env model ## pytest tests/integration: real processes, real engines, loopback
 	@$(PYTEST) -q -n 2 --dist loadfile -m "not timing" --junit-xml=$(REPORTS)/test-integration.xml tests/integration $(ARGS)
+test-properties: env ## 10,000 random runs of the scheduler and more, or ROUNDHOUSE_RUNS
+	@ROUNDHOUSE_RUNS=$${ROUNDHOUSE_RUNS:-10000} $(PYTEST) -q -n 2 --junit-xml=$(REPORTS)/test-properties.xml \
+		tests/unit/test_scheduler_core.py tests/unit/test_scheduler_simulation.py $(ARGS)
 test-timing: env ## the integration tests that measure time, one after the other
 	@$(PYTEST) -q -m timing --junit-xml=$(REPORTS)/test-timing.xml tests/integration $(ARGS)
 sanity: build ## ansible-test sanity
