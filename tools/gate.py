@@ -29,7 +29,7 @@ CHECK = (
     "test-integration",
     "test-timing",
 )
-TEST = (*CHECK, "test-properties", "build", "sanity", "test-demo", "test-systemd", "molecule")
+TEST = (*CHECK, "test-properties", "soak-short", "build", "sanity", "test-demo", "test-systemd", "molecule")
 ON_HOSTS = {"molecule", "test-systemd"}
 
 
