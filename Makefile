@@ -12,7 +12,8 @@ CACHE := $(or $(ROUNDHOUSE_CACHE),$(or $(XDG_CACHE_HOME),$(HOME)/.cache)/roundho
 BIN := $(CURDIR)/.venv/bin
 PYTEST := $(BIN)/pytest
 REPORTS := .cache/reports
-TYPED := $(wildcard tests/unit tests/integration tests/hosts tests/standin demo tools)
+MODULE := PYTHONPATH=$(CURDIR):$(CURDIR)/roles/llm_router/files $(BIN)/python -m
+TYPED := $(wildcard tests/unit tests/integration tests/soak tests/hosts tests/standin bench demo tools)
 
 export PATH := $(BIN):$(PATH)
 export ANSIBLE_COLLECTIONS_PATH := $(CURDIR)/.cache/collections
@@ -33,7 +34,7 @@ demo-down: ## take away everything that `make demo` put up
 
 ##@ Check it
 
-.PHONY: check test test-unit test-integration test-openapi test-timing test-metrics lint types lint-yaml lint-ansible lint-docs sanity build molecule test-systemd test-demo
+.PHONY: check test test-unit test-integration test-openapi test-properties test-timing test-metrics soak soak-short lint types lint-yaml lint-ansible lint-docs sanity build molecule test-systemd test-demo
 check: env ## everything that needs no hosts: linters, types, docs, unit and fast integration tests
 	@$(BIN)/python tools/gate.py check
 test: env ## everything: check, ansible-test sanity, the archive, integration tests, Molecule on real hosts
@@ -61,6 +62,13 @@ test-metrics: env ## /metrics through promtool
 	@$(PYTEST) -q -m promtool --junit-xml=$(REPORTS)/test-metrics.xml tests/integration $(ARGS)
 test-openapi: env ## requests made out of the router's own OpenAPI description
 	@$(PYTEST) -q -m openapi --junit-xml=$(REPORTS)/test-openapi.xml tests/integration $(ARGS)
+test-properties: env ## 10,000 random runs of the scheduler and more, or ROUNDHOUSE_RUNS
+	@ROUNDHOUSE_RUNS=$${ROUNDHOUSE_RUNS:-10000} $(PYTEST) -q -n 2 --junit-xml=$(REPORTS)/test-properties.xml \
+		tests/unit/test_scheduler_core.py tests/unit/test_scheduler_simulation.py $(ARGS)
+soak: env ## 5 minutes of 200 clients while engines and routers are killed (ARGS="--seconds 60")
+	@$(MODULE) tests.soak.soak $(ARGS)
+soak-short: env ## the same for 40 s
+	@$(MODULE) tests.soak.soak --seconds 40 $(ARGS)
 test-timing: env ## the integration tests that measure time, one after the other
 	@$(PYTEST) -q -m timing --junit-xml=$(REPORTS)/test-timing.xml tests/integration $(ARGS)
 sanity: build ## ansible-test sanity

@@ -33,6 +33,8 @@ TEST = (
     *CHECK,
     "test-openapi",
     "test-metrics",
+    "test-properties",
+    "soak-short",
     "build",
     "sanity",
     "test-demo",

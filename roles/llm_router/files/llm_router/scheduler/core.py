@@ -394,7 +394,8 @@ class Core:
         group = self.groups[group_name]
         previous, reason = group.loaded, group.reason
         model = self._end_switch(group)
-        if loaded is not None and self._group_of.get(loaded) != group_name:
+        # one that is configured no more but runs on is still there, with its leases
+        if loaded != previous and self._group_of.get(loaded or "") != group_name:
             loaded = None
         if loaded is None or loaded != previous:
             self._now_loaded(group, loaded, now)
@@ -472,9 +473,9 @@ class Core:
             yield group.pinned_until
         oldest = self._oldest_other(group)
         if oldest is not None:
-            yield oldest.since + self._limits.max_wait
+            yield self._patient_until(oldest)
             if not group.held or self._outranked(group):
-                yield group.loaded_at + self._limits.min_residency
+                yield self._resident_from(group)
         elif not group.held and group.pinned is None:
             ttl = self._ttl(group)
             if ttl is not None:
@@ -493,21 +494,29 @@ class Core:
         if stale:
             actions.append(self._begin(name, None, "removed"))
         elif oldest is not None:
-            resident = now - group.loaded_at >= self._limits.min_residency
+            resident = now >= self._resident_from(group)
             if group.loaded is None or fenced or (resident and not group.held):
                 actions.append(self._begin(name, self._next_model(group, oldest, now), "request"))
         elif group.loaded is None and group.bring_back is not None:
             actions.append(self._begin(name, group.bring_back, "rollback"))
         elif group.loaded is not None and not group.held and group.pinned is None:
             ttl = self._ttl(group)
-            if ttl is not None and now - group.idle_since >= ttl:
+            if ttl is not None and now >= group.idle_since + ttl:
                 actions.append(self._begin(name, None, "idle"))
         return actions
 
     def _fenced(self, group: Group, oldest: Waiter, now: float) -> bool:
-        if now - oldest.since >= self._limits.max_wait:
+        if now >= self._patient_until(oldest):
             return True
-        return now - group.loaded_at >= self._limits.min_residency and self._outranked(group)
+        return now >= self._resident_from(group) and self._outranked(group)
+
+    # one sum for `next_wakeup` and for what it wakes to: differences round otherwise, and a tick
+    # at the very moment that was asked for would find that it is not due
+    def _patient_until(self, waiter: Waiter) -> float:
+        return waiter.since + self._limits.max_wait
+
+    def _resident_from(self, group: Group) -> float:
+        return group.loaded_at + self._limits.min_residency
 
     def _outranked(self, group: Group) -> bool:
         """Whether a request for another model goes before all who use or want the loaded one."""
@@ -529,7 +538,7 @@ class Core:
         )
 
     def _next_model(self, group: Group, oldest: Waiter, now: float) -> str:
-        if now - oldest.since >= self._limits.max_wait:
+        if now >= self._patient_until(oldest):
             return oldest.model
         highest = self._highest(group)
         equals = [

@@ -8,6 +8,7 @@ from __future__ import annotations
 import itertools
 import logging
 import time
+from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
@@ -31,6 +32,9 @@ from llm_router.scheduler.core import (
 log = logging.getLogger(__name__)
 
 Clock = Callable[[], float]
+
+WOKEN_AT_ONCE = 20
+"""How many requests are told of their lease in one turn of the event loop."""
 
 
 class Refused(Exception):
@@ -162,6 +166,9 @@ class Scheduler:
         self._numbers = itertools.count(1)
         self._tickets: dict[int, Ticket] = {}
         self._last_switch_seconds: dict[str, tuple[float, float]] = {}
+        self._granted: deque[Ticket] = deque()
+        """Those who have a lease and have yet to be told."""
+        self._telling = False
         self._tasks: TaskGroup | None = None
         self._timer_changed = anyio.Event()
         self._stack = AsyncExitStack()
@@ -289,8 +296,7 @@ class Scheduler:
         now = self._clock()
         for action in actions:
             if isinstance(action, Grant):
-                ticket = self._tickets[action.ticket]
-                ticket.grant(self._make_lease(ticket, now))
+                self._granted.append(self._tickets[action.ticket])
             elif isinstance(action, Refuse):
                 ticket = self._tickets.pop(action.ticket)
                 ticket.refuse(action.refusal)
@@ -299,6 +305,25 @@ class Scheduler:
             elif isinstance(action, Drained):
                 self.switches[action.group].drained.set()
         self._timer_changed.set()
+        if self._granted and not self._telling:
+            self._tell_some()
+
+    def _tell_some(self) -> None:
+        """Tell the next of those who were granted a lease: a loop that wakes thousands in one turn
+        has no time for anybody else."""
+        for _ in range(min(WOKEN_AT_ONCE, len(self._granted))):
+            ticket = self._granted.popleft()
+            # who has left meanwhile has given the lease back
+            if ticket.number in self._tickets:
+                ticket.grant(self._make_lease(ticket, self._clock()))
+        if self._granted and self._tasks is not None:
+            self._telling = True
+            self._tasks.start_soon(self._tell_rest)
+
+    async def _tell_rest(self) -> None:
+        await anyio.sleep(0)
+        self._telling = False
+        self._tell_some()
 
     def _make_lease(self, ticket: Ticket, now: float) -> Lease:
         waited = now - ticket.since
