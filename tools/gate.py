@@ -31,6 +31,7 @@ CHECK = (
 )
 TEST = (
     *CHECK,
+    "test-contracts",
     "test-openapi",
     "test-metrics",
     "test-properties",

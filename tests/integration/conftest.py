@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -27,10 +28,32 @@ ROOT = Path(__file__).parents[2]
 STANDIN = ROOT / "tests/standin/engine.py"
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+def _ports() -> Iterator[int]:
+    """Ports below those that the kernel gives to clients: one of these it could give away between
+    our look and the engine's. Each process of tests begins somewhere else, and none comes twice."""
+    first, last = 10_000, 32_000
+    start = random.SystemRandom().randrange(first, last)
+    while True:
+        yield from range(start, last)
+        yield from range(first, start)
+
+
+_PORTS = _ports()
+
+
+def free_port(and_next: int = 0) -> int:
+    """A port on which nobody listens, nor on the ``and_next`` ones after it."""
+    while True:
+        ports = [next(_PORTS) for _ in range(and_next + 1)]
+        if ports[-1] != ports[0] + and_next:
+            continue
+        try:
+            for port in ports:
+                with socket.socket() as probe:
+                    probe.bind(("127.0.0.1", port))
+        except OSError:
+            continue
+        return ports[0]
 
 
 def wait_until(fact: Callable[[], bool], what: str, seconds: float = 20.0) -> None:

@@ -15,6 +15,8 @@ import pytest
 from .conftest import Router, wait_until
 from .test_switch import ask, events
 
+pytestmark = pytest.mark.contracts
+
 CHAT = "/v1/chat/completions"
 ENGINES = ("sglang", "vllm", "tabby", "llamacpp")
 ANSWER = "w0 w1 w2 w3 w4 "

@@ -20,6 +20,8 @@ from llm_router.engines import ENGINES
 
 from .conftest import Router, free_port, wait_until
 
+pytestmark = pytest.mark.contracts
+
 ANSWER = "w0 w1 w2 w3 w4 "
 BODY: dict[str, Any] = {
     "messages": [{"role": "user", "content": "hi"}],

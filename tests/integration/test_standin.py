@@ -18,6 +18,8 @@ import pytest
 
 from .conftest import STANDIN, free_port, wait_until
 
+pytestmark = pytest.mark.contracts
+
 CHAT = "/v1/chat/completions"
 REAL = ("sglang", "vllm", "tabby", "llamacpp")
 
@@ -151,8 +153,8 @@ def test_tabby_without_a_model(start: Start) -> None:
 
 
 def test_tabby_takes_the_next_port_without_a_word_to_its_client(start: Start) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as other:
-        port = other.getsockname()[1]
+    port = free_port(and_next=1)
+    with socket.create_server(("127.0.0.1", port)):
         tabby = start("tabby", port=port)
         assert tabby.noted("listening")[0]["port"] == port + 1
     tabby.terminate()

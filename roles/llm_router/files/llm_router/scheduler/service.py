@@ -14,6 +14,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 
 import anyio
+import anyio.lowlevel
 from anyio.abc import TaskGroup
 from typing_extensions import Self
 
@@ -321,7 +322,7 @@ class Scheduler:
             self._tasks.start_soon(self._tell_rest)
 
     async def _tell_rest(self) -> None:
-        await anyio.sleep(0)
+        await anyio.lowlevel.checkpoint()
         self._telling = False
         self._tell_some()
 
