@@ -296,3 +296,33 @@ def test_an_unload_that_fails_says_so(monkeypatch: Patch) -> None:
             assert services.scheduler.core.group_of("a").current == "a"
 
     run(test())
+
+
+@pytest.mark.parametrize(
+    ("call", "says"),
+    [
+        ("activate b", "/etc/llamacpp/b.env cannot be written: No space left on device"),
+        ("activate b", "/etc/llamacpp/b.env cannot be written: Permission denied"),
+        ("start b", "the job of b.service ended as 'failed'"),
+    ],
+)
+def test_what_cannot_be_activated_or_started_is_told_and_the_former_model_comes_back(
+    monkeypatch: Patch, call: str, says: str
+) -> None:
+    async def test() -> None:
+        units = FakeUnits()
+        async with router(monkeypatch, {"a": {}, "b": {}}, units) as services:
+            await load(services, "a")
+            units.fails[call] = UnitError(says)
+            refused = await refusal(services, "b")
+            assert says in refused.refusal.message
+            assert refused.refusal.log_lines == ("the last line",)
+            core = services.scheduler.core
+            await until(lambda: core.group_of("a").current == "a")
+            assert core.failures["b"].count == 1
+            assert units.states.keys() == {"a.service"}
+            units.fails.clear()
+            await load(services, "b")
+            assert core.failures == {}
+
+    run(test())
