@@ -85,6 +85,14 @@ test-systemd: env ## units, helper and config writer against a real systemd, on 
 test-demo: ## make demo, embedded and on a host, each again, and that nothing is left
 	@tests/demo
 
+##@ Measure it
+
+.PHONY: bench-waiters bench-fairness
+bench-waiters: env ## 10,000 requests wait for one load: served, memory, stalls
+	@$(MODULE) bench.waiters $(ARGS)
+bench-fairness: env ## two models asked for in turn: switches and waits against first come, first served
+	@$(MODULE) bench.fairness $(ARGS)
+
 ##@ Keep it
 
 .PHONY: env model lock clean help

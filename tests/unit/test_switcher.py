@@ -331,3 +331,33 @@ def test_an_engine_that_is_configured_otherwise_now_is_stopped_as_it_was_started
         assert units.calls == []
 
     run(test())
+
+
+@pytest.mark.parametrize(
+    ("call", "says"),
+    [
+        ("activate b", "/etc/llamacpp/b.env cannot be written: No space left on device"),
+        ("activate b", "/etc/llamacpp/b.env cannot be written: Permission denied"),
+        ("start b", "the job of b.service ended as 'failed'"),
+    ],
+)
+def test_what_cannot_be_activated_or_started_is_told_and_the_former_model_comes_back(
+    monkeypatch: Patch, call: str, says: str
+) -> None:
+    async def test() -> None:
+        units = FakeUnits()
+        async with router(monkeypatch, {"a": {}, "b": {}}, units) as services:
+            await load(services, "a")
+            units.fails[call] = UnitError(says)
+            refused = await refusal(services, "b")
+            assert says in refused.refusal.message
+            assert refused.refusal.log_lines == ("the last line",)
+            core = services.scheduler.core
+            await until(lambda: core.group_of("a").current == "a")
+            assert core.failures["b"].count == 1
+            assert units.states.keys() == {"a.service"}
+            units.fails.clear()
+            await load(services, "b")
+            assert core.failures == {}
+
+    run(test())

@@ -9,13 +9,21 @@ import itertools
 import logging
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
+from collections.abc import (
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Collection,
+    Iterable,
+    Mapping,
+    Sequence,
+)
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 
 import anyio
-import anyio.lowlevel
 from anyio.abc import TaskGroup
+from anyio.lowlevel import checkpoint
 from typing_extensions import Self
 
 from llm_router.scheduler.core import (
@@ -295,9 +303,10 @@ class Scheduler:
 
     def _apply(self, actions: Sequence[Action]) -> None:
         now = self._clock()
+        granted: list[Ticket] = []
         for action in actions:
             if isinstance(action, Grant):
-                self._granted.append(self._tickets[action.ticket])
+                granted.append(self._tickets[action.ticket])
             elif isinstance(action, Refuse):
                 ticket = self._tickets.pop(action.ticket)
                 ticket.refuse(action.refusal)
@@ -306,25 +315,27 @@ class Scheduler:
             elif isinstance(action, Drained):
                 self.switches[action.group].drained.set()
         self._timer_changed.set()
-        if self._granted and not self._telling:
-            self._tell_some()
+        # whoever asks for a loaded model does not stand behind those who waited for it
+        self._tell(granted[:WOKEN_AT_ONCE])
+        self._granted.extend(granted[WOKEN_AT_ONCE:])
+        if self._granted and not self._telling and self._tasks is not None:
+            self._telling = True
+            self._tasks.start_soon(self._tell_the_rest)
 
-    def _tell_some(self) -> None:
-        """Tell the next of those who were granted a lease: a loop that wakes thousands in one turn
-        has no time for anybody else."""
-        for _ in range(min(WOKEN_AT_ONCE, len(self._granted))):
-            ticket = self._granted.popleft()
+    def _tell(self, tickets: Iterable[Ticket]) -> None:
+        now = self._clock()
+        for ticket in tickets:
             # who has left meanwhile has given the lease back
             if ticket.number in self._tickets:
-                ticket.grant(self._make_lease(ticket, self._clock()))
-        if self._granted and self._tasks is not None:
-            self._telling = True
-            self._tasks.start_soon(self._tell_rest)
+                ticket.grant(self._make_lease(ticket, now))
 
-    async def _tell_rest(self) -> None:
-        await anyio.lowlevel.checkpoint()
+    async def _tell_the_rest(self) -> None:
+        """A loop that wakes thousands in one turn has no time for anybody else."""
+        while self._granted:
+            await checkpoint()
+            some = min(WOKEN_AT_ONCE, len(self._granted))
+            self._tell([self._granted.popleft() for _ in range(some)])
         self._telling = False
-        self._tell_some()
 
     def _make_lease(self, ticket: Ticket, now: float) -> Lease:
         waited = now - ticket.since

@@ -1,0 +1,149 @@
+"""10,000 requests wait for one load: are all served, with how much memory, with what stalls?
+
+    python -m bench.waiters [--clients N] [--load S]
+
+The router's event loop is watched from outside: a client asks it `/health` on a kept connection
+all the time, and the longest answer is the longest stall that anybody could notice, with the
+client's own share of it. `/health` is answered by the same loop that serves the requests.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import multiprocessing
+import sys
+import tempfile
+import time
+from collections import Counter
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from pathlib import Path
+
+from bench.facts import machine, quantile, raise_file_limit, rss
+from tests.integration.conftest import Router
+from tests.soak.client import Outcome, ask
+
+CLIENTS = 10_000
+LOAD = 12.0
+AT_ONCE = 1000
+"""Connections that are being opened at a time; the router's backlog is 2048."""
+MOST_MB = 400
+LONGEST_STALL = 0.1
+
+
+@dataclass
+class Result:
+    """``stalls``: each `/health` answer's time, in seconds, with when it was asked."""
+
+    outcomes: list[Outcome]
+    stalls: list[tuple[float, float]]
+    peak: float
+    idle: float
+
+
+async def _watch(port: int, stop: Connection, found: list[tuple[float, float]]) -> None:
+    request = b"GET /health HTTP/1.1\r\nhost: router\r\n\r\n"
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    while not stop.poll():
+        began = time.monotonic()
+        writer.write(request)
+        head = await reader.readuntil(b"\r\n\r\n")
+        length = int(head.lower().partition(b"content-length:")[2].split(b"\r\n")[0])
+        await reader.readexactly(length)
+        found.append((began, time.monotonic() - began))
+        await asyncio.sleep(0.005)
+    writer.close()
+
+
+def watch(port: int, stop: Connection) -> None:
+    """In a process of its own, so that what 10,000 clients do here is not in the figure."""
+    found: list[tuple[float, float]] = []
+    asyncio.run(_watch(port, stop, found))
+    stop.send(found)
+
+
+def measure(router: Router, clients: int, load: float) -> Result:
+    """Run it on a router that is not started yet."""
+    router.write(
+        {"cold": router.standin("cold", load=load, tokens=3)},
+        switch={"timeout": 120, "stop_timeout": 5},
+    )
+    router.start()
+    assert router.process is not None
+    pid = router.process.pid
+    idle = rss(pid)
+    here, there = multiprocessing.Pipe()
+    watcher = multiprocessing.get_context("spawn").Process(target=watch, args=(router.port, there))
+    watcher.start()
+    peak = idle
+
+    async def crowd() -> list[Outcome]:
+        nonlocal peak
+        opening = asyncio.Semaphore(AT_ONCE)
+
+        async def one() -> Outcome:
+            async with opening:
+                task = asyncio.create_task(ask(router.port, "cold", deadline=110))
+                await asyncio.sleep(0.05)
+            return await task
+
+        tasks = [asyncio.create_task(one()) for _ in range(clients)]
+        while not all(task.done() for task in tasks):
+            peak = max(peak, rss(pid))
+            await asyncio.wait(tasks, timeout=0.1)
+        return [task.result() for task in tasks]
+
+    outcomes = asyncio.run(crowd())
+    here.send(None)
+    stalls = here.recv()
+    watcher.join()
+    return Result(outcomes, stalls, peak, idle)
+
+
+def report(result: Result, clients: int, load: float) -> bool:
+    """Print the table; whether all bounds are kept."""
+    kinds = Counter((o.kind, o.status, o.code) for o in result.outcomes)
+    answered = sum(1 for o in result.outcomes if o.kind == "answered")
+    began = min(o.sent for o in result.outcomes)
+    last = max(o.ended for o in result.outcomes) - began
+    sizes = f"{result.peak:.0f} MB at most (bound: {MOST_MB}), {result.idle:.0f} idle"
+    each = (result.peak - result.idle) * 1000 / clients
+    stalls = [stall for _, stall in result.stalls]
+    at, longest = max(result.stalls, key=lambda stall: stall[1])
+    print(f"machine        {machine()}")
+    print(f"requests       {clients} for a model that loads {load:g} s")
+    print(f"served         {answered} (bound: all), the last after {last:.1f} s")
+    for (kind, status, code), count in sorted(kinds.items()):
+        print(f"  {kind} {status or ''} {code}: {count}")
+    print(f"memory         {sizes}; {each:.0f} kB a request")
+    for name, part in (("p50", 0.5), ("p99", 0.99)):
+        print(f"/health {name}    {quantile(stalls, part) * 1000:.1f} ms")
+    print(
+        f"longest stall  {longest * 1000:.0f} ms (bound: {LONGEST_STALL * 1000:.0f}), "
+        f"{at - began:.1f} s after the first request"
+    )
+    return answered == clients and result.peak < MOST_MB and longest < LONGEST_STALL
+
+
+def main() -> int:
+    """0 when all bounds are kept."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
+    parser.add_argument("--clients", type=int, default=CLIENTS)
+    parser.add_argument("--load", type=float, default=LOAD)
+    options = parser.parse_args()
+    limit = raise_file_limit(2 * options.clients + 1000)
+    if limit < options.clients + 500:
+        print(f"only {limit} files may be open (ulimit -n); {options.clients + 500} are needed")
+        return 1
+    with tempfile.TemporaryDirectory() as directory:
+        router = Router(Path(directory))
+        try:
+            result = measure(router, options.clients, options.load)
+        finally:
+            router.stop()
+    return 0 if report(result, options.clients, options.load) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

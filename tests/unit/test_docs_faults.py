@@ -1,0 +1,30 @@
+"""docs/faults.md names a test for each fault, and each of them exists."""
+
+from __future__ import annotations
+
+import ast
+import re
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+ROWS = [
+    line
+    for line in (ROOT / "docs/faults.md").read_text(encoding="utf-8").splitlines()
+    if line.startswith("| ") and not line.startswith("| fault |")
+]
+
+
+def test_every_fault_has_a_test_that_exists() -> None:
+    assert ROWS
+    for row in ROWS:
+        cells = row.strip("| ").split(" | ")
+        assert len(cells) == 5, row
+        named = re.fullmatch(r"`(tests/\S+\.py)::(test_\w+)`", cells[-1])
+        assert named is not None, row
+        tree = ast.parse((ROOT / named[1]).read_text(encoding="utf-8"))
+        tests = {
+            node.name
+            for node in tree.body
+            if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef))
+        }
+        assert named[2] in tests, row
