@@ -113,3 +113,19 @@ def test_a_configuration_that_is_reloaded_in_the_middle_of_a_switch_does_not_end
         assert waiting.result().status_code == 200
     assert events(router) == ["start a", "stop a", "start b"]
     assert ask(router, "c").status_code == 200
+
+
+def test_an_engine_that_dies_while_others_wait_makes_way_for_them(router: Router) -> None:
+    endless = router.standin("a", interval=0.05, tokens=4000)
+    router.write({"a": endless, "b": router.standin("b")})
+    router.start()
+    ask(router, "a", max_tokens=1)
+    (pid,) = router.engine_pids().values()
+    with ThreadPoolExecutor() as pool:
+        stream = pool.submit(ask, router, "a", stream=True)
+        wait_until(lambda: in_flight(router, "a") == 1, "it streams")
+        waiting = pool.submit(ask, router, "b")
+        wait_until(lambda: router.status()["models"]["b"]["waiting"] == 1, "another waits")
+        os.kill(pid, signal.SIGKILL)
+        assert waiting.result().status_code == 200
+        assert last_error(stream.result().text)["code"] == "engine_failed"

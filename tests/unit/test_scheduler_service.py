@@ -51,3 +51,22 @@ def test_who_asks_for_a_loaded_model_is_told_at_once() -> None:
             assert scheduler.request("a").is_settled()
 
     asyncio.run(test())
+
+
+def test_a_switch_can_begin_where_the_event_loop_runs_no_task() -> None:
+    """The end of a child process is seen in a callback of the loop's, and others may wait then."""
+
+    async def test() -> None:
+        async def switch(running: RunningSwitch) -> None:
+            with running.scope:
+                await checkpoint()
+
+        async with Scheduler(Core({"a": "g", "b": "g"}, Limits()), switch) as scheduler:
+            scheduler.found_loaded("a")
+            lease, other = scheduler.request("a"), scheduler.request("b")
+            asyncio.get_running_loop().call_soon(scheduler.lost, "a")
+            with anyio.fail_after(5):
+                await other.wait()
+            lease.close()
+
+    asyncio.run(test())

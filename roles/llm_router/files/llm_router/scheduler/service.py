@@ -20,6 +20,7 @@ from collections.abc import (
 )
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import anyio
 from anyio.abc import TaskGroup
@@ -98,12 +99,19 @@ class RunningSwitch:
     cut: Callable[[], None]
     """Ends the answers of ``previous`` that are still running; `drained` comes soon after."""
     step: str = ""
-    scope: anyio.CancelScope = field(default_factory=anyio.CancelScope)
-    """An operator's cancel ends what is being done in it."""
     error: SwitchFailed | None = None
     """Set when it has ended."""
     drained: anyio.Event = field(default_factory=anyio.Event)
     ended: anyio.Event = field(default_factory=anyio.Event)
+
+    @cached_property
+    def scope(self) -> anyio.CancelScope:
+        """An operator's cancel ends what is being done in it.
+
+        Made when it is first needed, in a task: a switch can begin where none runs, in the event
+        loop's word that an engine's process has ended.
+        """
+        return anyio.CancelScope()
 
 
 RunSwitch = Callable[[RunningSwitch], Awaitable[None]]
@@ -178,14 +186,16 @@ class Scheduler:
         self._granted: deque[Ticket] = deque()
         """Those who have a lease and have yet to be told."""
         self._telling = False
+        self._begun: list[RunningSwitch] = []
+        """Switches that have yet to be started."""
         self._tasks: TaskGroup | None = None
-        self._timer_changed = anyio.Event()
+        self._changed = anyio.Event()
         self._stack = AsyncExitStack()
 
     async def __aenter__(self) -> Self:
         await self._stack.__aenter__()
         self._tasks = await self._stack.enter_async_context(anyio.create_task_group())
-        self._tasks.start_soon(self._run_timer)
+        self._tasks.start_soon(self._run, self._tasks)
         return self
 
     async def __aexit__(self, *exc: object) -> None:
@@ -314,13 +324,10 @@ class Scheduler:
                 self._begin(action, now)
             elif isinstance(action, Drained):
                 self.switches[action.group].drained.set()
-        self._timer_changed.set()
+        self._changed.set()
         # whoever asks for a loaded model does not stand behind those who waited for it
         self._tell(granted[:WOKEN_AT_ONCE])
         self._granted.extend(granted[WOKEN_AT_ONCE:])
-        if self._granted and not self._telling and self._tasks is not None:
-            self._telling = True
-            self._tasks.start_soon(self._tell_the_rest)
 
     def _tell(self, tickets: Iterable[Ticket]) -> None:
         now = self._clock()
@@ -358,9 +365,7 @@ class Scheduler:
         if not self.core.groups[name].held:
             switch.drained.set()
         self.switches[action.group] = switch
-        if self._tasks is None:
-            raise RuntimeError("the scheduler is used outside its context")
-        self._tasks.start_soon(self._switch, switch)
+        self._begun.append(switch)
 
     async def _switch(self, switch: RunningSwitch) -> None:
         error: SwitchFailed | None = None
@@ -400,12 +405,19 @@ class Scheduler:
             if ticket.on_cut is not None:
                 ticket.on_cut()
 
-    async def _run_timer(self) -> None:
+    async def _run(self, tasks: TaskGroup) -> None:
+        """What has to be done in a task. The word that an engine has ended comes from the event
+        loop itself, where none runs and none can be started."""
         while True:
-            self._timer_changed = anyio.Event()
+            self._changed = anyio.Event()
+            while self._begun:
+                tasks.start_soon(self._switch, self._begun.pop())
+            if self._granted and not self._telling:
+                self._telling = True
+                tasks.start_soon(self._tell_the_rest)
             due = self.core.next_wakeup()
             with anyio.move_on_after(None if due is None else max(0.0, due - self._clock())):
-                await self._timer_changed.wait()
+                await self._changed.wait()
                 continue
             self._apply(self.core.tick(self._clock()))
 
