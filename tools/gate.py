@@ -35,6 +35,7 @@ TEST = (
     "test-openapi",
     "test-metrics",
     "test-properties",
+    "test-load",
     "soak-short",
     "build",
     "sanity",

@@ -9,7 +9,7 @@ from bench.fairness import measure
 from .conftest import Router
 
 
-@pytest.mark.timing
+@pytest.mark.load
 def test_alternating_clients_need_few_switches_and_none_waits_longer_than_is_promised(
     router: Router,
 ) -> None:

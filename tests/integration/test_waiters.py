@@ -12,7 +12,7 @@ KB_A_REQUEST = 40
 """Ten thousand and the router itself are to stay under 400 MB: 33 each, and what varies."""
 
 
-@pytest.mark.timing
+@pytest.mark.load
 def test_all_who_wait_for_one_load_are_served_and_take_little_memory(router: Router) -> None:
     clients = 2000
     result = measure(router, clients, load=3.0)
