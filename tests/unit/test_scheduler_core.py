@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 
 import pytest
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
     Bundle,
@@ -585,6 +585,12 @@ def test_all_rules_hold_whatever_happens_in_whatever_order(part: int) -> None:
     run_state_machine_as_test(
         SchedulerMachine,
         settings=settings(
-            max_examples=-(-RUNS // PARTS), stateful_step_count=50, deadline=None, database=None
+            max_examples=-(-RUNS // PARTS),
+            stateful_step_count=50,
+            deadline=None,
+            database=None,
+            print_blob=True,
+            # how fast examples are made says something about the machine only
+            suppress_health_check=[HealthCheck.too_slow],
         ),
     )
