@@ -144,7 +144,10 @@ class Soak:
         return quantile([size for moment, size in self.tally.sizes if moment >= since], 0.5)
 
     async def _hurt_an_engine(self) -> None:
-        pids = sorted(self.router.engine_pids().values())
+        pids: list[int] = []
+        # a record may go, or be written, while it is read
+        with contextlib.suppress(OSError, ValueError):
+            pids = sorted(self.router.engine_pids().values())
         if not pids:
             return
         pid = self.rng.choice(pids)
