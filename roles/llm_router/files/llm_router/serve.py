@@ -86,7 +86,7 @@ def serve(settings: Settings) -> int:
     if not settings.keys:
         log.warning("no API key is configured: whoever reaches the port may use and switch models")
     try:
-        sockets = [_listen_tcp(config), _listen_unix(Path(config.admin_socket))]
+        sockets = [listen_tcp(config), _listen_unix(Path(config.admin_socket))]
     except OSError as error:
         log.error("cannot listen: %s", error)
         return 1
@@ -100,7 +100,8 @@ def serve(settings: Settings) -> int:
     return 0 if server.started else 1
 
 
-def _listen_tcp(config: Config) -> socket.socket:
+def listen_tcp(config: Config) -> socket.socket:
+    """The public port. Raises OSError that names it."""
     host, port = config.listen.host, config.listen.port
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
@@ -111,6 +112,9 @@ def _listen_tcp(config: Config) -> socket.socket:
     # connections have this from their listener (tcp(7))
     timeout = round(config.requests.client_timeout * 1000)
     listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, timeout)
+    # asyncio sets it only where a socket's protocol is given by number, and without it a token may
+    # wait 40 ms for the client's acknowledgement of the one before
+    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     return listener
 
 
