@@ -129,8 +129,7 @@ class Proxy:
                 await self._forward(services, exchange, reply)
                 return
             except (httpx.ReadTimeout, httpx.WriteTimeout) as error:
-                idle = services.settings.config.requests.idle_timeout
-                raise engine_silent(exchange.model.name, idle) from error
+                raise _silent(services, exchange) from error
             except httpx.TransportError as error:
                 # nothing of an answer has come: see what became of the engine
                 if attempt == 2 or not await _may_try_again(services, exchange.model):
@@ -251,8 +250,7 @@ class Proxy:
             elif exchange.stream:
                 await reply.write(b"\n\n")  # what follows shall not be part of half an event
             if isinstance(error, httpx.ReadTimeout):
-                idle = services.settings.config.requests.idle_timeout
-                raise engine_silent(exchange.model.name, idle) from error
+                raise _silent(services, exchange) from error
             what = f"stopped in the middle of its answer ({type(error).__name__})"
             raise upstream_broke(exchange.model.name, what) from error
         await reply.end()
@@ -305,8 +303,7 @@ class Proxy:
             return
         await reply.write(rest)
         if silent:
-            idle = services.settings.config.requests.idle_timeout
-            raise engine_silent(exchange.model.name, idle)
+            raise _silent(services, exchange)
         what = f"stopped in the middle of its answer ({broke or 'end of stream'})"
         raise upstream_broke(exchange.model.name, what)
 
@@ -338,6 +335,11 @@ class Proxy:
                 if rate is None and seconds > 0:
                     usage["tokens_per_second_with_prompt"] = round(tokens / seconds, 1)
         return to_json(body) if changed else data
+
+
+def _silent(services: Services, exchange: Exchange) -> ApiError:
+    idle = services.settings.config.requests.idle_timeout
+    return engine_silent(exchange.model.name, idle)
 
 
 async def _cancel_when_gone(receive: Receive, scope: anyio.CancelScope) -> None:

@@ -72,10 +72,6 @@ class Services:
         """The request is over."""
         self.under_way[caller.name] -= 1
 
-    def is_loaded(self, model: str) -> bool:
-        """Whether ``model`` can answer without a switch."""
-        return self.scheduler.core.group_of(model).current == model
-
 
 def make_units(settings: Settings) -> Units:
     """The unit manager that config.yml asks for."""

@@ -6,11 +6,9 @@ that engine, and still no unit that root has not named. So root remembers what i
 
 from __future__ import annotations
 
-import json
-import logging
 from pathlib import Path
 
-log = logging.getLogger("llm_router.helper")
+from llm_router.notes import read_notes, write_notes
 
 
 class Started:
@@ -18,16 +16,8 @@ class Started:
 
     def __init__(self, path: Path | None = None) -> None:
         self._path = path
-        self._units: dict[str, str] = {}
-        if path is None:
-            return
-        try:
-            entries = json.loads(path.read_text(encoding="utf-8"))
-            self._units = {str(name): str(unit) for name, unit in entries.items()}
-        except FileNotFoundError:
-            pass
-        except (OSError, ValueError, AttributeError) as error:
-            log.warning("%s cannot be read, and is written anew: %s", path, error)
+        entries = read_notes(path) if path is not None else {}
+        self._units = {name: str(unit) for name, unit in entries.items()}
 
     def get(self, model: str) -> str | None:
         """The unit that was started for ``model`` and has not been stopped since."""
@@ -45,11 +35,5 @@ class Started:
             self._write()
 
     def _write(self) -> None:
-        if self._path is None:
-            return
-        aside = self._path.with_suffix(".new")
-        try:
-            aside.write_text(json.dumps(self._units), encoding="utf-8")
-            aside.replace(self._path)
-        except OSError as error:
-            log.warning("%s cannot be written: %s", self._path, error.strerror or error)
+        if self._path is not None:
+            write_notes(self._path, self._units)

@@ -542,25 +542,18 @@ class Core:
             return oldest.model
         highest = self._highest(group)
         equals = [
-            first
-            for model, queue in group.queues.items()
-            if self._wanted(group, model) and queue.priorities[highest]
-            for first in [queue.oldest()]
-            if first is not None
+            first for first in self._firsts(group) if group.queues[first.model].priorities[highest]
         ]
-        return min(equals, key=lambda waiter: waiter.ticket).model
+        return min(equals, key=_arrival).model
 
     def _oldest_other(self, group: Group) -> Waiter | None:
         """The oldest that could cause a switch now."""
-        firsts = [
-            first
-            for model, queue in group.queues.items()
-            if self._wanted(group, model)
-            for first in [queue.oldest()]
-            if first is not None
-        ]
-        # tickets are in the order of arrival, and the clock does not go back
-        return min(firsts, key=lambda waiter: waiter.ticket, default=None)
+        return min(self._firsts(group), key=_arrival, default=None)
+
+    def _firsts(self, group: Group) -> list[Waiter]:
+        """Of each model that could be switched to now: the oldest that may cause it."""
+        oldest = [q.oldest() for model, q in group.queues.items() if self._wanted(group, model)]
+        return [waiter for waiter in oldest if waiter is not None]
 
     @staticmethod
     def _wanted(group: Group, model: str) -> bool:
@@ -648,3 +641,8 @@ class Core:
         if group.loaded is None:
             return None
         return group.keep if group.keep is not None else self._limits.ttl.get(group.loaded)
+
+
+def _arrival(waiter: Waiter) -> int:
+    """Tickets are in the order of arrival, and the clock does not go back."""
+    return waiter.ticket

@@ -6,30 +6,27 @@ restarted before it has noticed. The file says what nobody else would know then.
 
 from __future__ import annotations
 
-import json
 import logging
 from pathlib import Path
 
 from pydantic import ValidationError
 
 from llm_router.config.schema import Model
+from llm_router.notes import read_notes, write_notes
 
 log = logging.getLogger(__name__)
 
 
 class Record:
-    """Models by name, kept in a file. Reading and writing fail softly: what is lost is only the
-    knowledge of models that the configuration has no more."""
+    """Models by name, kept in a file: see `notes`."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self.models: dict[str, Model] = {}
         try:
-            entries = json.loads(path.read_text(encoding="utf-8"))
+            entries = read_notes(path)
             self.models = {name: Model.model_validate(entry) for name, entry in entries.items()}
-        except FileNotFoundError:
-            pass
-        except (OSError, ValueError, AttributeError, ValidationError) as error:
+        except ValidationError as error:
             log.warning("%s cannot be read, and is written anew: %s", path, error)
 
     def add(self, model: Model) -> None:
@@ -45,10 +42,4 @@ class Record:
 
     def _write(self) -> None:
         entries = {name: model.model_dump(mode="json") for name, model in self.models.items()}
-        aside = self._path.with_suffix(".new")
-        try:
-            # a few hundred bytes, once or twice a switch
-            aside.write_text(json.dumps(entries), encoding="utf-8")
-            aside.replace(self._path)
-        except OSError as error:
-            log.warning("%s cannot be written: %s", self._path, error.strerror or error)
+        write_notes(self._path, entries)
