@@ -10,7 +10,9 @@ short_description: Whether a version of an engine fits a host
 author: Roundhouse contributors
 version_added: 0.2.0
 description:
-  - Looks a version up in an engine's matrix of releases, and compares what it needs with what a host has.
+  - >-
+    Looks a version up in an engine's matrix of releases, and compares what it needs with what a
+    host has.
   - For the engines' roles, whose preflight shows the problem as it is.
 positional: _input
 options:
@@ -18,21 +20,25 @@ options:
     description:
       - The matrix, rows of releases that need the same, the newest first.
       - >-
-        Each row has C(since) and C(newest) (versions), C(glibc) (the oldest that will do) and C(cuda) (the major versions
-        of CUDA that there are wheels for, PyPI's first; none for wheels without CUDA).
+        Each row has C(since) and C(newest) (versions), C(glibc) (the oldest that will do) and
+        C(cuda) (the major versions of CUDA that there are wheels for, PyPI's first; none for
+        wheels without CUDA).
     type: list
     elements: dict
     required: true
   wish:
     description:
       - >-
-        C(label) (the engine's name), C(prefix) (of its role's variables), C(version), C(cuda) (its major version,
-        or 0 for that of PyPI's wheels) and C(gpu) (whether an NVIDIA driver must be there).
+        C(label) (the engine's name), C(prefix) (of its role's variables), C(version), C(cuda) (its
+        major version, or 0 for that of PyPI's wheels) and C(gpu) (whether an NVIDIA driver must be
+        there).
     type: dict
     required: true
   host:
     description:
-      - C(name), C(glibc), C(driver) (an NVIDIA driver's version, or empty) and C(no_driver) (why there is none).
+      - >-
+        C(name), C(glibc), C(driver) (an NVIDIA driver's version, or empty) and C(no_driver) (why
+        there is none).
     type: dict
     required: true
 """
@@ -54,8 +60,8 @@ RETURN = r"""
 _value:
   description:
     - >-
-      C(problem), one sentence, empty where the version fits; and C(row), the version's row of the matrix, empty where
-      there is none.
+      C(problem), one sentence, empty where the version fits; and C(row), the version's row of the
+      matrix, empty where there is none.
   type: dict
 """
 
@@ -67,7 +73,7 @@ from packaging.version import Version
 Row = Mapping[str, Any]
 
 DRIVERS = {12: 525, 13: 580}
-"""The oldest NVIDIA driver for each major version of CUDA, by NVIDIA's minor version compatibility."""
+"""The oldest NVIDIA driver for each major version of CUDA, by its minor version compatibility."""
 
 
 def release_fit(
@@ -98,9 +104,9 @@ def _problem(
         )
     if wish["gpu"] and cuda and not host["driver"]:
         return (
-            f"{host['name']} has no working NVIDIA driver ({host['no_driver']}), but {label} needs "
-            f"{DRIVERS[cuda]} or newer: install it, or set {wish['prefix']}_require_gpu to false if "
-            "no GPU is meant to be there."
+            f"{host['name']} has no working NVIDIA driver ({host['no_driver']}), but {label} "
+            f"needs {DRIVERS[cuda]} or newer: install it, or set {wish['prefix']}_require_gpu to "
+            "false if no GPU is meant to be there."
         )
     has, needs = [], []
     if not _new_enough(host["glibc"], row["glibc"]):

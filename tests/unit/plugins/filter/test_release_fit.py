@@ -61,16 +61,16 @@ def test_todays_version_fits_todays_hosts(package: str, glibc: str) -> None:
             "sglang",
             {"driver": "535.183.01"},
             "gpu1 has NVIDIA driver 535.183.01, but SGLang 0.5.23 needs 580 or newer for CUDA 13: "
-            "install a newer driver, or set sglang_version to 0.5.10.post1, the newest on PyPI that "
-            "fits, or set sglang_version to 0.5.19 and sglang_cuda to 12 with an index that has such "
-            "wheels.",
+            "install a newer driver, or set sglang_version to 0.5.10.post1, the newest on PyPI "
+            "that fits, or set sglang_version to 0.5.19 and sglang_cuda to 12 with an index that "
+            "has such wheels.",
         ),
         (
             "sglang",
             {"glibc": "2.31", "driver": "535.183.01"},
-            "gpu1 has glibc 2.31 and NVIDIA driver 535.183.01, but SGLang 0.5.23 needs 2.34 or newer "
-            "and 580 or newer for CUDA 13: set sglang_version to 0.5.10.post1, the newest on PyPI "
-            "that fits.",
+            "gpu1 has glibc 2.31 and NVIDIA driver 535.183.01, but SGLang 0.5.23 needs 2.34 or "
+            "newer and 580 or newer for CUDA 13: set sglang_version to 0.5.10.post1, the newest on "
+            "PyPI that fits.",
         ),
         (
             "sglang",
@@ -87,7 +87,8 @@ def test_todays_version_fits_todays_hosts(package: str, glibc: str) -> None:
         (
             "sglang",
             {"cuda": 12},
-            "SGLang 0.5.23 has no wheels for CUDA 12: set sglang_version to 0.5.19, the last that has.",
+            "SGLang 0.5.23 has no wheels for CUDA 12: "
+            "set sglang_version to 0.5.19, the last that has.",
         ),
         (
             "sglang",
@@ -97,8 +98,8 @@ def test_todays_version_fits_todays_hosts(package: str, glibc: str) -> None:
         (
             "sglang",
             {"driver": ""},
-            "gpu1 has no working NVIDIA driver (no nvidia-smi), but SGLang 0.5.23 needs 580 or newer: "
-            "install it, or set sglang_require_gpu to false if no GPU is meant to be there.",
+            "gpu1 has no working NVIDIA driver (no nvidia-smi), but SGLang 0.5.23 needs 580 or "
+            "newer: install it, or set sglang_require_gpu to false if no GPU is meant to be there.",
         ),
         (
             "vllm",
