@@ -139,6 +139,20 @@ def test_usage_does_not_reach_who_did_not_ask(served: Router) -> None:
 
 
 @pytest.mark.parametrize("path", [CHAT, "/v1/completions"])
+def test_usage_that_vllm_tells_unasked_goes_no_further(router: Router, path: str) -> None:
+    # as the role's unit starts it
+    flags = "force-usage,request-metrics"
+    router.write({"plain": engine(router, "vllm", "plain", flags=flags)})
+    router.start()
+    chunks = stream(router, "plain", path)
+    assert chunks[-1] == "[DONE]"
+    assert not [chunk for chunk in chunks[:-1] if "usage" in chunk or not chunk["choices"]]
+    asked = stream(router, "plain", path, stream_options={"include_usage": True})
+    assert asked[-2]["usage"]["completion_tokens"] == 5
+    assert asked[-2]["usage"]["tokens_per_second"] == 500.9
+
+
+@pytest.mark.parametrize("path", [CHAT, "/v1/completions"])
 def test_usage_comes_in_a_chunk_of_its_own(served: Router, path: str) -> None:
     chunks = stream(served, "plain", path, stream_options={"include_usage": True})
     assert chunks[-2]["usage"]["completion_tokens"] == 5
