@@ -25,6 +25,8 @@ NEEDED = {
     "roles/llm_router/files/requirements.lock",
     "roles/llm_router/files/llm_router/__init__.py",
     "roles/llamacpp/meta/argument_specs.yml",
+    "roles/sglang/meta/argument_specs.yml",
+    "roles/vllm/meta/argument_specs.yml",
 }
 NEVER_PARTS = {"__pycache__", ".venv", ".cache", ".git", "fragments", "tests", "molecule", "demo"}
 

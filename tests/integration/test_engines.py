@@ -149,7 +149,6 @@ def test_usage_that_vllm_tells_unasked_goes_no_further(router: Router, path: str
     assert not [chunk for chunk in chunks[:-1] if "usage" in chunk or not chunk["choices"]]
     asked = stream(router, "plain", path, stream_options={"include_usage": True})
     assert asked[-2]["usage"]["completion_tokens"] == 5
-    assert asked[-2]["usage"]["tokens_per_second"] == 500.9
 
 
 @pytest.mark.parametrize("path", [CHAT, "/v1/completions"])
