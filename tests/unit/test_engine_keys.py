@@ -9,8 +9,8 @@ import pytest
 
 from llm_router.config.schema import Config, Model
 from llm_router.config.schema import EngineKeys as KeyFiles
-from llm_router.engine_files import EngineFileError
-from llm_router.engine_keys import EngineKeys, key_file, read_key
+from llm_router.engine_files import EngineFileError, read_key
+from llm_router.engine_keys import EngineKeys, key_file
 
 
 def model(backend: str = "vllm", **fields: str) -> Model:

@@ -48,6 +48,8 @@ class Services:
     clock: Clock = time.monotonic
     last_switch: dict[str, SwitchEnded] = field(default_factory=dict)
     """By model: how its last switch went."""
+    last_unload: dict[str, SwitchEnded] = field(default_factory=dict)
+    """By group: how its last unload went."""
     learned: Learned = field(default_factory=Learned)
     main_pids: dict[str, int] = field(default_factory=dict)
     """By model: the main process of its unit when it was found or made ready."""
@@ -133,6 +135,7 @@ def _remember(services: Services, event: Event) -> None:
     if isinstance(event, SwitchEnded):
         outcome = f"failed: {event.error}" if event.error else "done"
         if event.model is None:
+            services.last_unload[event.group] = event
             log.info("unload of %s %s after %.2f s", event.previous, outcome, event.seconds)
             return
         services.last_switch[event.model] = event

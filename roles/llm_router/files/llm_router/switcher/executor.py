@@ -122,6 +122,11 @@ class Switcher:
             return ()
         return await self._plan(self._models[name], loaded, trust_loading=False)
 
+    async def unload_plan_for(self, group: str, loaded: str | None) -> tuple[Step, ...]:
+        """What unloading ``group`` would do now. Empty when nothing is loaded. Raises
+        `UnitError`."""
+        return await self._unload_plan(group, loaded) if loaded is not None else ()
+
     async def run(self, switch: RunningSwitch) -> None:
         """Make ``switch.target`` the loaded model of its group, or none if it is None.
 
