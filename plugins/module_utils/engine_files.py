@@ -478,7 +478,7 @@ def _tabby_settings(spec: EngineSpec, folder: str) -> FileEdit:
     )
     content = YamlKeys(tuple(values), header if values else None, listed=True)
     path = os.path.join(folder, "tabby_config.yml")  # noqa: PTH118
-    return FileEdit(path, content, directory=False)
+    return FileEdit(path, content, directory=False, of_unit=False)
 
 
 def _drop_in(spec: EngineSpec, dirs: EngineDirs) -> FileEdit:

@@ -106,6 +106,8 @@ class FileEdit:
     """Whether a key is in it: then nobody else may read it, even if it was there before."""
     directory: bool = True
     """Whether a missing directory is made; else it is somebody else's matter, and an error."""
+    of_unit: bool = True
+    """Whether it says what a unit serves, so that models of one unit take turns at it."""
 
 
 @dataclass(frozen=True)
@@ -374,6 +376,11 @@ def locked(directory: Path) -> Iterator[None]:
         yield
     finally:
         os.close(descriptor)
+
+
+def read(path: Path) -> str | None:
+    """The text of a file; None where there is none. Raises `EngineFileError`."""
+    return _read(path)[0]
 
 
 def _read(path: Path) -> tuple[str | None, os.stat_result | None]:
