@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import httpx
 
@@ -43,6 +44,7 @@ class Services:
     scheduler: Scheduler
     switcher: Switcher
     metrics: Metrics
+    learned: Learned
     started_at: int
     engine_keys: EngineKeys = field(default_factory=EngineKeys)
     clock: Clock = time.monotonic
@@ -50,7 +52,6 @@ class Services:
     """By model: how its last switch went."""
     last_unload: dict[str, SwitchEnded] = field(default_factory=dict)
     """By group: how its last unload went."""
-    learned: Learned = field(default_factory=Learned)
     main_pids: dict[str, int] = field(default_factory=dict)
     """By model: the main process of its unit when it was found or made ready."""
     in_flight: dict[int, Exchange] = field(default_factory=dict)
@@ -110,6 +111,7 @@ async def running(settings: Settings, units: Units | None = None) -> AsyncIterat
         switcher = Switcher(settings, units, events, client, keys)
         async with Scheduler(core, switcher.run) as scheduler:
             metrics = Metrics(scheduler, events)
+            learned = Learned(Path(settings.config.state_dir) / "learned.json", settings.models)
             services = Services(
                 settings,
                 units,
@@ -118,6 +120,7 @@ async def running(settings: Settings, units: Units | None = None) -> AsyncIterat
                 scheduler,
                 switcher,
                 metrics,
+                learned,
                 int(time.time()),
                 keys,
             )
@@ -166,6 +169,7 @@ async def _find_running(services: Services) -> None:
         log.info("found %s %s", name, readiness.verdict)
         if readiness.verdict == "ready":
             services.main_pids[name] = await services.switcher.main_pid(services.models[name])
+            services.learned.found(name, readiness.context_length)
             services.scheduler.found_loaded(name)
         else:
             services.scheduler.adopt(group, name)
