@@ -155,10 +155,8 @@ def _set_yaml_keys(current: str | None, wanted: YamlKeys, path: str) -> str | No
         if wanted.header is None:
             return None
     text = wanted.header or "" if current is None else current
-    if current is not None and not current.strip() and wanted.header is None and wanted.values:
-        raise EngineFileError(
-            f"{path} is empty, and its engine would go by its defaults; bring its text back first"
-        )
+    if current is not None and wanted.header is None and wanted.values:
+        _see_that_it_is_whole(current, path)
     try:
         document = yaml_edit.mapping(text)
         before = _listed(text) if wanted.listed else set()
@@ -181,6 +179,21 @@ def _set_yaml_keys(current: str | None, wanted: YamlKeys, path: str) -> str | No
             _at(path, error.line, f"{error}; write it in a simpler way")
         ) from error
     return text
+
+
+def _see_that_it_is_whole(text: str, path: str) -> None:
+    """An engine that goes by its defaults for what is missing must not be given half a file, and
+    half a file is mostly YAML still."""
+    if not text.strip():
+        raise EngineFileError(
+            f"{path} is empty, and its engine would go by its defaults; bring its text back first"
+        )
+    if not text.endswith(("\n", "\r")) and not text.lstrip().startswith("{"):
+        line = len(text.splitlines())
+        raise EngineFileError(
+            f"{path}:{line}: the last line has no end, as in a file that was cut off; see that "
+            "nothing is missing, and end it with a line break"
+        )
 
 
 def _at(path: str, line: int, problem: str) -> str:

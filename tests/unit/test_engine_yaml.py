@@ -354,7 +354,11 @@ class TestTabby:
         [
             ("", "is empty"),
             ("network: [\n", "config.yml:"),
-            (CONFIG[: CONFIG.index("_mode: 'Q8'")], "config.yml:20: is not valid YAML"),
+            (
+                CONFIG[: CONFIG.index("About models") + 3],
+                "config.yml:10: the last line has no end",
+            ),
+            (CONFIG[: CONFIG.index("_mode: 'Q8'")] + NL, "config.yml:21: is not valid YAML"),
             (
                 CONFIG + "model:\n  a: 1\n",
                 f"config.yml:{CONFIG.count(NL) + 1}: model is there twice",
