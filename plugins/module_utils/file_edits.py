@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import difflib
+import errno
 import fcntl
 import grp
 import os
@@ -466,7 +467,13 @@ def _write(path: Path, text: str | None, access: _Access, directory: bool) -> No
             _replace(path, text.encode(), access)
         _sync_directory(path.parent)
     except OSError as error:
-        raise EngineFileError(f"{path} cannot be written: {error.strerror}") from error
+        remedy = ""
+        if error.errno == errno.EROFS:
+            remedy = (
+                "; where it is the helper that may not write there, provision the host again, or "
+                "add the directory to its ReadWritePaths=: `systemctl edit llm-router-helper`"
+            )
+        raise EngineFileError(f"{path} cannot be written: {error.strerror}{remedy}") from error
 
 
 def _make_directory(directory: Path) -> None:

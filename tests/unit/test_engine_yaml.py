@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import grp
 import os
+import re
 import stat
 from dataclasses import replace
 from pathlib import Path
@@ -381,6 +382,11 @@ class TestTabby:
         assert host.tabby.read_text() == text
         assert host.tabby.stat().st_mtime_ns == status.st_mtime_ns
         assert [path.name for path in host.tabby.parent.iterdir()] == ["config.yml"]
+
+
+def test_half_a_file_is_refused_by_activation(host: Host) -> None:
+    host.tabby.write_text(CONFIG[: len(CONFIG) // 2])
+    assert re.match(r"etc/tabbyapi/config\.yml:\d+: ", host.refused(TABBY))
 
 
 @pytest.mark.parametrize(
