@@ -39,6 +39,12 @@ options:
     type: list
     elements: str
     default: []
+  models:
+    description:
+      - The models of a C(models.yml) that there is already, by name, to be compared with what the
+        host says.
+    type: dict
+    default: {}
 """
 
 EXAMPLES = r"""
@@ -82,6 +88,13 @@ engines:
       script: /opt/llm/start_mistral.sh
       serves: mistral-large-2411-awq
       ports: [30000]
+contradictions:
+  description:
+    - Where O(models) and the host's units say different things, so that the loaded model would be
+      lost or a switch could not work; and what to do.
+  type: list
+  elements: str
+  returned: success
 notes:
   description: What was found and is not proposed, and why.
   type: list
@@ -103,10 +116,15 @@ from ansible_collections.roundhouse.llm.plugins.module_utils.discovery.survey im
 def main() -> None:
     """The module's run."""
     module = AnsibleModule(
-        argument_spec={"models_dirs": {"type": "list", "elements": "str", "default": []}},
+        argument_spec={
+            "models_dirs": {"type": "list", "elements": "str", "default": []},
+            "models": {"type": "dict", "default": {}},
+        },
         supports_check_mode=True,
     )
-    module.exit_json(changed=False, **answer_of(survey(module.params["models_dirs"])))
+    module.exit_json(
+        changed=False, **answer_of(survey(module.params["models_dirs"]), module.params["models"])
+    )
 
 
 if __name__ == "__main__":

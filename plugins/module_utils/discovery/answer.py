@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict
-from typing import Any
+from typing import Any, Optional
 
+from .contradictions import contradictions
 from .proposal import propose, render
 from .survey import Survey
 
 
-def answer_of(found: Survey) -> dict[str, Any]:
-    """``models_yml`` is the proposal as text; the rest says how it came about."""
+def answer_of(
+    found: Survey, models: Optional[Mapping[str, Mapping[str, Any]]] = None
+) -> dict[str, Any]:
+    """``models_yml`` is the proposal as text; the rest says how it came about.
+
+    ``models`` are those of a models.yml that is there already, to be compared with what was found.
+    """
     proposal = propose(found)
     return {
         "models_yml": render(proposal, unread=found.unread),
         "models": proposal.models,
+        "contradictions": contradictions(models or {}, found),
         "notes": list(proposal.notes),
         "engines": [
             {

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import posixpath
 import re
 from collections import Counter
@@ -10,6 +9,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from ..engine_files import DROP_IN, EngineDirs, EngineSpec, config_path
+from ..yaml_edit import block
 from .commands import Launch
 from .folders import ModelFiles
 from .survey import Engine, Survey
@@ -20,13 +21,14 @@ Proposed by `llm-router discover`: every model that a unit of this host can serv
 Read it, take out what you do not want, give the models the names that your clients use.
 `llm-router check --models FILE` checks it. What each key means: docs/architecture.md."""
 DECIDE = "Found, and not proposed, or for you to decide:"
-OUR_DROP_IN = "50-llm-router.conf"
-"""As `engine_files.DROP_IN` has it."""
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:+@-]*")
-_PLAIN = re.compile(r"[A-Za-z/](?:[A-Za-z0-9._/+@-]|:(?=[A-Za-z0-9._/+@-]))*")
-_WORDS_WITH_A_MEANING = {"y", "n", "yes", "no", "on", "off", "true", "false", "null"}
-_DEFAULT_PORTS = {"sglang": 30000, "vllm": 8000, "tabby": 5000, "llamacpp": 8080}
-_SERVICE_CONFIG = "/etc/tabbyapi/config.yml"
+DEFAULT_PORTS = {"sglang": 30000, "vllm": 8000, "tabby": 5000, "llamacpp": 8080}
+_KEY_FILES = {
+    "sglang": "/etc/sglang/api_key",
+    "vllm": "/etc/vllm/api_key",
+    "tabby": "/etc/tabbyapi/api_key",
+}
+"""Where the router looks for an engine's key: `engine_keys` of config.yml."""
 _LOOPBACK = ("", "127.0.0.1", "localhost", "::1")
 _LABELS = {"sglang": "SGLang", "vllm": "vLLM", "tabby": "TabbyAPI", "llamacpp": "llama.cpp"}
 _WIDTH = 98
@@ -85,8 +87,7 @@ def render(
         lines += [""] if number else []
         for sentence in entry.comments:
             lines += _comment(sentence, "  ")
-        lines.append(f"  {_scalar(entry.name)}:")
-        lines += [f"    {key}: {_value(value)}" for key, value in entry.fields.items()]
+        lines += block(entry.name, entry.fields, "  ")
     if proposal.notes:
         lines += ["", f"# {notes_title}"]
         for note in proposal.notes:
@@ -100,8 +101,8 @@ def render(
 
 def _plain_entries(engine: Engine, found: Survey, notes: list[str]) -> Iterator[Entry]:
     launches = [engine.launch, *engine.scripts]
-    if engine.launch.script and engine.exec_from != engine.path:
-        notes += _overridden(engine)
+    if engine.launch.script:
+        notes += overridden(engine)
     names: set[str] = set()
     for launch in launches:
         first = launch is engine.launch
@@ -136,10 +137,11 @@ def _plain_entries(engine: Engine, found: Survey, notes: list[str]) -> Iterator[
         )
 
 
-def _overridden(engine: Engine) -> Iterator[str]:
-    if after(engine.exec_from, OUR_DROP_IN):
+def overridden(engine: Engine) -> Iterator[str]:
+    """What keeps a switch from saying what a unit runs, by the drop-in that it writes."""
+    if engine.exec_from != engine.path and after(engine.exec_from, DROP_IN):
         yield (
-            f"{engine.exec_from} sets ExecStart, and systemd reads it after {OUR_DROP_IN}, by "
+            f"{engine.exec_from} sets ExecStart, and systemd reads it after {DROP_IN}, by "
             f"which a switch says what {engine.unit} runs: every switch would start the same. "
             "Rename it so that it sorts before (10-start.conf), then `systemctl daemon-reload`"
         )
@@ -177,9 +179,10 @@ def _tabby_entries(engine: Engine, found: Survey, notes: list[str]) -> Iterator[
     same = Counter(posixpath.basename(name) for name in names)
     for name, model in sorted(usable, key=lambda item: posixpath.basename(item[0]) != loaded):
         fields: dict[str, Any] = {"backend": "tabby", "service": engine.unit, "model_name": name}
-        if launch.port and launch.port != _DEFAULT_PORTS["tabby"]:
+        if launch.port and launch.port != DEFAULT_PORTS["tabby"]:
             fields["port"] = launch.port
-        if tabby.config_file != _SERVICE_CONFIG:
+        spec = EngineSpec(name, "tabby", engine.unit)
+        if tabby.config_file != config_path(spec, EngineDirs()):
             fields["config_file"] = tabby.config_file
         comments = [f"{model.kind} in {model.path}."]
         if posixpath.basename(name) == loaded:
@@ -199,7 +202,7 @@ def _common(launch: Launch, engine: Engine | None, name: str) -> Iterator[tuple[
     if short_name(name) != name:
         yield "model_name", name
     port = engine.ports[0] if engine and engine.serves and engine.ports else launch.port
-    if port and port != _DEFAULT_PORTS[launch.backend]:
+    if port and port != DEFAULT_PORTS[launch.backend]:
         yield "port", port
 
 
@@ -240,10 +243,9 @@ def _trouble(launch: Launch) -> list[str]:
 
 
 def _key_comment(engine: Engine) -> str:
-    return (
-        f"{engine.unit} wants an API key: put it into a file, one line, root:llm-router 0640, and "
-        "name that as api_key_file."
-    )
+    backend = engine.launch.backend
+    place = _KEY_FILES.get(backend, "a file that api_key_file: names")
+    return f"{engine.unit} wants a key: put it into {place}, one line, root:llm-router 0640."
 
 
 def _upstream(launch: Launch) -> str:
@@ -338,14 +340,3 @@ def _comment(text: str, indent: str, hang: str = "") -> list[str]:
                 line = f"{line} {word}" if line else word
         lines.append(line)
     return [f"{indent}# {line}".rstrip() for line in lines]
-
-
-def _value(value: Any) -> str:
-    return _scalar(value) if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-
-
-def _scalar(text: str) -> str:
-    """Quoted unless YAML 1.1, which is Ansible's, and 1.2 both read it as this text."""
-    if _PLAIN.fullmatch(text) and text.lower() not in _WORDS_WITH_A_MEANING:
-        return text
-    return json.dumps(text, ensure_ascii=False)
