@@ -1,4 +1,4 @@
-"""TabbyAPI's ``main.py``: serves the model that ./config.yml names, by the last part of its path."""
+"""TabbyAPI's ``main.py``: serves what ./config.yml names, by the last part of its path."""
 
 from __future__ import annotations
 

@@ -17,6 +17,7 @@ from urllib.parse import urlsplit
 
 from llm_router.discovery.commands import Launch, recognise, without_options
 from llm_router.discovery.proposal import Entry, Proposal, short_name
+from llm_router.engine_files import masked
 from llm_router.foreign.errors import Unreadable
 from llm_router.foreign.yaml_file import Units
 
@@ -25,6 +26,14 @@ SHORTEST_TIMEOUT = 15
 _MACRO = re.compile(r"\$\{([A-Za-z0-9_.-]+)\}")
 _NOT_A_WORD = re.compile(r"[^A-Za-z0-9._-]+")
 _TEMPLATES = ("llamacpp", "sglang", "vllm")
+_SECRET_FLAGS = ("--api-key", "--api-key-file", "--admin-api-key", "--hf-token")
+_SHORT = {
+    "-tp": "--tensor-parallel-size",
+    "-pp": "--pipeline-parallel-size",
+    "-dp": "--data-parallel-size",
+    "-q": "--quantization",
+}
+"""vLLM's short options: its YAML knows the long ones alone."""
 _ROUTERS_OWN = {"model", "stream", "stream_options", "keep_alive"}
 _HANDLED = {
     "models",
@@ -131,6 +140,7 @@ class _Reader:
         known = {**macros, "MODEL_ID": name, "PORT": given_port}
         argv = words(expand(str(model["cmd"]), known))
         environment = [expand(str(item), known) for item in model.get("env") or []]
+        argv, environment = self._without_secrets(place, argv, environment)
         launch = recognise(argv, dict(item.partition("=")[::2] for item in environment))
         port = self._port(expand(str(model.get("proxy") or ""), known), launch, given_port)
         engine = self._engine(name, argv, environment, launch, port)
@@ -170,12 +180,33 @@ class _Reader:
             f"models.{name}.cmd",
             f"{unit} has to be made, a unit with "
             f"{''.join(f'Environment={shlex.quote(item)} ' for item in environment)}"
-            f"ExecStart={shlex.join(argv)}",
+            f"ExecStart={masked(shlex.join(argv))}",
         )
         backend = (
             launch.backend if launch is not None and launch.backend in ("sglang", "vllm") else ""
         )
         return {"backend": backend or "command", "service": unit}
+
+    def _without_secrets(
+        self, place: str, argv: list[str], environment: list[str]
+    ) -> tuple[list[str], list[str]]:
+        """Keys belong into no command line, and into no file that is shown around."""
+        bare = without_options(argv, _SECRET_FLAGS)
+        if bare != argv:
+            self.note(
+                f"{place}.cmd",
+                "its key is left out: the engine listens on 127.0.0.1, and "
+                "clients' keys are the router's (llm_router_api_keys)",
+            )
+        plain = [item for item in environment if masked(item) == item]
+        for item in environment:
+            if item not in plain:
+                self.note(
+                    f"{place}.env",
+                    f"{item.partition('=')[0]} is a secret: give it to the "
+                    "engine by a file that only it can read",
+                )
+        return bare, plain
 
     def _instance(
         self, name: str, argv: list[str], environment: list[str], launch: Launch, path: str
@@ -208,13 +239,8 @@ class _Reader:
                 "--metrics",
             ),
         )
-        if launch.wants_key:
-            rest = without_options(rest, ("--api-key", "--api-key-file"))
-            self.note(
-                f"models.{name}.cmd",
-                "its --api-key is left out: it listens on 127.0.0.1, and "
-                "keys are the router's business",
-            )
+        if launch.backend == "vllm":
+            rest = [_SHORT.get(word, word) for word in rest]
         return {
             "backend": launch.backend,
             "service": unit,
@@ -227,10 +253,8 @@ class _Reader:
     ) -> dict[str, Any]:
         command = ["/usr/bin/env", *environment, *argv] if environment else argv
         backend = launch.backend if launch is not None else "command"
-        if launch is not None and backend == "llamacpp":
-            if not launch.served_name:
-                command = [*command, "--alias", short_name(name)]
-            return {"backend": backend, "command": command}
+        if launch is not None and backend == "llamacpp" and not launch.served_name:
+            command = [*command, "--alias", short_name(name)]
         return {"backend": backend, "command": command}
 
     def _path(self, name: str, launch: Launch) -> str:
