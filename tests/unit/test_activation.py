@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 
 from llm_router import activation
-from llm_router.activation import provisioned, run_activate, spec_of
+from llm_router.activation import provisioned, run_activate
 from llm_router.config.load import Settings, load_settings
+from llm_router.config.spec import spec_of
 from llm_router.engine_files import EngineDirs, EngineFileError
 
 MODELS: dict[str, Any] = {

@@ -14,14 +14,12 @@ import yaml
 
 from llm_router.engine_files import (
     EngineDirs,
-    EngineFileError,
     EngineSpec,
-    FileResult,
     SpecError,
-    apply,
     desired_files,
     server_options,
 )
+from llm_router.file_edits import EngineFileError, FileResult, apply
 
 BIG = EngineSpec(
     name="big",

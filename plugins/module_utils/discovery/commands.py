@@ -25,6 +25,7 @@ NAME_FLAGS = {
     "llamacpp": ("--alias", "-a"),
     "tabby": (),
 }
+_KEY_VARIABLES = {"vllm": "VLLM_API_KEY", "llamacpp": "LLAMA_API_KEY"}
 _SHELLS = {"sh", "bash", "dash", "zsh"}
 _CONTAINERS = {"docker", "podman", "nerdctl"}
 _IMAGES = {"vllm-openai": "vllm", "llama.cpp": "llamacpp"}
@@ -37,7 +38,7 @@ _STATEMENT = re.compile(r"&&|\|\||[;|&]")
 
 @dataclass(frozen=True)
 class Launch:
-    """An engine's start, as far as it can be read. Keys and passwords are not in it."""
+    """An engine's start, as far as it can be read. Secrets are in what its repr leaves out."""
 
     backend: str
     arguments: tuple[str, ...] = field(default=(), repr=False)
@@ -49,6 +50,8 @@ class Launch:
     host: str = ""
     config_file: str = ""
     wants_key: bool = False
+    key: str = field(default="", repr=False)
+    """The key that it has from its environment."""
     directory: str = ""
     """Where it runs: relative paths are relative to this."""
     devices: str = ""
@@ -207,7 +210,8 @@ def recognise(
             config_file=_first(options, ("--config",)),
             wants_key="--api-key" in options
             or "--api-key-file" in options
-            or bool(environment.get("VLLM_API_KEY") or environment.get("LLAMA_API_KEY")),
+            or bool(environment.get(_KEY_VARIABLES.get(backend, ""))),
+            key=environment.get(_KEY_VARIABLES.get(backend, ""), ""),
             directory=directory,
             devices=devices,
             container=container,

@@ -22,6 +22,7 @@ from typing import Any
 from .commands import Launch, launch_of, script_launch
 from .folders import PART, ModelFiles, folder_model, gguf_models
 from .gguf import HEAD, read_gguf
+from .keys import KeysDiffer, key_of
 from .settings import read_settings
 from .units import UnitText, command_line, parse_environment, parse_unit
 
@@ -182,17 +183,27 @@ def survey(models_dirs: Sequence[str] = (), root: str = "/", ask: bool = True) -
     ``root`` is another directory than / for a test; ``ask`` False asks neither systemd nor engines.
     """
     host = _Host(Path(root))
-    engines, templates = _engines(host)
+    found, templates = _engines(host)
     if ask:
-        engines = [_with_state(host, engine) for engine in engines]
-    wanted = [*(models_dirs or MODEL_DIRS), *_named_folders(engines)]
+        found = [_with_state(host, engine) for engine in found]
+    wanted = [*(models_dirs or MODEL_DIRS), *_named_folders(found)]
     folders = _outermost(host, [str(Path(name).expanduser()) for name in wanted])
     for name in models_dirs:
         if not host.path(str(Path(name).expanduser())).is_dir():
             host.unread[name] = "is not a directory"
     models = [model for folder in folders for model in _models(host, folder)]
     unread = tuple(sorted(host.unread.items()))
-    return Survey(tuple(engines), tuple(models), tuple(folders), tuple(templates), unread)
+    return Survey(tuple(found), tuple(models), tuple(folders), tuple(templates), unread)
+
+
+def engines(root: str = "/") -> list[Engine]:
+    """The units that start engines; neither systemd nor the engines are asked."""
+    return _engines(_Host(Path(root)))[0]
+
+
+def read_text(path: str) -> str | None:
+    """A small file's text; None where it cannot be read."""
+    return _Host(Path("/")).read(path)
 
 
 def _engines(host: _Host) -> tuple[list[Engine], list[str]]:
@@ -370,6 +381,10 @@ def _with_state(host: _Host, engine: Engine) -> Engine:
     candidates = ports or ([engine.launch.port] if said.get("ActiveState") == "active" else [])
     for port in candidates:
         serves, refused = _asked(port, engine.launch.backend)
+        if refused and ports:  # the port is the unit's own: no stranger gets its key
+            with contextlib.suppress(KeysDiffer):
+                key = key_of(engine, host.read)
+                serves, refused = _asked(port, engine.launch.backend, key)
         if serves or refused:
             ports = [port, *(other for other in ports if other != port)]
             break
@@ -428,14 +443,14 @@ def _listening(host: _Host, group: str) -> list[int]:
     return sorted(ports)
 
 
-def _asked(port: int, backend: str) -> tuple[str, bool]:
+def _asked(port: int, backend: str, key: str = "") -> tuple[str, bool]:
     """(what it serves, whether it wants a key first)."""
     path = "/v1/model" if backend == "tabby" else "/v1/models"
     if not port:
         return "", False
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=ASK_TIMEOUT)
     try:
-        connection.request("GET", path)
+        connection.request("GET", path, headers={"Authorization": f"Bearer {key}"} if key else {})
         answer = connection.getresponse()
         body = answer.read(MAX_ANSWER)
     except (OSError, http.client.HTTPException):

@@ -14,15 +14,19 @@ from pathlib import Path
 from typing import Any
 
 from llm_router.cli.exits import Exit, Failed
-from llm_router.cli.settings import problem_json
+from llm_router.cli.settings import problem_json, settings_of
 from llm_router.config.errors import ConfigError, Problem
 from llm_router.config.load import load_models
 from llm_router.config.schema import Config
 from llm_router.discovery.answer import answer_of
+from llm_router.discovery.keys import KeysDiffer, key_of
 from llm_router.discovery.proposal import render
-from llm_router.discovery.survey import survey
+from llm_router.discovery.survey import engines, read_text, survey
+from llm_router.engine_keys import key_file
+from llm_router.file_edits import EngineFileError, FileEdit, WholeFile, apply
 from llm_router.foreign import Units, Unreadable, read_foreign
 
+GROUP = "llm-router"
 IMPORTED = "Made by `llm-router import` from {file}."
 LEFT_OUT = "Not carried over, or for you to do:"
 
@@ -32,6 +36,46 @@ def discover(options: argparse.Namespace) -> int:
     answer = answer_of(survey(options.models_dirs))
     unread = [f"could not read {item['path']}: {item['reason']}" for item in answer["unread"]]
     return _print(answer, unread, "systemd", as_json=options.json)
+
+
+def adopt_keys(options: argparse.Namespace) -> int:
+    """Write the keys of the models' engines to where the router reads them.
+
+    A file that is there already stays as it is: somebody wanted it so.
+    """
+    settings = settings_of(options)
+    units = {engine.unit: engine for engine in engines()}
+    wanted: dict[str, str] = {}
+    for model in settings.models.values():
+        path, engine = key_file(model, settings.config), units.get(model.unit)
+        if engine is None or path is None or Path(path).exists():
+            continue
+        try:
+            key = key_of(engine, read_text)
+        except KeysDiffer as error:
+            raise Failed(
+                f"the scripts of {engine.unit} have keys of their own; give each of its models an "
+                "`api_key_file:` with its key"
+            ) from error
+        if key and wanted.setdefault(path, key) != key:
+            raise Failed(f"{engine.unit} has another key than the one for {path}; give its models "
+                         "an `api_key_file:` of their own")  # fmt: skip
+    edits = [
+        FileEdit(path, WholeFile(f"{key}\n"), reader=GROUP, secret=True)
+        for path, key in wanted.items()
+    ]
+    try:
+        apply(edits, check=options.check)
+    except EngineFileError as error:
+        raise Failed(str(error)) from error
+    if options.json:
+        print(json.dumps({"changed": bool(wanted), "files": list(wanted)}))
+    else:
+        print(
+            "".join(f"{'would write' if options.check else 'wrote'} {path}\n" for path in wanted),
+            end="",
+        )
+    return Exit.DONE
 
 
 def import_models(options: argparse.Namespace) -> int:

@@ -105,6 +105,14 @@ def _add_adoption(commands: Any) -> None:
         metavar=FILE,
         help="look here for models, in place of the usual folders; may be repeated",
     )
+    keys = _command(
+        commands,
+        "adopt-keys",
+        "adoption:adopt_keys",
+        "give the router the keys that this host's own engines want; root",
+        *(_config(), _candidates(), _json()),
+    )
+    keys.add_argument("--check", action="store_true", help="say what would be written, only")
     importer = _command(
         commands,
         "import",

@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 
 from llm_router.discovery.commands import Launch, recognise, without_options
 from llm_router.discovery.proposal import Entry, Proposal, short_name
-from llm_router.engine_files import masked
+from llm_router.file_edits import masked
 from llm_router.foreign.errors import Unreadable
 from llm_router.foreign.yaml_file import Units
 
