@@ -85,7 +85,7 @@ molecule: env model ## Molecule: every scenario on real systemd hosts
 test-systemd: env ## units, helper and config writer against a real systemd, on a host
 	@tests/systemd/run
 test-adopt: env ## a host that was set up by hand is adopted: what is touched, and that it works
-	@tests/adopt/run
+	@python tests/adopt/adopt.py
 test-demo: ## make demo, embedded and on a host, each again, and that nothing is left
 	@tests/demo
 

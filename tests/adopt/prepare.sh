@@ -86,7 +86,7 @@ cat >/opt/tabbyAPI/config.yml <<'END'
 network:
   host: 127.0.0.1
   port: 5000
-  disable_auth: true   # nobody else is on this machine
+  disable_auth: false   # keys are in api_tokens.yml
 
 model:
   model_dir: /srv/models/exl3
@@ -94,6 +94,8 @@ model:
   max_seq_len: 16384
   cache_mode: Q8
 END
+(umask 077 && printf 'api_key: %s\nadmin_key: %s\n' "$(tr -d - </proc/sys/kernel/random/uuid)" \
+    "$(tr -d - </proc/sys/kernel/random/uuid)" >/opt/tabbyAPI/api_tokens.yml)
 chown -R llm:llm /opt/llm /opt/tabbyAPI
 cat >/etc/systemd/system/tabbyapi.service <<END
 [Unit]

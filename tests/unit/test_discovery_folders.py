@@ -102,7 +102,7 @@ def test_the_head_of_a_gguf_file() -> None:
 
 def test_gguf_models_in_parts_and_what_lies_beside_them() -> None:
     llama = {"general.architecture": "llama", "llama.context_length": 8192}
-    heads = {
+    heads: dict[str, dict[str, Any]] = {
         "a.gguf": llama,
         "b-00001-of-00002.gguf": llama,
         "c-00001-of-00002.gguf": llama,

@@ -6,6 +6,7 @@ import json
 import os
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -13,6 +14,7 @@ from llm_router.config.load import load_models
 from llm_router.config.schema import Config, Model
 from llm_router.discovery.answer import answer_of
 from llm_router.discovery.contradictions import contradictions
+from llm_router.discovery.keys import KeysDiffer, key_of
 from llm_router.discovery.proposal import propose, render, short_name
 from llm_router.discovery.survey import MAX_TEXT, Engine, Survey, survey
 
@@ -63,10 +65,10 @@ def engine(found: Survey, unit: str) -> Engine:
     return next(engine for engine in found.engines if engine.unit == unit)
 
 
-def running(found: Survey, unit: str, **state: object) -> Survey:
+def running(found: Survey, unit: str, **state: Any) -> Survey:
     engines = tuple(
         replace(e, state="active", **state) if e.unit == unit else e for e in found.engines
-    )  # type: ignore[arg-type]
+    )
     return replace(found, engines=engines)
 
 
@@ -227,6 +229,30 @@ def test_the_survey_is_bounded_and_says_what_it_could_not_read(host: Host) -> No
     assert unread["/etc/systemd/system/vllm.service"] == f"larger than {MAX_TEXT} bytes"
     assert unread["/nowhere"] == "is not a directory"
     assert not [model for model in found.models if "deep" in model.path]
+
+
+def test_keys_are_where_the_engines_have_them(host: Host) -> None:
+    def key(unit: str) -> str:
+        place = str(host.root)
+        return key_of(engine(host.survey(), unit), lambda path: (Path(place + path)).read_text())
+
+    host.unit("vllm.service", "vllm serve /m/a", "Environment=VLLM_API_KEY=from-env\n")
+    host.unit("sglang.service", "/opt/llm/a.sh")
+    host.script("/opt/llm/a.sh", f"{sglang('a')} --api-key from-script")
+    host.unit("tabbyapi.service", "/usr/bin/python3 /opt/tabbyAPI/main.py")
+    host.file("/opt/tabbyAPI/config.yml", "network:\n  disable_auth: False\n")
+    host.file("/opt/tabbyAPI/api_tokens.yml", "admin_key: theirs\napi_key: from-tokens\n", 0o600)
+    assert key("vllm.service") == "from-env"
+    assert key("sglang.service") == "from-script"
+    assert key("tabbyapi.service") == "from-tokens"
+    host.file("/opt/tabbyAPI/api_tokens.yml", "admin_key: theirs\napi_key: [a, b]\n")
+    assert key("tabbyapi.service") == "theirs"
+    host.file("/opt/tabbyAPI/config.yml", "network:\n  disable_auth: True\n")
+    assert key("tabbyapi.service") == ""
+    host.script("/opt/llm/b.sh", f"{sglang('b')} --api-key another")
+    with pytest.raises(KeysDiffer):
+        key("sglang.service")
+    assert "from-" not in json.dumps(answer_of(host.survey())) + repr(host.survey())
 
 
 def test_the_answer_can_be_json_and_names_no_key(host: Host) -> None:

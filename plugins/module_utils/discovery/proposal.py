@@ -243,9 +243,8 @@ def _trouble(launch: Launch) -> list[str]:
 
 
 def _key_comment(engine: Engine) -> str:
-    backend = engine.launch.backend
-    place = _KEY_FILES.get(backend, "a file that api_key_file: names")
-    return f"{engine.unit} wants a key: put it into {place}, one line, root:llm-router 0640."
+    place = _KEY_FILES.get(engine.launch.backend, "the file that api_key_file: names")
+    return f"{engine.unit} wants a key: `llm-router adopt-keys` copies it to {place}."
 
 
 def _upstream(launch: Launch) -> str:

@@ -20,4 +20,7 @@ def setting(key: str) -> str:
 folder = Path(setting("model_dir")) / setting("model_name")
 if not (folder / "config.json").is_file():
     raise SystemExit(f"{folder} has no config.json")
-become("tabby", name=folder.name, port=int(setting("port")))
+tokens = dict(
+    line.split(": ") for line in Path("api_tokens.yml").read_text(encoding="utf-8").splitlines()
+)
+become("tabby", name=folder.name, port=int(setting("port")), key=tokens["api_key"])
