@@ -81,7 +81,6 @@ class Engine:
     """Its ExecStart is the script and nothing else."""
     state: str = "unknown"
     """systemd's ActiveState."""
-    enabled: str = ""
     main_pid: int = 0
     ports: tuple[int, ...] = ()
     """Where its processes listen; empty where that could not be seen."""
@@ -101,8 +100,6 @@ class Survey:
     engines: tuple[Engine, ...] = ()
     models: tuple[ModelFiles, ...] = ()
     searched: tuple[str, ...] = ()
-    templates: tuple[str, ...] = ()
-    """Unit templates of engines, such as ``llamacpp@.service``."""
     unread: tuple[tuple[str, str], ...] = ()
 
 
@@ -183,7 +180,7 @@ def survey(models_dirs: Sequence[str] = (), root: str = "/", ask: bool = True) -
     ``root`` is another directory than / for a test; ``ask`` False asks neither systemd nor engines.
     """
     host = _Host(Path(root))
-    found, templates = _engines(host)
+    found = _engines(host)
     if ask:
         found = [_with_state(host, engine) for engine in found]
     wanted = [*(models_dirs or MODEL_DIRS), *_named_folders(found)]
@@ -193,12 +190,12 @@ def survey(models_dirs: Sequence[str] = (), root: str = "/", ask: bool = True) -
             host.unread[name] = "is not a directory"
     models = [model for folder in folders for model in _models(host, folder)]
     unread = tuple(sorted(host.unread.items()))
-    return Survey(tuple(found), tuple(models), tuple(folders), tuple(templates), unread)
+    return Survey(tuple(found), tuple(models), tuple(folders), unread)
 
 
 def engines(root: str = "/") -> list[Engine]:
     """The units that start engines; neither systemd nor the engines are asked."""
-    return _engines(_Host(Path(root)))[0]
+    return _engines(_Host(Path(root)))
 
 
 def read_text(path: str) -> str | None:
@@ -206,26 +203,20 @@ def read_text(path: str) -> str | None:
     return _Host(Path("/")).read(path)
 
 
-def _engines(host: _Host) -> tuple[list[Engine], list[str]]:
+def _engines(host: _Host) -> list[Engine]:
     found: list[Engine] = []
-    templates: list[str] = []
     for unit, path in _unit_files(host):
         files = _texts(host, unit, path)
         if not any(_HINT.search(text) for text in (unit, *(text for _, text in files))):
             continue
-        if unit.endswith("@.service"):
-            if re.search(r"sglang|vllm|tabby|llama", unit + "".join(text for _, text in files)):
-                templates.append(unit)
-            instances = _instances(host, unit)
-        else:
-            instances = [unit]
+        instances = _instances(host, unit) if unit.endswith("@.service") else [unit]
         for name in instances:
             # an instance may have drop-ins of its own
             own = files if name == unit else [*files, *_drop_ins(host, name)]
             engine = _engine(host, name, path, parse_unit(own))
             if engine is not None:
                 found.append(engine)
-    return found, templates
+    return found
 
 
 def _unit_files(host: _Host) -> list[tuple[str, str]]:
@@ -368,9 +359,7 @@ def _siblings(
 
 
 def _with_state(host: _Host, engine: Engine) -> Engine:
-    shown = _systemctl(
-        "show", "--property=ActiveState,MainPID,ControlGroup,UnitFileState", engine.unit
-    )
+    shown = _systemctl("show", "--property=ActiveState,MainPID,ControlGroup", engine.unit)
     said = dict(line.partition("=")[::2] for line in shown.splitlines())
     if not said:
         return engine
@@ -392,7 +381,6 @@ def _with_state(host: _Host, engine: Engine) -> Engine:
         **{
             **engine.__dict__,
             "state": said.get("ActiveState", "unknown"),
-            "enabled": said.get("UnitFileState", ""),
             "main_pid": int(said.get("MainPID") or 0),
             "ports": tuple(ports),
             "serves": serves,
