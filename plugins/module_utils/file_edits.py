@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import difflib
+import errno
 import fcntl
 import grp
 import os
@@ -155,10 +156,8 @@ def _set_yaml_keys(current: str | None, wanted: YamlKeys, path: str) -> str | No
         if wanted.header is None:
             return None
     text = wanted.header or "" if current is None else current
-    if current is not None and not current.strip() and wanted.header is None and wanted.values:
-        raise EngineFileError(
-            f"{path} is empty, and its engine would go by its defaults; bring its text back first"
-        )
+    if current is not None and wanted.header is None and wanted.values:
+        _see_that_it_is_whole(current, path)
     try:
         document = yaml_edit.mapping(text)
         before = _listed(text) if wanted.listed else set()
@@ -181,6 +180,21 @@ def _set_yaml_keys(current: str | None, wanted: YamlKeys, path: str) -> str | No
             _at(path, error.line, f"{error}; write it in a simpler way")
         ) from error
     return text
+
+
+def _see_that_it_is_whole(text: str, path: str) -> None:
+    """An engine that goes by its defaults for what is missing must not be given half a file, and
+    half a file is mostly YAML still."""
+    if not text.strip():
+        raise EngineFileError(
+            f"{path} is empty, and its engine would go by its defaults; bring its text back first"
+        )
+    if not text.endswith(("\n", "\r")) and not text.lstrip().startswith("{"):
+        line = len(text.splitlines())
+        raise EngineFileError(
+            f"{path}:{line}: the last line has no end, as in a file that was cut off; see that "
+            "nothing is missing, and end it with a line break"
+        )
 
 
 def _at(path: str, line: int, problem: str) -> str:
@@ -453,7 +467,13 @@ def _write(path: Path, text: str | None, access: _Access, directory: bool) -> No
             _replace(path, text.encode(), access)
         _sync_directory(path.parent)
     except OSError as error:
-        raise EngineFileError(f"{path} cannot be written: {error.strerror}") from error
+        remedy = ""
+        if error.errno == errno.EROFS:
+            remedy = (
+                "; where it is the helper that may not write there, provision the host again, or "
+                "add the directory to its ReadWritePaths=: `systemctl edit llm-router-helper`"
+            )
+        raise EngineFileError(f"{path} cannot be written: {error.strerror}{remedy}") from error
 
 
 def _make_directory(directory: Path) -> None:

@@ -14,6 +14,7 @@ import pytest
 import yaml
 from ansible.module_utils.testing import patch_module_args
 from ansible_collections.roundhouse.llm.plugins.module_utils import yaml_edit
+from ansible_collections.roundhouse.llm.plugins.module_utils.engine_files import desired_files
 from ansible_collections.roundhouse.llm.plugins.modules import model_config
 
 SAMPLE = Path(__file__).parents[3] / "data/tabby_config.yml"
@@ -198,7 +199,7 @@ def test_owner_and_mode_stay(host: Host) -> None:
 @pytest.mark.parametrize(
     ("break_it", "said"),
     [
-        (lambda host: host.tabby.write_text("model: ["), "tabbyapi/config.yml:1: is not valid"),
+        (lambda host: host.tabby.write_text("model: [\n"), "tabbyapi/config.yml:2: is not valid"),
         (lambda host: host.tabby.unlink(), "tabbyapi/config.yml does not exist; name the config"),
         (lambda host: host.models.write_text("models: {"), "llm-router/models.yml:1: is not valid"),
         (lambda host: host.models.write_text("models: [a]"), "models is not a mapping of names"),
@@ -213,9 +214,13 @@ def test_a_broken_file_is_named_and_nothing_is_written(
     assert said in host.refused("exl3", state="active", entry={"model_name": "Other"})
 
 
-def test_half_a_sample_is_refused_and_untouched(host: Host) -> None:
+@pytest.mark.parametrize("percent", range(3, 100, 4))
+def test_a_part_of_a_file_is_refused_and_untouched(host: Host, percent: int) -> None:
     text = SAMPLE.read_text()
-    host.tabby.write_text(text[: text.index("isable_auth")])
+    cut = len(text) * percent // 100
+    while text[cut - 1] == "\n":  # which is where a file may well end
+        cut -= 1
+    host.tabby.write_text(text[:cut])
     assert host.refused("exl3", state="active").startswith("tabbyapi/config.yml:")
 
 
@@ -259,11 +264,12 @@ def test_a_python_that_has_the_library_takes_over(
 ) -> None:
     monkeypatch.setattr(yaml_edit, "HAS_RUAMEL", False)
     asked: list[Any] = []
-    monkeypatch.setattr(
-        model_config,
-        "probe_interpreters_for_module",
-        lambda pythons, module: asked.append((pythons, module)) or "/usr/bin/python3",
-    )
+
+    def probe(*arguments: Any) -> str:
+        asked.append(arguments)
+        return "/usr/bin/python3"
+
+    monkeypatch.setattr(model_config, "probe_interpreters_for_module", probe)
 
     def respawn(python: str) -> None:
         asked.append(python)
@@ -280,12 +286,12 @@ def test_keys_are_masked(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
     key = host.root / "key"
     key.write_text("very-secret\n")
     # a group that is there on every machine
-    made = model_config.desired_files
     monkeypatch.setattr(
         model_config,
         "desired_files",
         lambda *arguments: [
-            dataclasses.replace(edit, reader=edit.reader and "root") for edit in made(*arguments)
+            dataclasses.replace(edit, reader=edit.reader and "root")
+            for edit in desired_files(*arguments)
         ],
     )
     result = host.run("big", state="active", entry={"api_key_file": str(key)})

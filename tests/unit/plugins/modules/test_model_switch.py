@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import json
 import socketserver
-import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
@@ -28,62 +27,11 @@ UNKNOWN = {
     }
 }
 
-Answers = dict[str, tuple[int, Any]]
-
 
 def status(*models: str, loaded: str | None) -> dict[str, Any]:
     """What the router says of models in the group `default`."""
     entries = {name: {"state": "stopped", "group": "default"} for name in models}
     return {"models": entries, "groups": {"default": {"loaded": loaded}}, "switches": []}
-
-
-class Router:
-    """Gives prepared answers by method and path, and keeps what was asked."""
-
-    def __init__(self, socket: Path, answers: Answers) -> None:
-        self.socket = socket
-        self.asked: list[tuple[str, Any]] = []
-        router = self
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_GET(self) -> None:
-                self.answer(None)
-
-            def do_POST(self) -> None:
-                body = self.rfile.read(int(self.headers["Content-Length"]))
-                self.answer(json.loads(body))
-
-            def answer(self, body: Any) -> None:
-                call = f"{self.command} {self.path}"
-                router.asked.append((call, body))
-                status, content = answers[call]
-                payload = content if isinstance(content, bytes) else json.dumps(content).encode()
-                self.send_response_only(status)
-                self.send_header("Content-Length", str(len(payload)))
-                self.end_headers()
-                self.wfile.write(payload)
-
-        self.server = socketserver.ThreadingUnixStreamServer(str(socket), Handler)
-        self.thread = threading.Thread(target=self.server.serve_forever, args=(0.01,))
-        self.thread.start()
-
-    def close(self) -> None:
-        self.server.shutdown()
-        self.thread.join()
-        self.server.server_close()
-
-
-@pytest.fixture
-def router(tmp_path: Path) -> Iterator[Callable[[Answers], Router]]:
-    started: list[Router] = []
-
-    def start(answers: Answers) -> Router:
-        started.append(Router(tmp_path / "admin.sock", answers))
-        return started[-1]
-
-    yield start
-    for each in started:
-        each.close()
 
 
 @pytest.fixture
