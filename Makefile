@@ -24,9 +24,10 @@ export PYTHONDONTWRITEBYTECODE := 1
 export HYPOTHESIS_STORAGE_DIRECTORY := $(CURDIR)/.cache/hypothesis
 export HOST
 
+.PHONY: $(shell sed -n 's/^\([a-z-]*\):.*/\1/p' $(firstword $(MAKEFILE_LIST)))
+
 ##@ See it
 
-.PHONY: demo demo-down
 demo: ## two models answer in turn, on a throwaway host or (HOST=no) on this machine
 	@demo/run up
 demo-down: ## take away everything that `make demo` put up
@@ -34,7 +35,6 @@ demo-down: ## take away everything that `make demo` put up
 
 ##@ Check it
 
-.PHONY: check test test-unit test-integration test-contracts test-packages test-openapi test-properties test-load test-timing test-metrics soak soak-short lint types lint-yaml lint-ansible lint-docs sanity build molecule test-systemd test-vllm test-demo
 check: env ## everything that needs no hosts: linters, types, docs, unit and fast integration tests
 	@$(BIN)/python tools/gate.py check
 test: env ## everything: check, ansible-test sanity, the archive, integration tests, Molecule on real hosts
@@ -88,12 +88,13 @@ test-systemd: env ## units, helper and config writer against a real systemd, on 
 	@tests/systemd/run
 test-vllm: env ## opt-in: vLLM's CPU build for real, on a host (5 GB, some minutes; tests/vllm/run)
 	@tests/vllm/run
+test-adopt: env ## a host that was set up by hand is adopted: what is touched, and that it works
+	@python tests/adopt/adopt.py
 test-demo: ## make demo, embedded and on a host, each again, and that nothing is left
 	@tests/demo
 
 ##@ Measure it
 
-.PHONY: bench-waiters bench-fairness
 bench-waiters: env ## 10,000 requests wait for one load: served, memory, stalls
 	@$(MODULE) bench.waiters $(ARGS)
 bench-fairness: env ## two models asked for in turn: switches and waits against first come, first served
@@ -101,7 +102,6 @@ bench-fairness: env ## two models asked for in turn: switches and waits against 
 
 ##@ Keep it
 
-.PHONY: env model lock clean help
 env: ## the environment of the checks, in .venv
 	@tools/bootstrap dev
 model: ## the 253 MB test model, in $ROUNDHOUSE_CACHE

@@ -42,9 +42,10 @@ TEST = (
     "sanity",
     "test-demo",
     "test-systemd",
+    "test-adopt",
     "molecule",
 )
-ON_HOSTS = {"molecule", "test-systemd"}
+ON_HOSTS = {"molecule", "test-systemd", "test-adopt"}
 
 
 @dataclass

@@ -15,6 +15,7 @@ from llm_router.cli.exits import EXPLAINED
 DEFAULT_CONFIG = Path("/etc/llm-router/config.yml")
 BACKENDS = ("sglang", "vllm", "tabby", "llamacpp", "command")
 STYLES = ("auto", "content", "event", "reasoning", "off")
+UNITS = ("systemd", "child")
 SHELLS = ("bash", "zsh", "fish")
 MAX_LINES = 500
 
@@ -55,6 +56,7 @@ def build() -> argparse.ArgumentParser:
         "models", help="list, add and remove models in models.yml", allow_abbrev=False
     )
     _add_models(models.add_subparsers(required=True, metavar="COMMAND"))
+    _add_adoption(commands)
     completion = _command(
         commands, "completion", "completion:completion", "print a shell's completion script"
     )
@@ -85,6 +87,50 @@ def _add_service(commands: Any) -> None:
     which.add_argument("model", metavar=MODEL, nargs="?", help="one model")
     which.add_argument("--all", action="store_true", help="every model with a unit of its own")
     activate.add_argument("--check", action="store_true", help="say what would change, only")
+
+
+def _add_adoption(commands: Any) -> None:
+    discover = _command(
+        commands,
+        "discover",
+        "adoption:discover",
+        "propose a models.yml from the units and model folders of this host",
+        _json(),
+    )
+    discover.add_argument(
+        "--models-dir",
+        dest="models_dirs",
+        action="append",
+        default=[],
+        metavar=FILE,
+        help="look here for models, in place of the usual folders; may be repeated",
+    )
+    keys = _command(
+        commands,
+        "adopt-keys",
+        "adoption:adopt_keys",
+        "give the router the keys that this host's own engines want; root",
+        *(_config(), _candidates(), _json()),
+    )
+    keys.add_argument("--check", action="store_true", help="say what would be written, only")
+    importer = _command(
+        commands,
+        "import",
+        "adoption:import_models",
+        "turn another router's configuration into a models.yml",
+        _json(),
+    )
+    importer.add_argument(
+        "file",
+        metavar=FILE,
+        help="llama-swap's config.yaml, a Python file with MODELS = {...}, or a config.json",
+    )
+    importer.add_argument(
+        "--units",
+        choices=UNITS,
+        default="systemd",
+        help="what shall run the engines (default systemd)",
+    )
 
 
 def _add_runtime(commands: Any) -> None:

@@ -1,0 +1,280 @@
+"""Other routers' configurations: what comes out is valid, and what is left out is told."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from llm_router.cli import main
+from llm_router.config.load import load_models
+from llm_router.config.schema import Config, Model
+from llm_router.discovery.proposal import render
+from llm_router.foreign import Units, Unreadable, read_foreign
+
+LLAMA_SWAP = """\
+healthCheckTimeout: 5
+startPort: 9000
+globalTTL: 300
+sendLoadingState: false
+logLevel: debug
+apiKeys: [sk-hunter2]
+macros:
+  server: /opt/llama-server --port ${PORT}
+  ctx: 4096
+  defaults: "--ctx-size ${ctx} --jinja"
+models:
+  zephyr:
+    cmd: |
+      # one line of two
+      ${server} ${defaults}
+      -m '/m/zephyr 7b.gguf' --api-key s3cret
+    macros: {ctx: 8192}
+    env: [CUDA_VISIBLE_DEVICES=1, HF_TOKEN=hf_secret]
+    aliases: [gpt-4, {id: gpt-4o}]
+    ttl: 0
+    concurrencyLimit: 4
+    unlisted: true
+    filters:
+      stripParams: "temperature, model, top_p"
+      setParams: {top_k: 40, stream: true}
+      setParamsByID:
+        "${MODEL_ID}": {seed: 1}
+        "${MODEL_ID}:precise": {temperature: 0, top_k: "${ctx}"}
+  awq:
+    cmd: >-
+      python -m vllm.entrypoints.openai.api_server --model /m/awq -tp 2 --port ${PORT}
+      --served-model-name q
+    useModelName: q
+    ttl: -1
+    sendLoadingState: true
+  whisper:
+    cmd: docker run --name ${MODEL_ID} -p ${PORT}:8000 whisper
+    checkEndpoint: /ready
+    cmdStop: docker stop ${MODEL_ID}
+  far:
+    cmd: ssh gpu2 llama-server
+    proxy: http://192.168.1.2:8080
+  broken:
+    cmd: llama-server ${nowhere}
+groups:
+  side: {swap: false, exclusive: false, members: [whisper, awq]}
+  all: {swap: false, members: [zephyr, far]}
+hooks: {on_startup: {preload: [zephyr, broken, whisper]}}
+peers: {other: {proxy: "http://x", models: [y]}}
+"""
+
+
+class Read:
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+
+    def __call__(
+        self, text: str, name: str = "config.yaml", units: Units = "systemd"
+    ) -> tuple[dict[str, Model], str]:
+        """The models, by way of the checker, and what was left out."""
+        (self.directory / name).write_text(text)
+        proposal = read_foreign(self.directory / name, units)
+        path = self.directory / "models.yml"
+        path.write_text(render(proposal))
+        return load_models(path, Config.model_validate({"units": units})), "\n".join(proposal.notes)
+
+
+@pytest.fixture
+def read(tmp_path: Path) -> Read:
+    return Read(tmp_path)
+
+
+def test_llama_swap_for_systemd(read: Read) -> None:
+    models, _ = read(LLAMA_SWAP)
+    assert set(models) == {"zephyr", "awq", "whisper"}
+    zephyr = models["zephyr"]
+    assert (zephyr.backend, zephyr.service) == ("llamacpp", "llamacpp@zephyr.service")
+    assert zephyr.model_path == "/m/zephyr 7b.gguf"
+    assert zephyr.args == ["--ctx-size", "8192", "--jinja"]
+    assert zephyr.port == 9002  # counted in the order of names
+    assert (zephyr.ttl, zephyr.timeout, zephyr.preload) == (None, 15, True)
+    assert zephyr.aliases == ["gpt-4", "gpt-4o"]
+    assert zephyr.strip == ["temperature", "top_p"]
+    assert zephyr.force == {"top_k": 40, "seed": 1}
+    assert zephyr.variants["zephyr:precise"].force == {"temperature": 0, "top_k": 8192}
+    assert (zephyr.status, models["awq"].status) == ("off", None)
+    awq = models["awq"]
+    assert (awq.service, awq.model_name, awq.model_path) == ("vllm@awq.service", "q", "/m/awq")
+    assert awq.args == ["--tensor-parallel-size", "2"]
+    assert awq.ttl == 300
+    assert (models["whisper"].backend, models["whisper"].service) == ("command", "whisper.service")
+    assert {awq.group, models["whisper"].group} == {"side-1", "side-2"}
+    assert models["whisper"].preload
+
+
+def test_what_llama_swap_has_and_we_have_not(read: Read) -> None:
+    _, notes = read(LLAMA_SWAP)
+    for told in (
+        "models.zephyr.cmd: its key is left out",
+        "models.zephyr.env: CUDA_VISIBLE_DEVICES=1",
+        "models.zephyr.env: HF_TOKEN is a secret",
+        "models.zephyr.concurrencyLimit:",
+        "models.zephyr.unlisted:",
+        "models.zephyr.filters.setParams.stream:",
+        "models.whisper.cmd: whisper.service has to be made",
+        "models.whisper.checkEndpoint:",
+        "models.whisper.cmdStop:",
+        "models.far: its proxy http://192.168.1.2:8080 is another machine",
+        "models.broken: its macro ${nowhere} is nowhere defined",
+        "groups.side:",
+        "groups.all:",
+        "hooks.on_startup.preload.broken:",
+        "logLevel:",
+        "apiKeys:",
+        "peers:",
+    ):
+        assert told in notes, told
+    assert "s3cret" not in notes
+    assert "hf_secret" not in notes
+    assert "sk-hunter2" not in notes
+
+
+def test_llama_swap_as_child_processes(read: Read) -> None:
+    models, notes = read(LLAMA_SWAP, units="child")
+    assert models["zephyr"].command == [
+        "/usr/bin/env", "CUDA_VISIBLE_DEVICES=1", "/opt/llama-server", "--port", "9002",
+        "--ctx-size", "8192", "--jinja", "-m", "/m/zephyr 7b.gguf", "--alias", "zephyr",
+    ]  # fmt: skip
+    assert models["zephyr"].service is None
+    assert models["awq"].upstream_name == "q"
+    assert models["whisper"].command == [
+        "docker",
+        "run",
+        "--name",
+        "whisper",
+        "-p",
+        "9001:8000",
+        "whisper",
+    ]
+    assert "HF_TOKEN is a secret" in notes
+
+
+def test_macros_that_name_one_another_and_the_environment(
+    read: Read, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MODELS_HERE", "/m")
+    monkeypatch.delenv("NOT_HERE", raising=False)
+    models, notes = read(
+        "macros: {a: '${b}', b: '${a}'}\nmodels:\n"
+        "  x: {cmd: 'llama-server -m ${env.MODELS_HERE}/x.gguf', proxy: 'http://localhost:81'}\n"
+        "  y: {cmd: 'llama-server ${a}'}\n  z: {cmd: 'llama-server -m ${env.NOT_HERE}'}\n"
+        "  q: {cmd: 'llama-server \"'}\n  n: {}\n"
+    )
+    assert {name: (model.model_path, model.port) for name, model in models.items()} == {
+        "x": ("/m/x.gguf", 81)
+    }
+    for told in ("models.y: its macros", "models.z: it takes ${env.NOT_HERE}", "models.q: its cmd",
+                 "models.n: has no cmd"):  # fmt: skip
+        assert told in notes
+
+
+OLDER = """\
+import os
+os.abort()  # nothing of this is run
+SGLANG: str = "sglang.service"
+MODELS = {
+    "mistral-large-2411-awq": {
+        "backend": "sglang", "script": "/opt/llm/start_mistral.sh", "service": SGLANG,
+    },
+    "monstral-123b-exl2-4bpw": {
+        "backend": "tabbyapi", "service": "tabbyapi", "model_name": "Monstral-123B-v2-exl2-4.0bpw",
+        "vram": 90,
+    },
+    "computed": {"backend": "vllm", "service": os.environ["X"]},
+    **os.environ,
+    "odd": 1,
+    "ollama": {"backend": "ollama"},
+}
+"""
+
+
+def test_an_older_routers_python_file_is_read_and_never_run(read: Read) -> None:
+    models, notes = read(OLDER, "router.py")
+    assert {name: (m.backend, m.service, m.script) for name, m in models.items()} == {
+        "mistral-large-2411-awq": ("sglang", "sglang.service", "/opt/llm/start_mistral.sh"),
+        "monstral-123b-exl2-4bpw": ("tabby", "tabbyapi.service", None),
+    }
+    assert models["monstral-123b-exl2-4bpw"].model_name == "Monstral-123B-v2-exl2-4.0bpw"
+    for told in ("monstral-123b-exl2-4bpw.vram:", "MODELS['computed'] in line 12", "MODELS[**…]",
+                 "odd:", "ollama: its backend 'ollama'"):  # fmt: skip
+        assert told in notes
+
+
+@pytest.mark.parametrize(
+    "document",
+    [
+        {"models": {"a": {"backend": "vllm", "unit": "vllm.service"}}, "port": 8002},
+        {"MODELS": {"a": {"backend": "vllm", "service": "vllm"}}, "port": 8002},
+        {"a": {"backend": "VLLM", "service": "vllm.service"}},
+    ],
+)
+def test_an_older_routers_json(read: Read, document: Any) -> None:
+    models, notes = read(json.dumps(document), "config.json")
+    assert models["a"].service == "vllm.service"
+    assert ("port: set" in notes) == ("port" in document)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "why"),
+    [
+        ("c.yaml", "models: [", "is not valid YAML in line 1"),
+        ("c.yaml", "- a", "is not a mapping"),
+        ("c.yaml", "a: 1", "is neither a llama-swap config.yaml"),
+        ("c.py", "def", "is not Python in line 1"),
+        ("c.py", "X = {}", "assigns no MODELS"),
+        ("c.py", "MODELS = dict(a=1)", "no dict literal"),
+        ("c.yaml", "\udcff", "is not UTF-8"),
+    ],
+)
+def test_what_is_no_such_file(tmp_path: Path, name: str, text: str, why: str) -> None:
+    (tmp_path / name).write_bytes(text.encode(errors="surrogateescape"))
+    with pytest.raises(Unreadable, match=why.replace("(", "\\(")):
+        read_foreign(tmp_path / name, "systemd")
+
+
+def test_the_command_prints_a_models_yml_and_says_what_is_left_out(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "config.yaml"
+    path.write_text("models: {a: {cmd: llama-server -m /m/a.gguf, cmdStop: x}}\n")
+    assert main(["import", str(path)]) == 0
+    out, err = capsys.readouterr()
+    assert "model_path: /m/a.gguf" in out
+    assert (
+        err
+        == "not carried over: models.a.cmdStop: systemd stops the unit, or the router its child\n"
+    )
+    assert main(["import", str(path), "--json"]) == 0
+    said = json.loads(capsys.readouterr().out)
+    assert said["valid"]
+    assert said["models"]["a"]["service"] == "llamacpp@a.service"
+    assert said["models_yml"] == out
+
+
+def test_the_command_fails_where_the_checker_would(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "config.json"
+    path.write_text('{"models": {"a": {"backend": "sglang"}}}')
+    assert main(["import", str(path)]) == 1
+    assert "to be put right first: models.yml:" in capsys.readouterr().err
+    assert main(["import", str(path), "--json"]) == 1
+    (problem,) = json.loads(capsys.readouterr().out)["problems"]
+    assert problem["key"] == "models.a.service"
+    assert main(["import", str(tmp_path / "missing.yaml")]) == 1
+    assert "missing.yaml: cannot be read" in capsys.readouterr().err
+
+
+def test_discover_prints_a_models_yml(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    assert main(["discover", "--models-dir", str(tmp_path)]) == 0
+    assert "schema: 1\nmodels:" in capsys.readouterr().out
+    assert main(["discover", "--models-dir", str(tmp_path), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["valid"]
