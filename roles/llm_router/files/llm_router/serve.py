@@ -65,14 +65,26 @@ class _Server(uvicorn.Server):
         task.add_done_callback(lambda done: done.exception())
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Say so to systemd and to all who wait, then let running answers end."""
+        """Say so to systemd, to who looks at the health, and to all who wait; then let running
+        answers end."""
         _notify("STOPPING=1")
         services: Services = self._app.state.services
+        await self._give_notice(services)
         services.scheduler.stop()
         services.events.publish(RouterStopping())
         ending = asyncio.create_task(self._end_answers(services))
         await super().shutdown(sockets=sockets)
         ending.cancel()
+
+    async def _give_notice(self, services: Services) -> None:
+        """Go on serving until a balancer has had the time to send its requests elsewhere; one that
+        was drained before has."""
+        if services.draining:
+            return
+        services.draining = True
+        until = services.clock() + services.settings.config.requests.shutdown_notice
+        while services.clock() < until and not self.force_exit:
+            await asyncio.sleep(0.1)
 
     async def _end_answers(self, services: Services) -> None:
         await asyncio.sleep(self._patience)
