@@ -18,12 +18,17 @@ NEEDED = {
     "LICENSE",
     "meta/runtime.yml",
     "playbooks/site.yml",
+    "playbooks/upgrade.yml",
+    "playbooks/rollback.yml",
+    "playbooks/uninstall.yml",
+    "plugins/filter/fleet_routes.py",
     "plugins/modules/model_switch.py",
     "plugins/module_utils/engine_files.py",
     "roles/llm_router/meta/argument_specs.yml",
     "roles/llm_router/files/requirements.lock",
     "roles/llm_router/files/llm_router/__init__.py",
     "roles/llamacpp/meta/argument_specs.yml",
+    "roles/gateway/meta/argument_specs.yml",
 }
 NEVER_PARTS = {"__pycache__", ".venv", ".cache", ".git", "fragments", "tests", "molecule", "demo"}
 

@@ -8,13 +8,14 @@ short_description: Which hosts of a fleet know which names of models
 version_added: 0.1.0
 author: Roundhouse contributors
 description:
-  - Turns the hosts of a fleet, with the models of each, into one entry for every set of names that the same hosts know.
+  - Turns the hosts of a fleet, with the models of each, into one entry for every set of names
+    that the same hosts know.
   - The role P(roundhouse.llm.gateway#role) makes a backend of each.
 positional: _input
 options:
   _input:
     description:
-      - The hosts, each a mapping of C(name) and C(models), the latter as under C(models:) in C(models.yml).
+      - The hosts, each a mapping of C(name) and C(models), the latter as in C(models.yml).
     type: list
     elements: dict
     required: true
@@ -33,9 +34,9 @@ RETURN = r"""
 _value:
   description:
     - >-
-      For each model, and for its variants and aliases that fewer hosts know, a mapping of C(id) (letters, digits and
-      C(_.-)), C(model), C(names), C(hosts) (names of hosts, the one that shall load it first in front) and C(listed)
-      (what C(/v1/models) says of those names that it lists).
+      For each model, and for its variants and aliases that fewer hosts know, a mapping of C(id)
+      (letters, digits and C(_.-)), C(model), C(names), C(hosts) (names of hosts, the one that
+      shall load it first in front) and C(listed) (its part of C(/v1/models)).
   type: list
   elements: dict
 """
@@ -43,31 +44,32 @@ _value:
 import hashlib
 import re
 from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
 
 from ansible.errors import AnsibleFilterError
 
 
-def fleet_routes(hosts):
+def fleet_routes(hosts: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """One route for each (model, hosts that know a name of it); see DOCUMENTATION."""
-    meanings = {}
+    meanings: dict[str, dict[str, str]] = {}
     for host in hosts:
         for name, model in names_of(host["models"]):
-            known = meanings.setdefault(name, {})
-            known[host["name"]] = model
-    routes = {}
-    for name, known in sorted(meanings.items()):
-        if len(set(known.values())) > 1:
-            told = ", ".join(f"{model} on {host}" for host, model in sorted(known.items()))
+            meanings.setdefault(name, {})[host["name"]] = model
+    routes: dict[tuple[str, frozenset[str]], list[str]] = {}
+    for name, meaning in sorted(meanings.items()):
+        if len(set(meaning.values())) > 1:
+            told = ", ".join(f"{model} on {host}" for host, model in sorted(meaning.items()))
             raise AnsibleFilterError(
                 f"The name '{name}' must mean one model in the whole fleet, but it is {told}."
             )
-        model = next(iter(known.values()))
-        routes.setdefault((model, frozenset(known)), []).append(name)
-    entries = {}
+        model = next(iter(meaning.values()))
+        routes.setdefault((model, frozenset(meaning)), []).append(name)
+    entries: dict[str, Mapping[str, Any]] = {}
     for host in hosts:
         for model, entry in host["models"].items():
             entries.setdefault(model, entry or {})
-    first = Counter()
+    first: Counter[str] = Counter()
     made = []
     # who has the least choice chooses first
     for (model, known), names in sorted(
@@ -87,7 +89,7 @@ def fleet_routes(hosts):
     return sorted(made, key=lambda route: (route["model"], route["id"]))
 
 
-def names_of(models):
+def names_of(models: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     """Every (name, model) that a client of one host may use."""
     for model, entry in models.items():
         yield model, model
@@ -97,7 +99,7 @@ def names_of(models):
             yield variant, model
 
 
-def listed(model, names, entry):
+def listed(model: str, names: Sequence[str], entry: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
     """The entries of ``/v1/models``: as a router's own, without what only it knows."""
     aliases = [name for name in entry.get("aliases") or () if name in names]
     for name in names:
@@ -113,12 +115,12 @@ def listed(model, names, entry):
         yield said
 
 
-def identify(model, hosts):
+def identify(model: str, hosts: frozenset[str]) -> str:
     """A name that HAProxy takes, the same as long as the route is the same."""
     return f"{re.sub('[^A-Za-z0-9.-]', '_', model)}_{digest(model, *sorted(hosts))[:6]}"
 
 
-def digest(*words):
+def digest(*words: str) -> str:
     """Hexadecimal."""
     return hashlib.sha256("\n".join(words).encode()).hexdigest()
 
@@ -126,5 +128,5 @@ def digest(*words):
 class FilterModule:
     """Filters of the role gateway."""
 
-    def filters(self):
+    def filters(self) -> dict[str, Callable[..., Any]]:
         return {"fleet_routes": fleet_routes}

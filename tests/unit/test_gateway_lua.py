@@ -127,7 +127,7 @@ FILE = (
     ("body", "model"),
     [
         (form(FILE, 'Content-Disposition: form-data; name="model"\r\n\r\nwhisper'), "whisper"),
-        (form('content-disposition: form-data; name=model\r\n\r\nwhisper', FILE), "whisper"),
+        (form("content-disposition: form-data; name=model\r\n\r\nwhisper", FILE), "whisper"),
         (form('Content-Disposition: form-data; name="model"; filename="x"\r\n\r\nb'), None),
         (form(FILE), None),
         (b'--B\r\nContent-Disposition: form-data; name="model"\r\n\r\nwhis', None),

@@ -109,9 +109,7 @@ class _Server(uvicorn.Server):
         if services.draining:
             return
         services.draining = True
-        until = services.clock() + services.settings.config.requests.shutdown_notice
-        while services.clock() < until and not self.force_exit:
-            await asyncio.sleep(0.1)
+        await asyncio.sleep(services.settings.config.requests.shutdown_notice)
 
     async def _end_answers(self, services: Services) -> None:
         await asyncio.sleep(self._patience)
