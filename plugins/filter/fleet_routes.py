@@ -69,14 +69,16 @@ def fleet_routes(hosts: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     for host in hosts:
         for model, entry in host["models"].items():
             entries.setdefault(model, entry or {})
-    first: Counter[str] = Counter()
+    # models of different device groups do not drive each other out
+    first: Counter[tuple[str, str]] = Counter()
     made = []
     # who has the least choice chooses first
     for (model, known), names in sorted(
         routes.items(), key=lambda route: (len(route[0][1]), route[0][0], sorted(route[0][1]))
     ):
-        order = sorted(known, key=lambda host: (first[host], digest(model, host)))
-        first[order[0]] += 1
+        group = entries[model].get("group", "default")
+        order = sorted(known, key=lambda host: (first[host, group], digest(model, host)))
+        first[order[0], group] += 1
         made.append(
             {
                 "id": identify(model, known),

@@ -165,7 +165,7 @@ def the_fleet_is_upgraded() -> None:
     run("tools/export-tree", str(new))
     with (new / "roles/llm_router/files/llm_router/__init__.py").open("a") as source:
         source.write("# the next version\n")
-    told = play("upgrade.yml", "--extra-vars=gateway_wait=61", collections=CACHE / "new")
+    told = play("upgrade.yml", "--extra-vars=gateway_wait=151", collections=CACHE / "new")
     for host in SERVERS:
         now = state(host)
         assert now["release"] != before[host]["release"], told
@@ -207,7 +207,7 @@ def it_is_taken_away() -> None:
 def under_load(what: str) -> Iterator[None]:
     """Nothing that a client asks of the gateway fails while the block runs."""
     with Load(url("fleetgw"), KEY, MODELS) as load:
-        wait_until(lambda: all(load.served.values()) or bool(load.failed), "all models answer", 90)
+        wait_until(lambda: all(load.served.values()) or bool(load.failed), "all models answer", 150)
         yield
         time.sleep(2)
     if load.failed:

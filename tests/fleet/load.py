@@ -11,7 +11,7 @@ from typing import Any
 
 import httpx
 
-PATIENCE = 180.0
+PATIENCE = 300.0
 
 
 @dataclass
