@@ -62,7 +62,7 @@ class Load:
             else:
                 at = time.strftime("%H:%M:%S")
                 self.failed.append(f"{at} {model} {stream=} after {seconds:.1f} s: {wrong}")
-            await asyncio.sleep(0.1)
+            await asyncio.sleep(0.3)
 
     async def _ask(self, client: httpx.AsyncClient, body: dict[str, Any]) -> str | None:
         """What is wrong with the answer, if anything."""

@@ -134,7 +134,8 @@ class RequestLimits(_Section):
     status lines; ``json_keepalive``: likewise between spaces before an answer that is not
     streamed, 0 for none (with it an error may come with status 200); ``shutdown_notice``: how long
     a router that is stopped says so in its health and goes on serving, before it takes no more;
-    ``shutdown_timeout``: how long running answers get after that."""
+    ``shutdown_timeout``: how long running answers get after that, and with a notice those who wait
+    too."""
 
     idle_timeout: Deadline = 600.0
     client_timeout: Deadline = 60.0
