@@ -24,6 +24,7 @@ export PYTHONDONTWRITEBYTECODE := 1
 export HYPOTHESIS_STORAGE_DIRECTORY := $(CURDIR)/.cache/hypothesis
 export HOST
 
+
 .PHONY: $(shell sed -n 's/^\([a-z-]*\):.*/\1/p' $(firstword $(MAKEFILE_LIST)))
 
 ##@ See it
@@ -90,6 +91,8 @@ test-vllm: env ## opt-in: vLLM's CPU build for real, on a host (5 GB, some minut
 	@tests/vllm/run
 test-adopt: env ## a host that was set up by hand is adopted: what is touched, and that it works
 	@python tests/adopt/adopt.py
+test-fleet: env ## three servers and two gateways on hosts: routing, stops, rolling upgrade under load
+	@$(MODULE) tests.fleet.fleet $(ARGS)
 test-demo: ## make demo, embedded and on a host, each again, and that nothing is left
 	@tests/demo
 

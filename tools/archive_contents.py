@@ -20,6 +20,10 @@ NEEDED = {
     "playbooks/site.yml",
     "plugins/modules/model_config.py",
     "plugins/modules/model_info.py",
+    "playbooks/upgrade.yml",
+    "playbooks/rollback.yml",
+    "playbooks/uninstall.yml",
+    "plugins/filter/fleet_routes.py",
     "plugins/modules/model_switch.py",
     "plugins/module_utils/engine_files.py",
     "plugins/module_utils/file_edits.py",
@@ -31,6 +35,7 @@ NEEDED = {
     "roles/llamacpp/meta/argument_specs.yml",
     "roles/sglang/meta/argument_specs.yml",
     "roles/vllm/meta/argument_specs.yml",
+    "roles/gateway/meta/argument_specs.yml",
 }
 NEVER_PARTS = {"__pycache__", ".venv", ".cache", ".git", "fragments", "tests", "molecule", "demo"}
 

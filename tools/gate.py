@@ -43,9 +43,10 @@ TEST = (
     "test-demo",
     "test-systemd",
     "test-adopt",
+    "test-fleet",
     "molecule",
 )
-ON_HOSTS = {"molecule", "test-systemd", "test-adopt"}
+ON_HOSTS = {"molecule", "test-systemd", "test-adopt", "test-fleet"}
 
 
 @dataclass

@@ -53,6 +53,8 @@ def described(router: Router) -> dict[str, Any]:
     for name in ("SwitchCall", "PinCall", "_ModelCall"):
         model = document["components"]["schemas"][name]["properties"]
         model["model"] = {"type": "string", "enum": names}
+    # one that waits would wait for the others, and one that is drained says 503
+    document["components"]["schemas"]["DrainCall"]["properties"]["on"]["enum"] = [False]
     # a longer pin would have every other model refused from then on
     document["components"]["schemas"]["PinCall"]["properties"]["seconds"]["maximum"] = 0.01
     return document

@@ -91,20 +91,42 @@ class _Server(uvicorn.Server):
         task.add_done_callback(lambda done: done.exception())
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Say so to systemd and to all who wait, then let running answers end."""
+        """Say so to systemd, to who looks at the health, and to all who wait; then let running
+        answers end."""
         _notify("STOPPING=1")
         self._collecting.cancel()
         services: Services = self._app.state.services
+        patience = await self._give_notice(services)
         services.scheduler.stop()
         services.events.publish(RouterStopping())
-        ending = asyncio.create_task(self._end_answers(services))
+        ending = asyncio.create_task(self._end_answers(services, patience))
         await super().shutdown(sockets=sockets)
         ending.cancel()
 
-    async def _end_answers(self, services: Services) -> None:
-        await asyncio.sleep(self._patience)
+    async def _give_notice(self, services: Services) -> float:
+        """Go on serving until a balancer has had the time to send its requests elsewhere (one that
+        was drained before has), and until those that came before that wait no more; returns what
+        is left of the time for answers, in seconds."""
+        notice = services.settings.config.requests.shutdown_notice
+        drained, services.draining = services.draining, True
+        if not notice:
+            return self._patience
+        if not drained:
+            await asyncio.sleep(notice)
+        until = services.clock() + self._patience
+        # a tenth of a second late does no harm
+        while services.clock() < until and _some_wait(services):  # noqa: ASYNC110
+            await asyncio.sleep(0.1)
+        return max(0.0, until - services.clock())
+
+    async def _end_answers(self, services: Services, patience: float) -> None:
+        await asyncio.sleep(patience)
         for exchange in list(services.in_flight.values()):
             exchange.end(stopping())
+
+
+def _some_wait(services: Services) -> bool:
+    return any(not exchange.served for exchange in services.in_flight.values())
 
 
 def serve(settings: Settings) -> int:

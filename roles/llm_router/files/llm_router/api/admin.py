@@ -175,6 +175,38 @@ async def reload(request: Request, call: ReloadCall, services: Admin) -> dict[st
     return {"changed": bool(changes), **asdict(changes)}
 
 
+class DrainCall(BaseModel):
+    """``on``: false takes it back. ``timeout``: how long to wait until nothing is under way, in
+    seconds; without it, not at all."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    on: bool = True
+    timeout: float | None = Field(None, gt=0)
+
+
+@router.post("/drain")
+async def drain(call: DrainCall, services: Admin) -> dict[str, Any]:
+    """Have `/health` say that requests are better sent elsewhere, and wait for those that are
+    under way. Whoever comes all the same is served; a restart ends it."""
+    changed = services.draining != call.on
+    services.draining = call.on
+    if call.on and call.timeout is not None:
+        with anyio.move_on_after(call.timeout):
+            # rare, and a tenth of a second late does no harm
+            while services.in_flight and services.draining:  # noqa: ASYNC110
+                await anyio.sleep(0.1)
+        if services.in_flight:
+            raise ApiError(
+                504,
+                "drain_timeout",
+                f"{len(services.in_flight)} requests are still under way after "
+                f"{call.timeout:g} s; /health goes on to say that the router is draining.",
+                kind="server_error",
+            )
+    return {"changed": changed, "draining": call.on, "in_flight": len(services.in_flight)}
+
+
 class PinCall(_ModelCall):
     """``seconds``: for how long nothing else may be loaded in the model's group; 0 ends it."""
 

@@ -1,43 +1,69 @@
-"""``GET /health``: whether the router can do its work, in the four keys that clients know."""
+"""``GET /health``: whether the router can do its work, in the four keys that clients know; and
+``GET /health?model=NAME``, for a balancer that must know where a model is."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse
 
+from llm_router.api.errors import unknown_model
 from llm_router.api.services import Services
+from llm_router.config.names import find, names_of
 from llm_router.engines import engine_for
 
 router = APIRouter()
 
 
 @router.get("/health")
-async def health(request: Request) -> JSONResponse:
-    """200 while requests can be served, 503 when units cannot be managed at all.
+async def health(
+    request: Request, model: str | None = None, want: Literal["loaded", "loadable"] = "loaded"
+) -> JSONResponse:
+    """200 while requests are welcome; 503 when units cannot be managed at all, and when the router
+    is drained or about to stop, though it still answers.
 
     ``status`` is healthy, degraded (some model's last switch failed: ``failures`` has the
-    reasons) or unhealthy (``problem`` has the reason).
+    reasons), draining or unhealthy (``problem`` has the reason).
+
+    With ``model``, 200 if it is loaded or being loaded; with ``want=loadable``, 200 if a request
+    for it could be served too: its last switch did not fail, and no other model is pinned.
     """
     services: Services = request.app.state.services
+    if model is not None:
+        return await _of_model(services, model, want)
     core = services.scheduler.core
     loaded = {group.current for group in core.groups.values()} - {None}
     backends: dict[str, bool] = {}
-    for name, model in services.models.items():
-        label = engine_for(model).label
+    for name, entry in services.models.items():
+        label = engine_for(entry).label
         backends[label] = backends.get(label, False) or name in loaded
     body: dict[str, Any] = {
-        "status": "healthy",
+        "status": "draining" if services.draining else "healthy",
         "current_model": next((name for name in services.models if name in loaded), None),
         "backends": backends,
         "models": list(services.models),
     }
     if core.failures:
-        body["status"] = "degraded"
+        if not services.draining:
+            body["status"] = "degraded"
         body["failures"] = {name: failure.message for name, failure in core.failures.items()}
     problem = await services.units.problem()
     if problem is not None:
         body["status"] = "unhealthy"
         body["problem"] = problem
-    return JSONResponse(body, 200 if problem is None else 503)
+    return JSONResponse(body, 503 if services.draining or problem is not None else 200)
+
+
+async def _of_model(services: Services, asked: str, want: str) -> JSONResponse:
+    known = find(services.models, asked)
+    if known is None:
+        raise unknown_model(asked, (name.name for name in names_of(services.models)))
+    core, name = services.scheduler.core, known.model
+    state, failed = core.state_of(name), name in core.failures
+    # a load after a failed one may fail again: nobody else should wait for it
+    here = state == "loaded" or (state == "loading" and not failed)
+    free = not failed and core.group_of(name).pinned in (None, name)
+    fit = here or (want == "loadable" and free and await services.units.problem() is None)
+    body = {"model": name, "state": state, "draining": services.draining}
+    return JSONResponse(body, 200 if fit and not services.draining else 503)

@@ -56,6 +56,8 @@ class Services:
     """By model: the main process of its unit when it was found or made ready."""
     in_flight: dict[int, Exchange] = field(default_factory=dict)
     """By number: the requests that wait or are answered now."""
+    draining: bool = False
+    """Whether requests are better sent elsewhere; those that come are served all the same."""
     under_way: Counter[str] = field(default_factory=Counter)
     """By key: how many of its requests there are, for keys with a limit."""
 

@@ -70,6 +70,14 @@ def cancel(options: argparse.Namespace) -> int:
     return _show(options, answer, lambda body: [f"request {body['id']} is ended"])
 
 
+def drain(options: argparse.Namespace) -> int:
+    """Have balancers send requests elsewhere, and wait for those under way."""
+    # for ever, where no time is given: a day is longer than any answer
+    call = {"on": False} if options.off else {"on": True, "timeout": options.timeout or 86400}
+    answer = client_of(options).call("POST", "/admin/drain", body=call, timeout=None)
+    return _show(options, answer, _drain_lines)
+
+
 def pin(options: argparse.Namespace) -> int:
     """Load a model, and keep every other of its group out for a time."""
     call = {"model": options.model, "seconds": options.seconds}
@@ -119,6 +127,12 @@ def _cancel_lines(body: dict[str, Any]) -> list[str]:
     if not body["changed"]:
         return [f"there was no switch to end in group {body['group']}"]
     return [f"the switch of group {body['group']} is ended"]
+
+
+def _drain_lines(body: dict[str, Any]) -> list[str]:
+    if body["draining"]:
+        return ["drained: nothing is under way, and /health says 503 until a restart or --off"]
+    return ["requests are welcome" + ("" if body["changed"] else ", as before")]
 
 
 def _reload_lines(body: dict[str, Any]) -> list[str]:

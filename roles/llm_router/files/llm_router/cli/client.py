@@ -87,7 +87,7 @@ def _read(status: int, text: str) -> dict[str, Any]:
             return body
         error = body.get("error")
         if isinstance(error, dict) and "message" in error:
-            late = error.get("code") == "switch_timeout"
+            late = error.get("code") in ("switch_timeout", "drain_timeout")
             raise Failed(
                 str(error["message"]),
                 Exit.TIMEOUT if late else Exit.NOT_DONE,

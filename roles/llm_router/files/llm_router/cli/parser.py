@@ -190,6 +190,16 @@ def _add_runtime(commands: Any) -> None:
     cancel.add_argument(
         "--group", metavar="GROUP", default="default", help="the switch's group (default: default)"
     )
+    drain = _command(
+        commands,
+        "drain",
+        "admin:drain",
+        "have balancers send requests elsewhere, and wait for those under way",
+        *parents,
+    )
+    how_long = drain.add_mutually_exclusive_group()
+    how_long.add_argument("--off", action="store_true", help="take it back")
+    how_long.add_argument("--timeout", type=_seconds, metavar="S", help="how long to wait")
     pin = _command(
         commands, "pin", "admin:pin", "load a model, and keep others of its group out", *parents
     )

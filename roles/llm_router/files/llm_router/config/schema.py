@@ -135,7 +135,10 @@ class RequestLimits(_Section):
     of its body; ``header_timeout``: how long the head of a request may take to come;
     ``max_body``: bytes; ``keepalive``: seconds between comments in a stream that waits without
     status lines; ``json_keepalive``: likewise between spaces before an answer that is not
-    streamed, 0 for none (with it an error may come with status 200)."""
+    streamed, 0 for none (with it an error may come with status 200); ``shutdown_notice``: how long
+    a router that is stopped says so in its health and goes on serving, before it takes no more;
+    ``shutdown_timeout``: how long running answers get after that, and with a notice those who wait
+    too."""
 
     idle_timeout: Deadline = 600.0
     client_timeout: Deadline = 60.0
@@ -143,6 +146,7 @@ class RequestLimits(_Section):
     keepalive: Deadline = 15.0
     json_keepalive: Seconds = 0.0
     max_body: Annotated[int, Field(ge=1024)] = 64 * 1024 * 1024
+    shutdown_notice: Seconds = 0.0
     shutdown_timeout: Seconds = 30.0
 
 
