@@ -12,6 +12,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, JsonValue
 
+from llm_router.model_files import MODELS_DIR, REPO, REVISION
+
 Backend = Literal["sglang", "vllm", "tabby", "llamacpp", "command"]
 StatusStyle = Literal["auto", "content", "event", "reasoning", "off"]
 Scope = Literal["use", "switch", "admin"]
@@ -54,6 +56,12 @@ def _json(value: dict[str, Any]) -> dict[str, Any]:
     return value
 
 
+def _within_repository(value: str) -> str:
+    if not value or value.startswith("/") or ".." in value.split("/") or not value.isprintable():
+        raise ValueError("is no path or pattern of a file in a repository")
+    return value
+
+
 Argument = Annotated[str, BeforeValidator(_argument)]
 Style = Annotated[StatusStyle, BeforeValidator(_off)]
 Seconds = Annotated[float, BeforeValidator(_seconds), Field(ge=0, allow_inf_nan=False)]
@@ -64,6 +72,8 @@ Pattern = Annotated[str, AfterValidator(_compiles)]
 Port = Annotated[int, Field(ge=1, le=65535)]
 RequestValues = Annotated[dict[str, JsonValue], AfterValidator(_json)]
 OwnPath = Annotated[str, Field(pattern=r"^(GET|POST|PUT|PATCH|DELETE) (/[A-Za-z0-9_.~@:+-]+)+$")]
+AbsolutePath = Annotated[str, Field(pattern=r"^/")]
+RepoFile = Annotated[str, AfterValidator(_within_repository)]
 ModelName = Annotated[str, Field(pattern=rf"^{MODEL_NAME.pattern}$", max_length=200)]
 
 
@@ -162,6 +172,8 @@ class Config(_Section):
     admin_socket: str = "/run/llm-router/admin.sock"
     helper_socket: str = "/run/llm-router-helper.sock"
     engine_files: EngineFiles = EngineFiles()
+    models_dir: AbsolutePath = MODELS_DIR
+    """Where models with a ``repo`` are downloaded to."""
     llamacpp_binary: str = "llama-server"
     status: Status = Status()
     scheduler: SchedulerConfig = SchedulerConfig()
@@ -194,9 +206,14 @@ class ModelEntry(_Section):
 
     backend: Backend
     service: Annotated[str, Field(pattern=rf"^{UNIT_NAME.pattern}$")] | None = None
-    script: Annotated[str, Field(pattern=r"^/")] | None = None
+    script: AbsolutePath | None = None
     model_name: str | None = None
-    model_path: Annotated[str, Field(pattern=r"^/")] | None = None
+    model_path: AbsolutePath | None = None
+    repo: Annotated[str, Field(pattern=rf"^{REPO.pattern}$")] | None = None
+    """The repository that its files are downloaded from; see `llm_router.model_files`."""
+    revision: Annotated[str, Field(pattern=rf"^{REVISION.pattern}$")] | None = None
+    files: list[RepoFile] = []
+    """Those of its files that are needed, as names or patterns; all where there are none."""
     command: list[Argument] | None = None
     args: list[Argument] = []
     port: Port | None = None
