@@ -260,9 +260,19 @@ class Hub:
                 + (": give a token that may read it (models_token)" if refused else "")
             ) from error
         except httpx2.HTTPError as error:
+            # files may be on another machine than the hub
+            asked = error.request.url
             raise DownloadError(
-                f"{self.endpoint} cannot be reached for {repo} ({type(error).__name__}: {error}); "
-                "what has been fetched stays, and the next run goes on from there"
+                f"{asked.scheme}://{asked.netloc.decode()} cannot be reached for {repo} "
+                f"({type(error).__name__}: {error}); what has been fetched stays, and the next run "
+                "goes on from there"
+            ) from error
+        except OSError as error:
+            if error.errno is not None:
+                raise
+            raise DownloadError(
+                f"{self.endpoint} sent another number of bytes of {repo} than it had announced: "
+                "run this again"
             ) from error
 
 

@@ -173,7 +173,7 @@ class _Handler(BaseHTTPRequestHandler):
         ]
         more = {}
         if start + PAGE < len(entries):
-            here = f"{self.server.hub.url}{urlsplit(self.path).path}"
+            here = f"http://{self.headers['Host']}{urlsplit(self.path).path}"
             more["Link"] = f'<{here}?recursive=True&cursor={start + PAGE}>; rel="next"'
         self._json(entries[start : start + PAGE], more)
 
