@@ -34,7 +34,7 @@ demo-down: ## take away everything that `make demo` put up
 
 ##@ Check it
 
-.PHONY: check test test-unit test-integration test-contracts test-openapi test-properties test-load test-timing test-metrics soak soak-short lint types lint-yaml lint-ansible lint-docs sanity build molecule test-systemd test-demo
+.PHONY: check test test-unit test-integration test-contracts test-openapi test-properties test-load test-timing test-metrics soak soak-short lint types lint-yaml lint-ansible lint-docs sanity build molecule test-systemd test-install test-demo
 check: env ## everything that needs no hosts: linters, types, docs, unit and fast integration tests
 	@$(BIN)/python tools/gate.py check
 test: env ## everything: check, ansible-test sanity, the archive, integration tests, Molecule on real hosts
@@ -84,6 +84,8 @@ molecule: env model ## Molecule: every scenario on real systemd hosts
 	@molecule test --all $(ARGS)
 test-systemd: env ## units, helper and config writer against a real systemd, on a host
 	@tests/systemd/run
+test-install: env ## install.sh on a bare host: two models answer, one is downloaded; again: nothing changes
+	@tests/install/run
 test-demo: ## make demo, embedded and on a host, each again, and that nothing is left
 	@tests/demo
 

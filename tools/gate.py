@@ -41,9 +41,10 @@ TEST = (
     "sanity",
     "test-demo",
     "test-systemd",
+    "test-install",
     "molecule",
 )
-ON_HOSTS = {"molecule", "test-systemd"}
+ON_HOSTS = {"molecule", "test-install", "test-systemd"}
 
 
 @dataclass
