@@ -11,7 +11,14 @@ ROOT = Path(__file__).resolve().parent.parent
 
 # What a collection may have at its top; every tracked file in these folders must be in.
 SHIPPED_FOLDERS = {"docs", "examples", "meta", "playbooks", "plugins", "roles", "changelogs"}
-SHIPPED_FILES = {"README.md", "LICENSE", "CHANGELOG.md", "CHANGELOG.rst", "requirements.txt", "install.sh"}
+SHIPPED_FILES = {
+    "README.md",
+    "LICENSE",
+    "CHANGELOG.md",
+    "CHANGELOG.rst",
+    "requirements.txt",
+    "install.sh",
+}
 # What install.sh makes its environment of.
 SHIPPED_REQUIREMENTS = {"requirements/ansible.in", "requirements/ansible.lock"}
 MADE_BY_GALAXY = {"MANIFEST.json", "FILES.json"}

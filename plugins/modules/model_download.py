@@ -59,7 +59,8 @@ options:
     default: 4
   interval:
     description:
-      - Seconds after which the module returns, with RV(finished=false), if it is not done.
+      - Seconds of downloading after which the module returns, with RV(finished=false), if it is
+        not done.
       - In a task it is then called again until it is done, and a line each time says how far it is.
     type: int
     default: 15
@@ -316,9 +317,7 @@ class Plan:
         return sum(file.size - self.store.fetched(name, file) for name, file in files)
 
 
-def wishes_by_directory(
-    models: dict[str, Any], models_dir: str
-) -> dict[str, list[Wish]]:
+def wishes_by_directory(models: dict[str, Any], models_dir: str) -> dict[str, list[Wish]]:
     """What goes where. Raises `DownloadError` for entries that say nothing or too much."""
     found: dict[str, list[Wish]] = {}
     for name, entry in models.items():
@@ -448,9 +447,10 @@ class _Part:
         return getattr(self._file, name)
 
 
-def download(hub: Hub, plans: list[Plan], parallel: int, deadline: float) -> bool:
+def download(hub: Hub, plans: list[Plan], parallel: int, seconds: float) -> bool:
     """Fetch what is missing; False if the time was up before. Raises as the hub and disk do."""
     stop = threading.Event()
+    deadline = time.monotonic() + seconds
 
     def is_over() -> bool:
         return stop.is_set() or time.monotonic() > deadline
@@ -470,7 +470,12 @@ def download(hub: Hub, plans: list[Plan], parallel: int, deadline: float) -> boo
             os.fsync(part.fileno())
             if part.tell() < file.size:
                 return False
-        each.store.accept(name, file)
+        try:
+            each.store.accept(name, file)
+        except StoreError:
+            if not have:
+                raise
+            return fetch(each, name)  # what an earlier run had left was bad: from the beginning
         return True
 
     with ThreadPoolExecutor(max_workers=parallel) as pool:
@@ -485,7 +490,6 @@ def download(hub: Hub, plans: list[Plan], parallel: int, deadline: float) -> boo
 
 def work(params: dict[str, Any], check_mode: bool) -> dict[str, Any]:
     """What the module returns. Raises as `plan` and `download` do."""
-    deadline = time.monotonic() + params["interval"]
     hub = Hub(params["endpoint"], params["token"])
     wishes = wishes_by_directory(params["models"], params["models_dir"])
     plans = [plan(hub, params, where, those) for where, those in wishes.items()]
@@ -501,7 +505,7 @@ def work(params: dict[str, Any], check_mode: bool) -> dict[str, Any]:
                 each.store.save(each.sure)
             if each.snapshot.commit != each.sure.commit:
                 each.store.begin(each.snapshot)
-        finished = download(hub, plans, params["parallel"], deadline)
+        finished = download(hub, plans, params["parallel"], params["interval"])
         for each in plans:
             if finished and (each.missing or each.snapshot.commit != each.sure.commit):
                 each.store.finish(each.snapshot, each.missing)

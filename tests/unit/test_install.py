@@ -166,7 +166,9 @@ def test_a_short_key_is_refused(answers: Path, tmp_path: Path) -> None:
 
 def test_a_line_that_is_no_answer_is_named(answers: Path) -> None:
     answers.write_text("port = 1\nlisten\n")
-    assert f"{answers}:2: is no line like `port = 8002`" in install("--answers", str(answers)).stderr
+    assert (
+        f"{answers}:2: is no line like `port = 8002`" in install("--answers", str(answers)).stderr
+    )
 
 
 def test_nobody_is_asked_where_nobody_is(tmp_path: Path) -> None:

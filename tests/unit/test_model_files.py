@@ -26,7 +26,9 @@ def test_a_commit_changes_no_path(revision: str | None, expected: str) -> None:
 
 def test_what_the_engine_is_given() -> None:
     assert model_path("/m", "vllm", "o/n", None, ["*.safetensors"]) == "/m/o/n"
-    assert model_path("/m", "llamacpp", "o/n", "v1", ["Q4/a-1.gguf", "*"]) == "/m/o/n@v1/Q4/a-1.gguf"
+    assert (
+        model_path("/m", "llamacpp", "o/n", "v1", ["Q4/a-1.gguf", "*"]) == "/m/o/n@v1/Q4/a-1.gguf"
+    )
     assert model_path("/m", "llamacpp", "o/n", None, []) is None
     assert gguf_file(["*.gguf"]) is None
     assert gguf_file(["mmproj.bin", "a.gguf"]) is None

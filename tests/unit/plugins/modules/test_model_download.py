@@ -193,6 +193,14 @@ def test_what_arrives_damaged_is_refused(run: Run, hub: Hub, place: Path) -> Non
     assert contents(place) == FILES
 
 
+def test_a_damaged_part_of_an_earlier_run_is_fetched_anew(run: Run, hub: Hub, place: Path) -> None:
+    hub.faults.corrupt, hub.faults.slow = True, 0.1
+    assert not run(interval=1, parallel=1)["finished"]
+    hub.faults.corrupt, hub.faults.slow = False, 0.0
+    assert run()["finished"]
+    assert contents(place) == FILES
+
+
 def test_a_file_that_went_bad_is_found_and_mended(run: Run, hub: Hub, place: Path) -> None:
     run()
     name = "model-00002-of-00002.safetensors"
