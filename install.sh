@@ -100,6 +100,10 @@ ask_all() {
     ask listen 'Address to listen on (0.0.0.0: the network)' 127.0.0.1
     ask port 'Port' 8002
     ask key 'Key of the API (generate, file:PATH, env:VARIABLE, none)' generate
+    if [ -t 0 ]; then # these have no answer where the distribution's package will do
+        ask llamacpp-archive 'A llama.cpp build for your GPU, path or URL (nothing: the package)' ''
+        if [ -n "${answers[llamacpp-archive]}" ]; then ask llamacpp-checksum 'Its checksum, sha256:...' ''; fi
+    fi
 }
 
 is_loopback() { [[ ${answers[listen]} =~ ^(127\.[0-9.]+|::1|localhost)$ ]]; }

@@ -20,12 +20,14 @@ ANSWERS = "engines = llamacpp\nlisten = 0.0.0.0\nport = 8765\nkey = env:A_KEY\n"
 NO_PYTHON = "install.sh: Ansible needs Python 3.10 or newer, and /none is none"
 
 
-def install(*arguments: str, key: str = KEY) -> subprocess.CompletedProcess[str]:
+def install(
+    *arguments: str, key: str = KEY, stdin: int = subprocess.DEVNULL
+) -> subprocess.CompletedProcess[str]:
     """Without a Python that could run Ansible, it ends when the answers are written."""
     as_root = [] if os.geteuid() == 0 else ["unshare", "--user", "--map-root-user"]
     return subprocess.run(
         [*as_root, str(ROOT / "install.sh"), "--python", "/none", *arguments],
-        stdin=subprocess.DEVNULL,
+        stdin=stdin,
         capture_output=True,
         text=True,
         check=False,
@@ -178,3 +180,23 @@ def test_nobody_is_asked_where_nobody_is(tmp_path: Path) -> None:
         "install.sh: nobody is there to ask: answer engines models-dir listen key by options or "
         "with --answers FILE\n"
     )
+
+
+def test_a_person_is_asked_what_is_not_answered_yet(tmp_path: Path) -> None:
+    person, terminal = os.openpty()
+    typed = ["", str(tmp_path), "", "9000", "none", "/opt/llama.tar.gz", "sha256:00"]
+    os.write(person, "".join(f"{line}\n" for line in typed).encode())
+    done = install("--directory", str(tmp_path / "etc"), stdin=terminal)
+    os.close(terminal)
+    os.close(person)
+    assert "Where are the models [/srv/models]: " in done.stderr
+    settings = yaml.safe_load((tmp_path / "etc/group_vars/llm_servers.yml").read_text())
+    assert settings == {
+        "llm_router_models_file": "{{ inventory_dir }}/models.yml",
+        "models_dir": str(tmp_path),
+        "llm_router_host": "127.0.0.1",
+        "llm_router_port": 9000,
+        "llamacpp_source": "archive",
+        "llamacpp_archive": "/opt/llama.tar.gz",
+        "llamacpp_checksum": "sha256:00",
+    }
