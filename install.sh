@@ -152,6 +152,7 @@ llm_servers:
   hosts:
     $(uname -n):
       ansible_connection: local
+      ansible_become: false # install.sh is root already, and there may be no sudo
       ansible_python_interpreter: /usr/bin/python3
 END
 }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import stat
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -43,8 +44,8 @@ Run = Callable[..., dict[str, Any]]
 @pytest.fixture
 def run(hub: Hub, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Run:
     """Runs the module; what it said. The temporary directory is for everybody, as a host's is."""
-    for path in [tmp_path, *tmp_path.parents[:3]]:
-        if path.name.startswith(("pytest-", "test_")) or path == tmp_path:
+    for path in [tmp_path, *tmp_path.parents]:
+        if path.is_relative_to(tempfile.gettempdir()) and path != Path(tempfile.gettempdir()):
             path.chmod(0o755)
 
     def call(*, check: bool = False, entry: dict[str, Any] | None = None, **given: Any) -> Any:
