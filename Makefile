@@ -25,6 +25,7 @@ export HYPOTHESIS_STORAGE_DIRECTORY := $(CURDIR)/.cache/hypothesis
 export HOST
 
 
+
 .PHONY: $(shell sed -n 's/^\([a-z-]*\):.*/\1/p' $(firstword $(MAKEFILE_LIST)))
 
 ##@ See it
@@ -93,6 +94,8 @@ test-adopt: env ## a host that was set up by hand is adopted: what is touched, a
 	@python tests/adopt/adopt.py
 test-fleet: env ## three servers and two gateways on hosts: routing, stops, rolling upgrade under load
 	@$(MODULE) tests.fleet.fleet $(ARGS)
+test-install: env ## install.sh on a bare host: two models answer, one is downloaded; again: nothing changes
+	@tests/install/run
 test-demo: ## make demo, embedded and on a host, each again, and that nothing is left
 	@tests/demo
 

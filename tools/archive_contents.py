@@ -11,7 +11,16 @@ ROOT = Path(__file__).resolve().parent.parent
 
 # What a collection may have at its top; every tracked file in these folders must be in.
 SHIPPED_FOLDERS = {"docs", "examples", "meta", "playbooks", "plugins", "roles", "changelogs"}
-SHIPPED_FILES = {"README.md", "LICENSE", "CHANGELOG.md", "CHANGELOG.rst", "requirements.txt"}
+SHIPPED_FILES = {
+    "README.md",
+    "LICENSE",
+    "CHANGELOG.md",
+    "CHANGELOG.rst",
+    "requirements.txt",
+    "install.sh",
+}
+# What install.sh makes its environment of.
+SHIPPED_REQUIREMENTS = {"requirements/ansible.in", "requirements/ansible.lock"}
 MADE_BY_GALAXY = {"MANIFEST.json", "FILES.json"}
 NEEDED = {
     "README.md",
@@ -25,6 +34,9 @@ NEEDED = {
     "playbooks/uninstall.yml",
     "plugins/filter/fleet_routes.py",
     "plugins/modules/model_switch.py",
+    "plugins/modules/model_download.py",
+    "plugins/action/model_download.py",
+    "install.sh",
     "plugins/module_utils/engine_files.py",
     "plugins/module_utils/file_edits.py",
     "plugins/module_utils/router_admin.py",
@@ -36,6 +48,9 @@ NEEDED = {
     "roles/sglang/meta/argument_specs.yml",
     "roles/vllm/meta/argument_specs.yml",
     "roles/gateway/meta/argument_specs.yml",
+    "roles/models/meta/argument_specs.yml",
+    "roles/models/files/requirements.lock",
+    *SHIPPED_REQUIREMENTS,
 }
 NEVER_PARTS = {"__pycache__", ".venv", ".cache", ".git", "fragments", "tests", "molecule", "demo"}
 
@@ -51,7 +66,8 @@ def problems(names: set[str], wanted: set[str]) -> list[str]:
     found = [f"missing: {name}" for name in sorted(NEEDED - names)]
     for name in sorted(names):
         path = PurePosixPath(name)
-        if path.parts[0] not in SHIPPED_FOLDERS and name not in SHIPPED_FILES | MADE_BY_GALAXY:
+        files = SHIPPED_FILES | SHIPPED_REQUIREMENTS | MADE_BY_GALAXY
+        if path.parts[0] not in SHIPPED_FOLDERS and name not in files:
             found.append(f"does not belong in the archive: {name} (galaxy.yml, build_ignore)")
         elif NEVER_PARTS & set(path.parts) or path.suffix in {".pyc", ".gguf"}:
             found.append(f"does not belong in the archive: {name} (galaxy.yml, build_ignore)")

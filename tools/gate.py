@@ -43,10 +43,11 @@ TEST = (
     "test-demo",
     "test-systemd",
     "test-adopt",
+    "test-install",
     "test-fleet",
     "molecule",
 )
-ON_HOSTS = {"molecule", "test-systemd", "test-adopt", "test-fleet"}
+ON_HOSTS = {"molecule", "test-systemd", "test-adopt", "test-install", "test-fleet"}
 
 
 @dataclass

@@ -59,6 +59,7 @@ def test_every_key_of_an_entry_can_be_given() -> None:
         *("models", "add", "x", "--backend", "command", "--service", "u.service"),
         *("--script", "/s", "--model-path", "/m", "--model-name", "n", "--command", "a 'b c'"),
         *("--arg", "--ctx-size", "--arg", "4096", "--arg=-x", "--port", "1", "--timeout", "2"),
+        *("--repo", "o/n", "--revision", "r", "--file", "a.gguf", "--file", "b*"),
         *("--status", "off", "--group", "g", "--ttl", "3.5", "--preload", "--no-warm-up"),
     ]
     options = parse(given)

@@ -83,7 +83,8 @@ def test_yaml_of_ansible_may_have_made_off_false(tmp_path: Path) -> None:
             "    model_path: /srv/models/gemma.gguf\n",
             "",
             "models.yml:11: models.org/gemma:3.model_path: is missing; name the GGUF file, for "
-            "example `model_path: /srv/models/NAME.gguf`",
+            "example `model_path: /srv/models/NAME.gguf`, or the `repo:` and `files:` to download "
+            "it from",
         ),
         (
             "args: [--ctx-size, 4096, --temp, 0.5]",
@@ -92,11 +93,41 @@ def test_yaml_of_ansible_may_have_made_off_false(tmp_path: Path) -> None:
             "should be a list",
         ),
         (
+            "    model_path: /srv/models/gemma.gguf\n",
+            "    repo: ggml/gemma\n    files: ['*Q4*.gguf']\n",
+            "models.yml:15: models.org/gemma:3.files: does not begin with the name of a GGUF file; "
+            "name the one that llama.cpp is to load first, for example `files: [NAME-Q4_K_M.gguf]`",
+        ),
+        (
+            "    model_path: /srv/models/gemma.gguf\n",
+            "    model_path: /data/gemma.gguf\n    repo: ggml/gemma\n",
+            "models.yml:14: models.org/gemma:3.model_path: is not in /srv/models/ggml/gemma, where "
+            "ggml/gemma is downloaded to; leave it out, or leave out `repo:`",
+        ),
+        (
+            "    service: sglang.service\n",
+            "    service: sglang.service\n    revision: main\n",
+            "models.yml:7: models.mistral-large-2411-awq.revision: is for a download, and there is "
+            "no `repo`; add `repo:`",
+        ),
+        (
+            "    service: sglang.service\n",
+            "    service: sglang.service\n    repo: huggingface.co/org/name\n",
+            "models.yml:7: models.mistral-large-2411-awq.repo: 'huggingface.co/org/name' has not "
+            "the right form; name a repository of the hub, for example `Qwen/Qwen3-32B-AWQ`",
+        ),
+        (
+            "    model_path: /srv/models/gemma.gguf\n",
+            "    repo: ggml/gemma\n    files: [../gemma.gguf]\n",
+            "models.yml:15: models.org/gemma:3.files.0: is no path or pattern of a file in a "
+            "repository; change '../gemma.gguf'",
+        ),
+        (
             "status: off",
             "timout: 3",
             "models.yml:16: models.org/gemma:3.timout: is not a known key; did you mean `timeout`? "
-            "known keys: backend, service, script, model_name, model_path, command, args, "
-            "settings, config_file, api_key_file, port, timeout, "
+            "known keys: backend, service, script, model_name, model_path, repo, revision, files, "
+            "command, args, settings, config_file, api_key_file, port, timeout, "
             "status, group, ttl, preload, warm_up, repairs, aliases, variants, defaults, "
             "force, strip, context_length, upstream_paths",
         ),
@@ -396,3 +427,36 @@ def test_two_names_for_one_tabby_model_are_no_two_models(tmp_path: Path) -> None
     (said,) = problem(tmp_path, SHARED.replace("model_name: sub/B", "model_name: a"))
     assert said.startswith("models.yml:3: models.b.service: tabbyapi.service is the unit of a too")
     assert "`service: tabbyapi@NAME.service`" in said
+
+
+SHA = "0123456789abcdef0123456789abcdef01234567"
+DOWNLOADED = """\
+models:
+  awq: {backend: sglang, service: sglang@awq.service, repo: Qwen/Qwen3-AWQ}
+  pinned: {backend: vllm, service: vllm@p.service, repo: org/pinned, revision: COMMIT}
+  exl2-4: {backend: tabby, service: tabbyapi.service, repo: org/exl2, revision: 4.0bpw}
+  gguf: {backend: llamacpp, service: llamacpp@g.service, repo: org/gguf, files: [a/1.gguf, "a/*"]}
+  part: {backend: vllm, service: vllm@x.service, repo: org/x, model_path: /m/org/x/sub}
+""".replace("COMMIT", SHA)
+
+
+def test_a_downloaded_models_path_follows_from_its_repository(tmp_path: Path) -> None:
+    models = settings_of(tmp_path, DOWNLOADED, "models_dir: /m\n").models
+    assert {name: model.model_path for name, model in models.items()} == {
+        "awq": "/m/Qwen/Qwen3-AWQ",
+        "pinned": "/m/org/pinned",
+        "exl2-4": "/m/org/exl2@4.0bpw",
+        "gguf": "/m/org/gguf/a/1.gguf",
+        "part": "/m/org/x/sub",
+    }
+
+
+def test_one_place_has_one_revision(tmp_path: Path) -> None:
+    two = DOWNLOADED + "  other: {backend: vllm, service: vllm@o.service, repo: org/pinned}\n"
+    assert problem(tmp_path, two) == [
+        "models.yml:6: models.part.model_path: is not in /srv/models/org/x, where org/x is "
+        "downloaded to; leave it out, or leave out `repo:`",
+        "models.yml:7: models.other.revision: pinned wants another revision of org/pinned in "
+        "/srv/models/org/pinned; give both the same commit, or name branches or tags, which have "
+        "their own places",
+    ]

@@ -77,11 +77,11 @@ def test_the_files_to_edit_are_in_the_example() -> None:
 def test_every_role_variable_exists() -> None:
     known = {
         option
-        for role in ("llm_router", "llamacpp", "sglang", "vllm", "uv")
+        for role in ("llm_router", "llamacpp", "sglang", "vllm", "uv", "models")
         for option in yaml.safe_load((ROOT / f"roles/{role}/defaults/main.yml").read_text())
     }
     known |= {"llm_model"}  # of the switch, on the command line
-    told = set(re.findall(r"\b(?:llm_router|llamacpp|sglang|vllm|uv|llm)_[a-z_]+\b", README))
+    told = set(re.findall(r"\b(?:llm_router|llamacpp|sglang|vllm|uv|llm|models)_[a-z_]+\b", README))
     units = {"llm_servers", "llm_router"}  # a group, and a role
     assert told - units <= known
 
@@ -110,6 +110,17 @@ def test_the_models_that_are_shown_are_valid(block: str, tmp_path: Path) -> None
         check=False,
     )
     assert checked.returncode == 0, checked.stderr
+
+
+def test_every_option_of_install_sh_is_in_its_help() -> None:
+    said = subprocess.run(
+        [ROOT / "install.sh", "--help"], capture_output=True, text=True, check=True
+    )
+    lines = [line for line in words() if "./install.sh" in line]
+    told = {word for line in lines for word in line if word.startswith("--")}
+    told |= set(re.findall(r"`(--[a-z-]+) FILE` answers", README))
+    assert {"--check", "--answers"} <= told
+    assert not [option for option in told if option not in said.stdout]
 
 
 def test_the_install_line_brings_what_it_uses() -> None:

@@ -252,6 +252,15 @@ def _add_fields(add: argparse.ArgumentParser) -> None:
     fields.add_argument("--service", metavar="UNIT", help="the systemd unit that runs it")
     fields.add_argument("--script", metavar=FILE, help="what a shared unit runs for this model")
     fields.add_argument("--model-path", metavar=FILE, help="llama.cpp: the GGUF file")
+    fields.add_argument("--repo", metavar="ORG/NAME", help="where site.yml downloads it from")
+    fields.add_argument("--revision", metavar="REV", help="of it: a branch, a tag or a commit")
+    fields.add_argument(
+        "--file",
+        dest="files",
+        action="append",
+        metavar="FILE",
+        help="of it, a name or pattern, once for each (llama.cpp: first the one that it loads)",
+    )
     fields.add_argument("--model-name", metavar="NAME", help="what the engine calls it")
     fields.add_argument(
         "--command", metavar="COMMAND", type=shlex.split, help="program and arguments, in one word"

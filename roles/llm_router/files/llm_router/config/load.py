@@ -17,6 +17,7 @@ from ruamel.yaml.comments import CommentedMap, CommentedSeq
 from ruamel.yaml.constructor import DuplicateKeyError
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
+from llm_router import model_files
 from llm_router.config.errors import ConfigError, Problem
 from llm_router.config.names import names_of
 from llm_router.config.schema import (
@@ -150,13 +151,68 @@ def _load_models(path: Path, config: Config, problems: list[Problem]) -> dict[st
     for place, what, remedy in chain(
         _file_problems(parsed.models, config),
         _unit_problems(parsed.models),
+        _download_problems(parsed.models, config),
         _preload_problems(parsed.models),
         _name_problems(parsed.models),
         _parameter_problems(parsed.models),
     ):
         key = ".".join(str(part) for part in place)
         problems.append(Problem(doc.file, doc.line(place), key, what, remedy))
-    return {name: Model(name=name, **dict(entry)) for name, entry in parsed.models.items()}
+    return {
+        name: Model(name=name, **dict(_with_model_path(entry, config)))
+        for name, entry in parsed.models.items()
+    }
+
+
+def _with_model_path(entry: ModelEntry, config: Config) -> ModelEntry:
+    """The entry with the path that its download goes to, unless it has one of its own."""
+    if entry.repo is None or entry.model_path is not None:
+        return entry
+    path = model_files.model_path(
+        config.models_dir, entry.backend, entry.repo, entry.revision, entry.files
+    )
+    return entry.model_copy(update={"model_path": path})
+
+
+def _download_problems(
+    models: dict[str, ModelEntry], config: Config
+) -> Iterator[tuple[tuple[str, ...], str, str]]:
+    """What cannot be downloaded, or not to where it is expected: (place, what, remedy)."""
+    firsts: dict[str, str] = {}
+    for name, entry in models.items():
+        place = ("models", name)
+        if entry.repo is None:
+            for key in ("revision", "files"):
+                if getattr(entry, key):
+                    yield (*place, key), "is for a download, and there is no `repo`", "add `repo:`"
+            continue
+        folder = model_files.directory(config.models_dir, entry.repo, entry.revision)
+        if entry.model_path and not f"{entry.model_path}/".startswith(f"{folder}/"):
+            yield (
+                (*place, "model_path"),
+                f"is not in {folder}, where {entry.repo} is downloaded to",
+                "leave it out, or leave out `repo:`",
+            )
+        elif not entry.model_path and _needs_gguf(entry) and not model_files.gguf_file(entry.files):
+            yield (
+                (*place, "files"),
+                "does not begin with the name of a GGUF file",
+                "name the one that llama.cpp is to load first, for example "
+                "`files: [NAME-Q4_K_M.gguf]`",
+            )
+        first = firsts.setdefault(folder, name)
+        if models[first].revision != entry.revision and (
+            model_files.is_commit(models[first].revision) or model_files.is_commit(entry.revision)
+        ):
+            yield (
+                (*place, "revision"),
+                f"{first} wants another revision of {entry.repo} in {folder}",
+                "give both the same commit, or name branches or tags, which have their own places",
+            )
+
+
+def _needs_gguf(entry: ModelEntry) -> bool:
+    return entry.backend == "llamacpp" and entry.script is None
 
 
 def _entry_problems(name: str, entry: ModelEntry, config: Config) -> Iterator[tuple[str, str, str]]:
@@ -169,16 +225,13 @@ def _entry_problems(name: str, entry: ModelEntry, config: Config) -> Iterator[tu
             f"name the systemd unit that runs it, for example `service: {example}.service`",
         )
     by_command = config.units == "child" and bool(entry.command)
-    if (
-        entry.backend == "llamacpp"
-        and entry.model_path is None
-        and entry.script is None
-        and not by_command
-    ):
+    has_path = entry.model_path is not None or entry.repo is not None
+    if _needs_gguf(entry) and not has_path and not by_command:
         yield (
             "model_path",
             "is missing",
-            "name the GGUF file, for example `model_path: /srv/models/NAME.gguf`",
+            "name the GGUF file, for example `model_path: /srv/models/NAME.gguf`, or the `repo:` "
+            "and `files:` to download it from",
         )
     if entry.backend == "command" and entry.port is None:
         yield (
@@ -530,8 +583,12 @@ def _explain(item: Any, section: type[BaseModel], loc: tuple[Any, ...]) -> tuple
 def _pattern_remedy(key: str, context: str) -> str:
     if key == "service":
         return "name a systemd unit, for example `sglang.service` or `llamacpp@NAME.service`"
-    if key in ("script", "model_path", "config_file", "api_key_file"):
+    if key in ("script", "model_path", "config_file", "api_key_file", "models_dir"):
         return "give an absolute path, beginning with /"
+    if key == "repo":
+        return "name a repository of the hub, for example `Qwen/Qwen3-32B-AWQ`"
+    if key == "revision":
+        return "give a branch, a tag, or the 40 hex digits of a commit"
     if key == "sha256":
         return "give the 64 hex digits of sha256(key)"
     if key == "group":

@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, JsonValue
 
 from llm_router.engine_files import DEFAULT_PORTS, KEY_FILES
+from llm_router.model_files import MODELS_DIR, REPO, REVISION
 
 Backend = Literal["sglang", "vllm", "tabby", "llamacpp", "command"]
 StatusStyle = Literal["auto", "content", "event", "reasoning", "off"]
@@ -55,6 +56,12 @@ def _json(value: dict[str, Any]) -> dict[str, Any]:
     return value
 
 
+def _within_repository(value: str) -> str:
+    if not value or value.startswith("/") or ".." in value.split("/") or not value.isprintable():
+        raise ValueError("is no path or pattern of a file in a repository")
+    return value
+
+
 Argument = Annotated[str, BeforeValidator(_argument)]
 Style = Annotated[StatusStyle, BeforeValidator(_off)]
 Seconds = Annotated[float, BeforeValidator(_seconds), Field(ge=0, allow_inf_nan=False)]
@@ -67,6 +74,8 @@ RequestValues = Annotated[dict[str, JsonValue], AfterValidator(_json)]
 OptionName = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_.-]*$", max_length=200)]
 Options = Annotated[dict[OptionName, JsonValue], AfterValidator(_json)]
 OwnPath = Annotated[str, Field(pattern=r"^(GET|POST|PUT|PATCH|DELETE) (/[A-Za-z0-9_.~@:+-]+)+$")]
+AbsolutePath = Annotated[str, Field(pattern=r"^/")]
+RepoFile = Annotated[str, AfterValidator(_within_repository)]
 ModelName = Annotated[str, Field(pattern=rf"^{MODEL_NAME.pattern}$", max_length=200)]
 
 
@@ -182,6 +191,8 @@ class Config(_Section):
     helper_socket: str = "/run/llm-router-helper.sock"
     engine_files: EngineFiles = EngineFiles()
     engine_keys: EngineKeys = EngineKeys()
+    models_dir: AbsolutePath = MODELS_DIR
+    """Where models with a ``repo`` are downloaded to."""
     llamacpp_binary: str = "llama-server"
     status: Status = Status()
     scheduler: SchedulerConfig = SchedulerConfig()
@@ -214,16 +225,21 @@ class ModelEntry(_Section):
 
     backend: Backend
     service: Annotated[str, Field(pattern=rf"^{UNIT_NAME.pattern}$")] | None = None
-    script: Annotated[str, Field(pattern=r"^/")] | None = None
+    script: AbsolutePath | None = None
     model_name: str | None = None
-    model_path: Annotated[str, Field(pattern=r"^/")] | None = None
+    model_path: AbsolutePath | None = None
+    repo: Annotated[str, Field(pattern=rf"^{REPO.pattern}$")] | None = None
+    """The repository that its files are downloaded from; see `llm_router.model_files`."""
+    revision: Annotated[str, Field(pattern=rf"^{REVISION.pattern}$")] | None = None
+    files: list[RepoFile] = []
+    """Those of its files that are needed, as names or patterns; all where there are none."""
     command: list[Argument] | None = None
     args: list[Argument] = []
     settings: Options = {}
     """The engine's own options by their own names; see `llm_router.engine_files`."""
-    config_file: Annotated[str, Field(pattern=r"^/")] | None = None
+    config_file: AbsolutePath | None = None
     """The file that its unit reads, where that is not where its name says."""
-    api_key_file: Annotated[str, Field(pattern=r"^/")] | None = None
+    api_key_file: AbsolutePath | None = None
     """The file with its engine's key, where that is not the one of all engines of its kind."""
     port: Port | None = None
     timeout: Deadline | None = None

@@ -1,0 +1,78 @@
+"""Where the files of a model lie that models.yml has downloaded (``repo``), and which they are.
+
+The router, the module ``model_download`` and the role ``models`` all come here, so that each of
+them knows the path without asking the hub. Pure; standard library only, for the target's Python
+(>= 3.9).
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import re
+from collections.abc import Iterable, Sequence
+from typing import Optional
+
+MODELS_DIR = "/srv/models"
+DEFAULT_REVISION = "main"
+REPO = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._-]*)?")
+REVISION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._-]*)*")
+
+_COMMIT = re.compile(r"[0-9a-f]{40}")
+_PATTERN = re.compile(r"[*?\[]")
+
+
+def is_commit(revision: Optional[str]) -> bool:
+    """Whether it names one state of a repository for ever; a branch or a tag may move."""
+    return revision is not None and _COMMIT.fullmatch(revision) is not None
+
+
+def directory(models_dir: str, repo: str, revision: Optional[str] = None) -> str:
+    """The directory that a repository's files go to.
+
+    A branch or tag has one of its own (EXL2 repositories have one for each size). A commit has
+    not: to pin what is there already must not mean to download it again.
+    """
+    named = revision not in (None, DEFAULT_REVISION) and not is_commit(revision)
+    suffix = "@" + str(revision).replace("/", "--") if named else ""
+    return f"{models_dir.rstrip('/')}/{repo}{suffix}"
+
+
+def gguf_file(files: Sequence[str]) -> Optional[str]:
+    """The file that llama.cpp is given: the first of ``files``, if that is a GGUF file's name.
+
+    None where it is not, or is a pattern: the path must be known before anything is downloaded.
+    """
+    first = files[0] if files else ""
+    return first if first.endswith(".gguf") and not _PATTERN.search(first) else None
+
+
+def model_path(
+    models_dir: str, backend: str, repo: str, revision: Optional[str], files: Sequence[str]
+) -> Optional[str]:
+    """What the engine is given: the GGUF file for llama.cpp, the directory for every other.
+
+    None where llama.cpp's file is not named.
+    """
+    where = directory(models_dir, repo, revision)
+    if backend != "llamacpp":
+        return where
+    file = gguf_file(files)
+    return f"{where}/{file}" if file else None
+
+
+def wanted(paths: Iterable[str], files: Sequence[str]) -> list[str]:
+    """The paths that ``files`` names, in their own order; all of them where it names none.
+
+    An entry is a path, or a pattern in which ``*`` stands for anything, ``/`` too.
+    """
+    return [path for path in paths if not files or any(_fits(path, entry) for entry in files)]
+
+
+def unmatched(paths: Iterable[str], files: Sequence[str]) -> list[str]:
+    """The entries of ``files`` for which there is no path."""
+    known = list(paths)
+    return [entry for entry in files if not any(_fits(path, entry) for path in known)]
+
+
+def _fits(path: str, entry: str) -> bool:
+    return path == entry or fnmatch.fnmatchcase(path, entry)

@@ -1,0 +1,202 @@
+"""install.sh as far as its answers go; tests/install/run shows the rest on a host."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import stat
+import subprocess
+from pathlib import Path
+
+import pytest
+import yaml
+
+from llm_router.config import load_settings
+
+ROOT = Path(__file__).parents[2]
+KEY = "a-key-of-16-and-more"
+ANSWERS = "engines = llamacpp\nlisten = 0.0.0.0\nport = 8765\nkey = env:A_KEY\n"
+NO_PYTHON = "install.sh: Ansible needs Python 3.10 or newer, and /none is none"
+
+
+def install(
+    *arguments: str, key: str = KEY, stdin: int = subprocess.DEVNULL
+) -> subprocess.CompletedProcess[str]:
+    """Without a Python that could run Ansible, it ends when the answers are written."""
+    as_root = [] if os.geteuid() == 0 else ["unshare", "--user", "--map-root-user"]
+    return subprocess.run(
+        [*as_root, str(ROOT / "install.sh"), "--python", "/none", *arguments],
+        stdin=stdin,
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "A_KEY": key},
+    )
+
+
+@pytest.fixture
+def answers(tmp_path: Path) -> Path:
+    """An answer file, and a directory of models to go with it."""
+    models = tmp_path / "models it's"
+    for name in (
+        "Gemma 3.gguf",
+        "big/Q4-00001-of-00002.gguf",
+        "big/Q4-00002-of-00002.gguf",
+        "big/mmproj-x.gguf",
+        "other/Gemma 3.gguf",
+        ".partial/half.gguf",
+        "awq/config.json",
+    ):
+        (models / name).parent.mkdir(parents=True, exist_ok=True)
+        (models / name).touch()
+    file = tmp_path / "answers"
+    file.write_text(f"# mine\n{ANSWERS}models-dir = {models}\n")
+    return file
+
+
+def test_it_is_clean_shell() -> None:
+    scripts = [ROOT / "install.sh", ROOT / "tests/install/run"]
+    subprocess.run([shutil.which("shellcheck") or "shellcheck", *scripts], check=True)
+
+
+def test_answers_become_files_that_the_owner_keeps(answers: Path, tmp_path: Path) -> None:
+    place = tmp_path / "etc"
+    first = install("--directory", str(place), "--answers", str(answers))
+    assert NO_PYTHON in first.stderr
+    settings = yaml.safe_load((place / "group_vars/llm_servers.yml").read_text())
+    assert settings == {
+        "llm_router_models_file": "{{ inventory_dir }}/models.yml",
+        "models_dir": f"{tmp_path}/models it's",
+        "llm_router_host": "0.0.0.0",
+        "llm_router_port": 8765,
+        "llm_router_api_keys": [
+            {
+                "name": "install",
+                "sha256": hashlib.sha256(KEY.encode()).hexdigest(),
+                "scopes": ["use", "switch", "admin"],
+            }
+        ],
+    }
+    assert stat.S_IMODE((place / "group_vars/llm_servers.yml").stat().st_mode) == 0o600
+    (host,) = yaml.safe_load((place / "inventory.yml").read_text())["llm_servers"]["hosts"].values()
+    assert host["ansible_connection"] == "local"
+    for each in place.rglob("*"):
+        assert each.is_dir() or KEY not in each.read_text()
+    (place / "models.yml").write_text("models: {}\n")
+    second = install("--directory", str(place), "--answers", str(answers), "--port", "1")
+    assert "has the answers of before, and your changes to them: they hold" in second.stdout
+    assert (place / "models.yml").read_text() == "models: {}\n"
+    assert "llm_router_port: 8765" in (place / "group_vars/llm_servers.yml").read_text()
+
+
+def test_the_models_that_are_there_make_the_first_models_yml(answers: Path, tmp_path: Path) -> None:
+    install("--directory", str(tmp_path / "etc"), "--answers", str(answers))
+    text = (tmp_path / "etc/models.yml").read_text()
+    models = yaml.safe_load(text)["models"]
+    where = f"{tmp_path}/models it's"
+    assert {name: entry["model_path"] for name, entry in models.items()} == {
+        "Gemma-3": f"{where}/Gemma 3.gguf",
+        "Q4": f"{where}/big/Q4-00001-of-00002.gguf",
+        "Gemma-3-3": f"{where}/other/Gemma 3.gguf",
+    }
+    assert {entry["service"] for entry in models.values()} == {
+        f"llamacpp@{name}.service" for name in models
+    }
+    assert f"# there is also {where}/awq\n" in text
+    (tmp_path / "config.yml").write_text(f"models_file: {tmp_path}/etc/models.yml\n")
+    assert len(load_settings(tmp_path / "config.yml").models) == len(models)
+
+
+def test_a_models_yml_that_is_given_is_taken_as_it_is(tmp_path: Path) -> None:
+    given = tmp_path / "mine.yml"
+    given.write_text("models: {}  # none yet\n")
+    answered = ["--models-dir", "/m", "--listen", "::1", "--port", "08002", "--key", "none"]
+    install("--directory", str(tmp_path / "etc"), "--models-file", str(given), *answered)
+    assert (tmp_path / "etc/models.yml").read_text() == given.read_text()
+    settings = yaml.safe_load((tmp_path / "etc/group_vars/llm_servers.yml").read_text())
+    assert (settings["llm_router_host"], settings["llm_router_port"]) == ("::1", 8002)
+
+
+def test_nothing_is_written_by_check(answers: Path, tmp_path: Path) -> None:
+    said = install("--check", "--directory", str(tmp_path / "etc"), "--answers", str(answers))
+    assert f"would write {tmp_path}/etc/models.yml:" in said.stdout
+    assert "    llm_router_port: 8765" in said.stdout
+    assert not (tmp_path / "etc").exists()
+
+
+def test_a_generated_key_is_shown_once(answers: Path, tmp_path: Path) -> None:
+    asked = ["--directory", str(tmp_path / "etc"), "--answers", str(answers), "--key", "generate"]
+    shown = install(*asked).stdout.split("shown this once: ")[1].split()[0]
+    assert len(shown) == 64
+    written = (tmp_path / "etc/group_vars/llm_servers.yml").read_text()
+    assert hashlib.sha256(shown.encode()).hexdigest() in written
+    assert "shown this once" not in install(*asked).stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--engines", "vlm"], "engines: this version has no role for vlm, but for llamacpp"),
+        (["--models-dir", "models"], "models-dir: models is no absolute path"),
+        (["--port", "99999"], "port: 99999 is none"),
+        (["--key", "none"], "key: whoever reaches 0.0.0.0 could use it without one: say generate"),
+        (["--key", "secret"], "key: is generate, file:PATH, env:VARIABLE or none"),
+        (["--key", "env:NO_SUCH"], "key: there is no variable NO_SUCH"),
+        (["--models-file", "/none"], "models-file: /none cannot be read"),
+        (["--prot", "1"], "there is no question prot (there are engines models-dir"),
+        (["--port"], "--port wants a value: see --help"),
+        (["serve"], "serve is no option: see --help"),
+    ],
+)
+def test_a_wrong_answer_is_refused(
+    arguments: list[str], said: str, answers: Path, tmp_path: Path
+) -> None:
+    place = tmp_path / "etc"
+    done = install("--directory", str(place), "--answers", str(answers), *arguments)
+    assert done.returncode == 1
+    assert f"install.sh: {said}" in done.stderr
+    assert not place.exists()
+
+
+def test_a_short_key_is_refused(answers: Path, tmp_path: Path) -> None:
+    place = tmp_path / "etc"
+    done = install("--directory", str(place), "--answers", str(answers), key="short")
+    assert done.stderr == "install.sh: key: has fewer than 16 characters\n"
+    assert not place.exists()
+
+
+def test_a_line_that_is_no_answer_is_named(answers: Path) -> None:
+    answers.write_text("port = 1\nlisten\n")
+    assert (
+        f"{answers}:2: is no line like `port = 8002`" in install("--answers", str(answers)).stderr
+    )
+
+
+def test_nobody_is_asked_where_nobody_is(tmp_path: Path) -> None:
+    done = install("--directory", str(tmp_path / "etc"), "--port", "1")
+    assert done.returncode == 1
+    assert done.stderr == (
+        "install.sh: nobody is there to ask: answer engines models-dir listen key by options or "
+        "with --answers FILE\n"
+    )
+
+
+def test_a_person_is_asked_what_is_not_answered_yet(tmp_path: Path) -> None:
+    person, terminal = os.openpty()
+    typed = ["", str(tmp_path), "", "9000", "none", "/opt/llama.tar.gz", "sha256:00"]
+    os.write(person, "".join(f"{line}\n" for line in typed).encode())
+    done = install("--directory", str(tmp_path / "etc"), stdin=terminal)
+    os.close(terminal)
+    os.close(person)
+    assert "Where are the models [/srv/models]: " in done.stderr
+    settings = yaml.safe_load((tmp_path / "etc/group_vars/llm_servers.yml").read_text())
+    assert settings == {
+        "llm_router_models_file": "{{ inventory_dir }}/models.yml",
+        "models_dir": str(tmp_path),
+        "llm_router_host": "127.0.0.1",
+        "llm_router_port": 9000,
+        "llamacpp_source": "archive",
+        "llamacpp_archive": "/opt/llama.tar.gz",
+        "llamacpp_checksum": "sha256:00",
+    }
