@@ -89,7 +89,9 @@ test-demo: ## make demo, embedded and on a host, each again, and that nothing is
 
 ##@ Measure it
 
-.PHONY: bench-waiters bench-fairness
+.PHONY: bench bench-waiters bench-fairness
+bench: env ## the data path beside HAProxy, sglang-router, LiteLLM (ARGS="--rounds 5"; BENCH_PEER=name=http://…)
+	@$(MODULE) bench.run $(ARGS)
 bench-waiters: env ## 10,000 requests wait for one load: served, memory, stalls
 	@$(MODULE) bench.waiters $(ARGS)
 bench-fairness: env ## two models asked for in turn: switches and waits against first come, first served
