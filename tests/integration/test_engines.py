@@ -116,6 +116,18 @@ def test_it_loads_and_answers_streamed_and_whole(served: Router) -> None:
     assert events(served).count("start plain") == 1
 
 
+def test_its_context_is_known_once_it_was_ready(served: Router) -> None:
+    assert ask(served, "plain").status_code == 200
+
+    def context(name: str) -> object:
+        return httpx.get(f"{served.url}/v1/models/{name}").json().get("context_length")
+
+    assert (context("plain"), context("never-ready")) == (4096, None)
+    served.stop()
+    served.start()
+    assert context("plain") == 4096
+
+
 def test_characters_survive_the_worst_borders(served: Router) -> None:
     whole = ask(served, "utf8").json()["choices"][0]["message"]["content"]
     assert text_of(stream(served, "utf8")) == whole

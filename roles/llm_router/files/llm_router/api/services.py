@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import httpx
 
@@ -43,11 +44,11 @@ class Services:
     scheduler: Scheduler
     switcher: Switcher
     metrics: Metrics
+    learned: Learned
     started_at: int
     clock: Clock = time.monotonic
     last_switch: dict[str, SwitchEnded] = field(default_factory=dict)
     """By model: how its last switch went."""
-    learned: Learned = field(default_factory=Learned)
     main_pids: dict[str, int] = field(default_factory=dict)
     """By model: the main process of its unit when it was found or made ready."""
     in_flight: dict[int, Exchange] = field(default_factory=dict)
@@ -105,8 +106,17 @@ async def running(settings: Settings, units: Units | None = None) -> AsyncIterat
         switcher = Switcher(settings, units, events, client)
         async with Scheduler(core, switcher.run) as scheduler, Engines() as engines:
             metrics = Metrics(scheduler, events)
+            learned = Learned(Path(settings.config.state_dir) / "learned.json", settings.models)
             services = Services(
-                settings, units, events, engines, scheduler, switcher, metrics, int(time.time())
+                settings,
+                units,
+                events,
+                engines,
+                scheduler,
+                switcher,
+                metrics,
+                learned,
+                int(time.time()),
             )
             events.subscribe(lambda event: _remember(services, event))
             events.subscribe(services.learned.listen)
@@ -152,6 +162,7 @@ async def _find_running(services: Services) -> None:
         log.info("found %s %s", name, readiness.verdict)
         if readiness.verdict == "ready":
             services.main_pids[name] = await services.switcher.main_pid(services.models[name])
+            services.learned.found(name, readiness.context_length)
             services.scheduler.found_loaded(name)
         else:
             services.scheduler.adopt(group, name)
