@@ -18,8 +18,6 @@ import time
 from dataclasses import asdict, dataclass, field
 from typing import Any, cast
 
-from bench.loop import run
-
 _TIME = re.compile(rb"@(\d+\.\d+);")
 _LENGTH = re.compile(rb"content-length: *(\d+)", re.IGNORECASE)
 
@@ -92,7 +90,7 @@ class Client(asyncio.Protocol):
         self.ended: asyncio.Future[None] = self._loop.create_future()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = cast(asyncio.Transport, transport)  # uvloop's is none by its class
+        self._transport = cast(asyncio.Transport, transport)
         self._ask()
 
     def _ask(self) -> None:
@@ -197,7 +195,7 @@ def main() -> None:
     wish = Wish(**json.load(sys.stdin))
     if wish.cpus:
         os.sched_setaffinity(0, wish.cpus)
-    load: Load = run(measure(wish))
+    load = asyncio.run(measure(wish))
     json.dump(asdict(load), sys.stdout)
 
 

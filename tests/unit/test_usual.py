@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llm_router.api import sse
@@ -61,6 +61,7 @@ TOKENS = st.builds(
     st.lists(st.integers(0, 3000), max_size=12),
     st.booleans(),
 )
+@settings(deadline=None)
 def test_it_makes_no_difference(events: list[bytes], cuts: list[int], drop: bool) -> None:
     pieces = cut_up(b"".join(events) + DONE, cuts)
 
