@@ -26,6 +26,7 @@ export HOST
 
 
 
+
 .PHONY: $(shell sed -n 's/^\([a-z-]*\):.*/\1/p' $(firstword $(MAKEFILE_LIST)))
 
 ##@ See it
@@ -101,6 +102,8 @@ test-demo: ## make demo, embedded and on a host, each again, and that nothing is
 
 ##@ Measure it
 
+bench: env ## the data path beside HAProxy, sglang-router, LiteLLM (ARGS="--rounds 5"; BENCH_PEER=name=http://…)
+	@$(MODULE) bench.run $(ARGS)
 bench-waiters: env ## 10,000 requests wait for one load: served, memory, stalls
 	@$(MODULE) bench.waiters $(ARGS)
 bench-fairness: env ## two models asked for in turn: switches and waits against first come, first served

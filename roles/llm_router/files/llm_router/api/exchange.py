@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
-
-import anyio
 
 from llm_router.api.auth import Caller
 from llm_router.api.errors import ApiError
@@ -55,11 +53,13 @@ class Exchange:
     """Whether it has its lease."""
     keep_alive: float | None = None
     """How long its model shall stay loaded afterwards, in seconds."""
-    scope: anyio.CancelScope = field(default_factory=anyio.CancelScope)
+    interrupt: Callable[[], object] | None = None
+    """Cancels what it is doing now; None when it does nothing that could be."""
     verdict: ApiError | None = None
     """Why it was ended by others than its client and its engine."""
 
     def end(self, verdict: ApiError) -> None:
-        """End it, whatever it is waiting for; the client is told why."""
-        self.verdict = verdict
-        self.scope.cancel()
+        """End it, whatever it is waiting for; the client is told why. The first word counts."""
+        if self.verdict is None and self.interrupt is not None:
+            self.verdict = verdict
+            self.interrupt()

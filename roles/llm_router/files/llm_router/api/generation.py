@@ -5,13 +5,15 @@ A plain ASGI function per path, because this is the hot path: FastAPI serves eve
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
+import sys
 from collections.abc import Mapping, MutableMapping
+from dataclasses import replace
 from typing import Any
 
 import anyio
-import httpx
 
 from llm_router.api import status
 from llm_router.api.auth import Caller, identify
@@ -32,18 +34,17 @@ from llm_router.api.repairs import mend_answer
 from llm_router.api.reply import ClientGone, Receive, Reply, Send, read_body
 from llm_router.api.services import Services
 from llm_router.api.sse import Measured, SseRelay
+from llm_router.api.upstream import Answer, Silent, UpstreamError
 from llm_router.api.wire import to_json
 from llm_router.config.schema import Config, Model
 from llm_router.engines import engine_for, repairs_for
 from llm_router.engines.base import Repairs
+from llm_router.http_protocol import LINE, Line
 from llm_router.scheduler.service import Lease, Refused, Ticket
 from llm_router.units.base import UnitError
 
 log = logging.getLogger(__name__)
 
-CONNECT_WITHIN = 5.0
-LAST_WORD_WITHIN = 1.0
-"""Seconds that a client gets to read why its request was ended."""
 # the connection's own matters, and what the router answers for itself
 _KEEP_RESPONSE_HEADERS = ("content-type", "retry-after", "x-request-id")
 _KEEP_WHEN_PASSED_ON = ("content-length", "content-encoding", "content-disposition")
@@ -61,7 +62,9 @@ class Proxy:
 
     async def __call__(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
         services: Services = scope["app"].state.services
-        reply = Reply(send, self._operation.dialect)
+        line: Line = scope[LINE]
+        line.attach()
+        reply = Reply(line, self._operation.dialect)
         headers = {
             name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]
         }
@@ -72,27 +75,17 @@ class Proxy:
             caller.must("use")
             slot = services.take_slot(caller)
             limits = services.settings.config.requests
-            raw = await read_body(receive, limits.max_body, limits.client_timeout)
+            raw = await read_body(line, receive, limits.max_body, limits.client_timeout)
             exchange = self._understand(Incoming(services, scope, caller, headers, raw))
             services.in_flight[exchange.number] = exchange
-            async with anyio.create_task_group() as tasks:
-                tasks.start_soon(_cancel_when_gone, receive, tasks.cancel_scope)
-                try:
-                    with exchange.scope:
-                        await self._answer(services, exchange, reply)
-                    if exchange.verdict is not None:
-                        with anyio.move_on_after(LAST_WORD_WITHIN):
-                            await reply.fail(exchange.verdict)
-                except ApiError as error:
-                    await reply.fail(error)
-                except Exception:
-                    log.exception("request for %s failed inside the router", exchange.model.name)
-                    await reply.fail(internal_error())
-                tasks.cancel_scope.cancel()
+            await self._until_its_end(services, exchange, reply, line)
         except ApiError as error:
-            await reply.fail(error)
+            reply.fail(error)
         except ClientGone:
             pass
+        except Exception:
+            log.exception("a request failed inside the router")
+            reply.fail(internal_error())
         finally:
             if slot is not None:
                 services.give_slot(slot)
@@ -113,7 +106,33 @@ class Proxy:
                     exchange.switch_seconds,
                 )
 
-    async def _answer(self, services: Services, exchange: Exchange, reply: Reply) -> None:
+    async def _until_its_end(
+        self, services: Services, exchange: Exchange, reply: Reply, line: Line
+    ) -> None:
+        """Answer it, unless its client leaves or others end it; either cancels this task.
+
+        Raises `ApiError`, `ClientGone`.
+        """
+        task = asyncio.current_task()
+        if task is None or line.gone:
+            raise ClientGone
+        line.on_gone = exchange.interrupt = task.cancel
+        try:
+            await self._answer(services, exchange, reply, line)
+        except asyncio.CancelledError:
+            if line.gone:
+                raise ClientGone from None
+            if exchange.verdict is None:
+                raise
+            if sys.version_info >= (3, 11):
+                task.uncancel()
+            reply.fail(exchange.verdict)
+        finally:
+            line.on_gone = line.on_full = line.on_room = exchange.interrupt = None
+
+    async def _answer(
+        self, services: Services, exchange: Exchange, reply: Reply, line: Line
+    ) -> None:
         """Wait for the model and relay its answer; an engine found dead is brought back once."""
         for attempt in (1, 2):
             ticket: Ticket | None = None
@@ -126,14 +145,14 @@ class Proxy:
                 exchange.served = True
                 exchange.queue_seconds = (exchange.queue_seconds or 0.0) + lease.queue_seconds
                 exchange.switch_seconds += lease.switch_seconds
-                await self._forward(services, exchange, reply)
+                await self._forward(services, exchange, reply, line)
                 return
-            except (httpx.ReadTimeout, httpx.WriteTimeout) as error:
+            except Silent as error:
                 raise _silent(services, exchange) from error
-            except httpx.TransportError as error:
+            except UpstreamError as error:
                 # nothing of an answer has come: see what became of the engine
                 if attempt == 2 or not await _may_try_again(services, exchange.model):
-                    what = f"did not answer ({type(error).__name__})"
+                    what = f"did not answer ({error})"
                     raise upstream_broke(exchange.model.name, what) from error
             except Refused as error:
                 raise refused(error.refusal) from error
@@ -151,15 +170,15 @@ class Proxy:
             await self._wait_in_silence(services.settings.config, exchange, ticket, reply)
             return await ticket.wait()
         if not reply.started:
-            await reply.start_events(_headers(exchange))
+            reply.start_events(_headers(exchange))
         name = exchange.model.name
-        await self._tell(exchange, reply, status.switching(name))
+        self._tell(exchange, reply, status.switching(name))
         interval = services.settings.config.status.interval
         while not await _settles(ticket, interval):
-            await self._tell(exchange, reply, _progress(services, exchange.model, ticket))
+            self._tell(exchange, reply, _progress(services, exchange.model, ticket))
         lease = await ticket.wait()
         seconds = services.scheduler.seconds_since(ticket.since)
-        await self._tell(exchange, reply, status.ready(seconds), done=True)
+        self._tell(exchange, reply, status.ready(seconds), done=True)
         return lease
 
     async def _wait_in_silence(
@@ -172,65 +191,64 @@ class Proxy:
         every = limits.keepalive if exchange.stream else every
         while not await _settles(ticket, every or None):
             if not reply.started and exchange.stream:
-                await reply.start_events(_headers(exchange))
+                reply.start_events(_headers(exchange))
             elif not reply.started:
-                await reply.start(200, [("content-type", "application/json"), *_headers(exchange)])
-            await reply.write(dialect.keepalive if exchange.stream else b" ")
+                reply.start(200, [("content-type", "application/json"), *_headers(exchange)])
+            reply.write(dialect.keepalive if exchange.stream else b" ")
 
-    async def _tell(
-        self, exchange: Exchange, reply: Reply, line: str, *, done: bool = False
+    def _tell(self, exchange: Exchange, reply: Reply, line: str, *, done: bool = False) -> None:
+        reply.write(status.status_chunk(exchange.base, exchange.style, line, done=done))
+
+    async def _forward(
+        self, services: Services, exchange: Exchange, reply: Reply, line: Line
     ) -> None:
-        await reply.write(status.status_chunk(exchange.base, exchange.style, line, done=done))
-
-    async def _forward(self, services: Services, exchange: Exchange, reply: Reply) -> None:
-        """Have the engine's answer. Raises `httpx.TransportError` only before any of it came."""
+        """Have the engine's answer. Raises `UpstreamError` only before any of it came."""
         call = exchange.call(exchange.model)
         idle = services.settings.config.requests.idle_timeout
         sent = services.clock()
         key = services.engine_keys.headers(exchange.model, services.settings.config)
-        async with services.client.stream(
-            call.method,
-            exchange.model.base_url + call.target,
-            content=call.content,
-            headers={**call.headers, **key, "accept-encoding": "identity"},
-            timeout=httpx.Timeout(idle, connect=CONNECT_WITHIN, pool=None),
-        ) as response:
-            kind = response.headers.get("content-type", "")
-            events = kind.startswith("text/event-stream")
-            well = response.status_code == 200
+        if key:
+            call = replace(call, headers={**call.headers, **key})
+        answer = await services.engines.ask(exchange.model.base_url, call, idle)
+        line.on_full, line.on_room = answer.pause, answer.resume
+        try:
+            events = answer.headers.get("content-type", "").startswith("text/event-stream")
+            well = answer.status == 200
             if well and events and exchange.operation.generates:
-                await self._relay(services, exchange, reply, response, sent)
+                await self._relay(services, exchange, reply, answer, sent)
                 return
             if not exchange.operation.generates and (not reply.started or well):
-                await self._pass_on(services, exchange, reply, response, events=events)
+                await self._pass_on(services, exchange, reply, answer, events=events)
                 return
             try:
-                data = await response.aread()
-            except (httpx.ReadTimeout, httpx.WriteTimeout):
+                data = await answer.read()
+            except Silent:
                 raise
-            except httpx.TransportError as error:
-                what = f"broke off its answer ({type(error).__name__})"
+            except UpstreamError as error:
+                what = f"broke off its answer ({error})"
                 raise upstream_broke(exchange.model.name, what) from error
+        finally:
+            line.on_full = line.on_room = None
+            answer.close()
         if well and not exchange.stream:
             data = self._measured(services, exchange, data, services.clock() - sent)
             if reply.started:
-                await reply.end(data)
+                reply.end(data)
                 return
         if reply.started:
-            raise _as_error(exchange.model.name, response.status_code, data)
-        kept = [(k, response.headers[k]) for k in _KEEP_RESPONSE_HEADERS if k in response.headers]
-        headers = [*kept, *_headers(exchange), ("content-length", str(len(data)))]
+            raise _as_error(exchange.model.name, answer.status, data)
+        kept = [(k, answer.headers[k]) for k in _KEEP_RESPONSE_HEADERS if k in answer.headers]
+        headers = [*kept, *_headers(exchange)]
         if exchange.rate is not None:
             headers.append(("x-llm-router-tokens-per-second", f"{exchange.rate:.1f}"))
-        await reply.start(response.status_code, headers)
-        await reply.end(data)
+        reply.whole(answer.status, data, headers)
 
     async def _pass_on(
         self,
         services: Services,
         exchange: Exchange,
         reply: Reply,
-        response: httpx.Response,
+        answer: Answer,
         *,
         events: bool,
     ) -> None:
@@ -238,30 +256,29 @@ class Proxy:
         if not reply.started:
             reply.passing = True
             names = (*_KEEP_RESPONSE_HEADERS, *_KEEP_WHEN_PASSED_ON)
-            headers = [(k, response.headers[k]) for k in names if k in response.headers]
+            headers = [(k, answer.headers[k]) for k in names if k in answer.headers]
             if events:
                 headers += [("cache-control", "no-cache"), ("x-accel-buffering", "no")]
-            await reply.start(response.status_code, [*headers, *_headers(exchange)])
+            reply.start(answer.status, [*headers, *_headers(exchange)])
         try:
-            async for data in response.aiter_raw():
-                await reply.write(data)
-        except httpx.TransportError as error:
+            await answer.deliver(reply.write)
+        except UpstreamError as error:
             if reply.passing:
-                log.warning("the answer of %s broke off: %r", exchange.model.name, error)
+                log.warning("the answer of %s broke off: %s", exchange.model.name, error)
             elif exchange.stream:
-                await reply.write(b"\n\n")  # what follows shall not be part of half an event
-            if isinstance(error, httpx.ReadTimeout):
+                reply.write(b"\n\n")  # what follows shall not be part of half an event
+            if isinstance(error, Silent):
                 raise _silent(services, exchange) from error
-            what = f"stopped in the middle of its answer ({type(error).__name__})"
+            what = f"stopped in the middle of its answer ({error})"
             raise upstream_broke(exchange.model.name, what) from error
-        await reply.end()
+        reply.end()
 
     async def _relay(
         self,
         services: Services,
         exchange: Exchange,
         reply: Reply,
-        response: httpx.Response,
+        answer: Answer,
         sent: float,
     ) -> None:
         ends = exchange.operation.dialect.ends
@@ -274,20 +291,20 @@ class Proxy:
             ends=ends,
         )
         if not reply.started:
-            await reply.start_events(_headers(exchange))
-        measured = relay.measured
-        broke: str | None = None
-        silent = False
+            reply.start_events(_headers(exchange))
+        measured, feed, write, clock = relay.measured, relay.feed, reply.write, services.clock
+
+        def take(data: bytes) -> None:
+            out = feed(data, clock())
+            # said before it is out: if that takes its time, nothing else may follow it
+            reply.said_done = measured.finished
+            write(out)
+
+        broke: UpstreamError | None = None
         try:
-            async for data in response.aiter_raw():
-                out = relay.feed(data, services.clock())
-                # said before it is out: if that takes its time, nothing else may follow it
-                reply.said_done = measured.finished
-                await reply.write(out)
-        except (httpx.ReadTimeout, httpx.WriteTimeout):
-            silent = True
-        except httpx.TransportError as error:
-            broke = type(error).__name__
+            await answer.deliver(take)
+        except UpstreamError as error:
+            broke = error
         finally:
             # many clients hang up as soon as they have read [DONE]
             ttft = measured.first_token - sent if measured.first_token is not None else None
@@ -298,12 +315,12 @@ class Proxy:
                 measured.rate,
                 (measured.usage or {}).get("prompt_tokens"),
             )
-        rest = relay.close(services.clock())
-        if measured.finished or (broke is None and not silent and measured.answered):
-            await reply.end(rest)
+        rest = relay.close(clock())
+        if measured.finished or (broke is None and measured.answered):
+            reply.end(rest)
             return
-        await reply.write(rest)
-        if silent:
+        reply.write(rest)
+        if isinstance(broke, Silent):
             raise _silent(services, exchange)
         what = f"stopped in the middle of its answer ({broke or 'end of stream'})"
         raise upstream_broke(exchange.model.name, what)
@@ -341,13 +358,6 @@ class Proxy:
 def _silent(services: Services, exchange: Exchange) -> ApiError:
     idle = services.settings.config.requests.idle_timeout
     return engine_silent(exchange.model.name, idle)
-
-
-async def _cancel_when_gone(receive: Receive, scope: anyio.CancelScope) -> None:
-    """A client that hangs up ends its request: its place in the queue, its answer at the engine."""
-    while (await receive())["type"] != "http.disconnect":
-        pass
-    scope.cancel()
 
 
 async def _settles(ticket: Ticket, within: float | None) -> bool:

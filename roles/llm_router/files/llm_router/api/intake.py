@@ -84,6 +84,8 @@ def _json(operation: Operation, incoming: Incoming) -> Exchange:
             return body
         # one that stands in has its own parameters, and none of the variant's
         variant = asked.variant if model.name == asked.model else None
+        if variant is None and not (model.defaults or model.force or model.strip):
+            return body
         own = model.parameters
         return parameters.shaped(body, *((variant, own) if variant else (own,)))
 

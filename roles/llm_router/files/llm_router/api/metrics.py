@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import get_args
+from typing import Generic, TypeVar, get_args
 
 from prometheus_client import CollectorRegistry, Counter, Histogram
 from prometheus_client.core import GaugeMetricFamily, Metric
@@ -65,50 +65,79 @@ class _Live(Collector):
         return [loaded, in_flight, waiting, failed, state, build]
 
 
+Kind = TypeVar("Kind", Counter, Histogram)
+
+
+class _By(Generic[Kind]):
+    """A metric's children by their labels: looked up once, because each request needs some."""
+
+    def __init__(self, metric: Kind) -> None:
+        self._metric: Kind = metric
+        self._children: dict[tuple[str, ...], Kind] = {}
+
+    def __call__(self, *labels: str) -> Kind:
+        child = self._children.get(labels)
+        if child is None:
+            child = self._children[labels] = self._metric.labels(*labels)
+        return child
+
+
 class Metrics:
     """The router's metrics, in a registry of their own."""
 
     def __init__(self, scheduler: Scheduler, events: EventStream) -> None:
         self.registry = CollectorRegistry(auto_describe=False)
         self.registry.register(_Live(scheduler))
-        self._requests = Counter(
-            "llm_router_requests",
-            "Requests that ended, by HTTP status",
-            ["model", "path", "status"],
-            registry=self.registry,
+        self._requests = _By(
+            Counter(
+                "llm_router_requests",
+                "Requests that ended, by HTTP status",
+                ["model", "path", "status"],
+                registry=self.registry,
+            )
         )
-        self._queue = Histogram(
-            "llm_router_queue_seconds",
-            "Time that a request waited for its turn",
-            ["model"],
-            buckets=_LONG,
-            registry=self.registry,
+        self._queue = _By(
+            Histogram(
+                "llm_router_queue_seconds",
+                "Time that a request waited for its turn",
+                ["model"],
+                buckets=_LONG,
+                registry=self.registry,
+            )
         )
-        self._ttft = Histogram(
-            "llm_router_time_to_first_token_seconds",
-            "From the request to the engine until its first token",
-            ["model"],
-            buckets=_SHORT,
-            registry=self.registry,
+        self._ttft = _By(
+            Histogram(
+                "llm_router_time_to_first_token_seconds",
+                "From the request to the engine until its first token",
+                ["model"],
+                buckets=_SHORT,
+                registry=self.registry,
+            )
         )
-        self._rate = Histogram(
-            "llm_router_tokens_per_second",
-            "Generation speed of an answer",
-            ["model"],
-            buckets=_RATE,
-            registry=self.registry,
+        self._rate = _By(
+            Histogram(
+                "llm_router_tokens_per_second",
+                "Generation speed of an answer",
+                ["model"],
+                buckets=_RATE,
+                registry=self.registry,
+            )
         )
-        self._tokens = Counter(
-            "llm_router_generated_tokens",
-            "Tokens that engines generated",
-            ["model"],
-            registry=self.registry,
+        self._tokens = _By(
+            Counter(
+                "llm_router_generated_tokens",
+                "Tokens that engines generated",
+                ["model"],
+                registry=self.registry,
+            )
         )
-        self._prompt = Counter(
-            "llm_router_prompt_tokens",
-            "Tokens of prompts, where the engine counted them",
-            ["model"],
-            registry=self.registry,
+        self._prompt = _By(
+            Counter(
+                "llm_router_prompt_tokens",
+                "Tokens of prompts, where the engine counted them",
+                ["model"],
+                registry=self.registry,
+            )
         )
         self._switches = Counter(
             "llm_router_switches",
@@ -142,9 +171,9 @@ class Metrics:
         self, model: str, path: str, status: int, queue_seconds: float | None
     ) -> None:
         """A request is over; ``queue_seconds`` is None when it got no lease."""
-        self._requests.labels(model, path, str(status)).inc()
+        self._requests(model, path, str(status)).inc()
         if queue_seconds is not None:
-            self._queue.labels(model).observe(queue_seconds)
+            self._queue(model).observe(queue_seconds)
 
     def answered(
         self,
@@ -155,13 +184,13 @@ class Metrics:
         prompt_tokens: object = None,
     ) -> None:
         """An engine's answer was relayed; ``prompt_tokens`` is as the engine said it, if it did."""
-        self._tokens.labels(model).inc(tokens)
+        self._tokens(model).inc(tokens)
         if isinstance(prompt_tokens, int):
-            self._prompt.labels(model).inc(prompt_tokens)
+            self._prompt(model).inc(prompt_tokens)
         if ttft is not None:
-            self._ttft.labels(model).observe(ttft)
+            self._ttft(model).observe(ttft)
         if rate is not None:
-            self._rate.labels(model).observe(rate)
+            self._rate(model).observe(rate)
 
     def _on_event(self, event: Event) -> None:
         if isinstance(event, SwitchEnded):

@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable, Iterable, MutableMapping
 from typing import Any
-
-import anyio
 
 from llm_router.api.dialects import OPENAI, Dialect
 from llm_router.api.errors import ApiError
 from llm_router.api.wire import to_json
+from llm_router.http_protocol import Line
 
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 Headers = Iterable[tuple[str, str]]
+"""Names in lower case."""
+
+_EVENTS = (
+    (b"content-type", b"text/event-stream; charset=utf-8"),
+    (b"cache-control", b"no-cache"),
+    (b"x-accel-buffering", b"no"),
+)
 
 
 class ClientGone(Exception):
@@ -22,10 +29,10 @@ class ClientGone(Exception):
 
 
 class Reply:
-    """The answer to one request; ``status`` is 0 until it has begun."""
+    """The answer to one request; ``status`` is 0 until it has begun. Nothing here waits."""
 
-    def __init__(self, send: Send, dialect: Dialect = OPENAI) -> None:
-        self._send = send
+    def __init__(self, line: Line, dialect: Dialect = OPENAI) -> None:
+        self._line = line
         self._dialect = dialect
         self.status = 0
         self.ended = False
@@ -42,81 +49,67 @@ class Reply:
         """Whether the status line is out: from then on an error can only go into the body."""
         return self.status != 0
 
-    async def start(self, status: int, headers: Headers) -> None:
+    def start(self, status: int, headers: Headers) -> None:
         """Send status and headers."""
         self.status = status
-        raw = [
-            (name.lower().encode(), value.encode("latin-1", "replace")) for name, value in headers
-        ]
-        await self._send({"type": "http.response.start", "status": status, "headers": raw})
+        self._line.start(status, _encoded(headers))
 
-    async def start_events(self, headers: Headers = ()) -> None:
+    def start_events(self, headers: Headers = ()) -> None:
         """Begin an event stream that no proxy on the way may hold back."""
-        own = [
-            ("content-type", "text/event-stream; charset=utf-8"),
-            ("cache-control", "no-cache"),
-            ("x-accel-buffering", "no"),
-        ]
         self._events = True
-        await self.start(200, [*own, *headers])
+        self.status = 200
+        self._line.start(200, [*_EVENTS, *_encoded(headers)])
 
-    async def write(self, data: bytes) -> None:
-        """Send a piece of the body; returns when the client's buffer takes more."""
-        if data:
-            await self._send({"type": "http.response.body", "body": data, "more_body": True})
+    def write(self, data: bytes) -> None:
+        """Send a piece of the body."""
+        self._line.write(data)
 
-    async def end(self, data: bytes = b"") -> None:
+    def end(self, data: bytes = b"") -> None:
         """Send the last piece."""
-        await self._send({"type": "http.response.body", "body": data, "more_body": False})
         self.ended = True
+        self._line.end(data)
 
-    async def json(self, status: int, body: Any, headers: Headers = ()) -> None:
-        """Send a whole JSON answer."""
-        await self.raw(status, to_json(body), headers)
-
-    async def raw(
-        self,
-        status: int,
-        data: bytes,
-        headers: Headers = (),
-        content_type: str = "application/json",
-    ) -> None:
+    def whole(self, status: int, data: bytes, headers: Headers) -> None:
         """Send a whole answer."""
-        own = [("content-type", content_type), ("content-length", str(len(data)))]
-        await self.start(status, [*own, *headers])
-        await self.end(data)
+        self.status = status
+        self.ended = True
+        self._line.start(status, _encoded(headers), data)
 
-    async def fail(self, error: ApiError) -> None:
+    def fail(self, error: ApiError) -> None:
         """The error as an answer of its own, or as the stream's last event and its end."""
         if self.ended:
             return
         if self.said_done:
-            await self.end()
+            self.end()
         elif self._events:
-            await self.end(self._dialect.error_event(error))
+            self.end(self._dialect.error_event(error))
         elif self.passing:
             # an end would make half an answer look whole; the server closes the connection
             self.broken = error.status
         elif self.started:
-            await self.end(to_json(self._dialect.error_body(error)))
+            self.end(to_json(self._dialect.error_body(error)))
         else:
-            body = self._dialect.error_body(error)
-            await self.json(error.status, body, error.headers.items())
+            headers = [("content-type", "application/json"), *error.headers.items()]
+            self.whole(error.status, to_json(self._dialect.error_body(error)), headers)
 
 
-async def read_body(receive: Receive, limit: int, idle: float) -> bytes:
+def _encoded(headers: Headers) -> list[tuple[bytes, bytes]]:
+    return [(name.encode(), value.encode("latin-1", "replace")) for name, value in headers]
+
+
+async def read_body(line: Line, receive: Receive, limit: int, idle: float) -> bytes:
     """The whole request body.
 
     Raises `ApiError` 413 past ``limit`` bytes and 408 when nothing comes for ``idle`` seconds,
     `ClientGone`.
     """
+    whole = line.body()
     parts: list[bytes] = []
-    size = 0
-    while True:
+    size = 0 if whole is None else len(whole)
+    while whole is None:
         try:
-            with anyio.fail_after(idle):
-                message = await receive()
-        except TimeoutError as error:
+            message = await asyncio.wait_for(receive(), idle)
+        except asyncio.TimeoutError as error:
             what = f"Nothing of the request's body came for {idle:g} s."
             raise ApiError(408, "request_timeout", what) from error
         if message["type"] == "http.disconnect":
@@ -124,7 +117,10 @@ async def read_body(receive: Receive, limit: int, idle: float) -> bytes:
         part = message.get("body", b"")
         size += len(part)
         if size > limit:
-            raise ApiError(413, "request_too_large", f"The request is larger than {limit} bytes.")
+            break
         parts.append(part)
         if not message.get("more_body"):
-            return parts[0] if len(parts) == 1 else b"".join(parts)
+            whole = parts[0] if len(parts) == 1 else b"".join(parts)
+    if size > limit:
+        raise ApiError(413, "request_too_large", f"The request is larger than {limit} bytes.")
+    return whole or b""

@@ -16,6 +16,7 @@ from llm_router.api.auth import Caller
 from llm_router.api.errors import too_many_at_once
 from llm_router.api.exchange import Exchange
 from llm_router.api.metrics import Metrics
+from llm_router.api.upstream import Engines
 from llm_router.config.load import Settings
 from llm_router.config.schema import Model
 from llm_router.engine_keys import EngineKeys
@@ -40,7 +41,7 @@ class Services:
     settings: Settings
     units: Units
     events: EventStream
-    client: httpx.AsyncClient
+    engines: Engines
     scheduler: Scheduler
     switcher: Switcher
     metrics: Metrics
@@ -106,19 +107,18 @@ async def running(settings: Settings, units: Units | None = None) -> AsyncIterat
     events = EventStream()
     groups = {name: model.group for name, model in settings.models.items()}
     core = Core(groups, limits_of(settings))
-    pool = httpx.Limits(max_connections=None, max_keepalive_connections=100)
     # trust_env: a proxy from the environment must never see what goes to an engine on loopback
-    async with httpx.AsyncClient(limits=pool, trust_env=False) as client, units:
+    async with httpx.AsyncClient(trust_env=False) as client, units:
         keys = EngineKeys()
         switcher = Switcher(settings, units, events, client, keys)
-        async with Scheduler(core, switcher.run) as scheduler:
+        async with Scheduler(core, switcher.run) as scheduler, Engines() as engines:
             metrics = Metrics(scheduler, events)
             learned = Learned(Path(settings.config.state_dir) / "learned.json", settings.models)
             services = Services(
                 settings,
                 units,
                 events,
-                client,
+                engines,
                 scheduler,
                 switcher,
                 metrics,

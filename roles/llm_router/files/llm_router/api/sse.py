@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from llm_router.api.repairs import ChunkRepair, without_usage
+from llm_router.api.usual import TEXTS, Usual, learn
 from llm_router.api.wire import event as event_of
 from llm_router.api.wire import to_json
 from llm_router.engines.base import Repairs
@@ -23,6 +24,8 @@ _END_OF_EVENT = re.compile(rb"\n\r?\n")
 _LONGEST_END = 3
 LONGEST_EVENT = 8 * 1024 * 1024
 """An event that is longer passes in pieces, unread: memory per stream is bounded."""
+MOST_IN_VAIN = 8
+"""A stream whose events are all different is parsed, and no more is learned of it."""
 _DONE = b"data: [DONE]\n\n"
 
 
@@ -88,6 +91,9 @@ class SseRelay:
     """The ``type`` of the events that end it, where that is not ``[DONE]``'s to do."""
     _rest: bytearray = field(default_factory=bytearray, init=False)
     """The beginning of an event whose end has yet to come."""
+    _usual: Usual | None = field(default=None, init=False)
+    _vain: int = field(default=0, init=False)
+    """How many events were learned from since one was recognised."""
     _too_long: bool = field(default=False, init=False)
     """Whether the event that is being received passes unread."""
 
@@ -97,17 +103,41 @@ class SseRelay:
     def feed(self, data: bytes, now: float) -> bytes:
         """Whole events out of what has come so far."""
         out: list[bytes] = []
-        # what is held back was searched when it came, but for an end that the border cuts
-        search = max(0, len(self._rest) - _LONGEST_END + 1)
-        self._rest += data
         start = 0
-        for match in _END_OF_EVENT.finditer(self._rest, search):
-            out.append(self._whole(bytes(self._rest[start : match.end()]), now))
+        if self._rest or self._too_long:
+            held = len(self._rest)
+            self._rest += data
+            # what is held back was searched when it came, but for an end that the border cuts
+            match = _END_OF_EVENT.search(self._rest, max(0, held - _LONGEST_END + 1))
+            if match is None:
+                return self._hold()
+            out.append(self._whole(bytes(self._rest[: match.end()]), now))
+            start = match.end() - held
+            self._rest.clear()
+        while start < len(data):
+            if self._usual is not None:
+                tokens, end = self._usual.run(data, start)
+                if tokens:
+                    self._vain = 0
+                    self.measured.token_events += tokens
+                    self.measured.last_token = now
+                    out.append(data[start:end])
+                    start = end
+                    continue
+            match = _END_OF_EVENT.search(data, start)
+            if match is None:
+                self._rest += data[start:]
+                out.append(self._hold())
+                break
+            out.append(self._whole(data[start : match.end()], now))
             start = match.end()
-        del self._rest[:start]
+        return out[0] if len(out) == 1 else b"".join(out)
+
+    def _hold(self) -> bytes:
+        """What goes out of an event whose end has yet to come: nothing, unless it is too long."""
         if self._too_long or len(self._rest) > LONGEST_EVENT:
-            out.append(self._pass_on())
-        return b"".join(out)
+            return self._pass_on()
+        return b""
 
     def close(self, now: float) -> bytes:
         """The engine's stream ended: what is left, be it a last event without its blank line.
@@ -161,11 +191,16 @@ class SseRelay:
         if self.ends:
             self._measure_typed(body, now)
             return event
-        self._measure(body, now)
+        token = self._measure(body, now)
         changed = self._chunks.mend(body)
         if isinstance(body.get("usage"), dict) and isinstance(body.get("choices"), list):
             return self._with_usage(event, body, changed=changed)
-        return _rewritten(event, body) if changed else event
+        if changed:
+            return _rewritten(event, body)
+        if token and self._vain < MOST_IN_VAIN:
+            self._vain += 1
+            self._usual = learn(event, body)
+        return event
 
     def _with_usage(self, event: bytes, body: dict[str, Any], *, changed: bool) -> bytes:
         """A chunk with usage: dropped, parted or enriched."""
@@ -180,8 +215,9 @@ class SseRelay:
         usage = {**body, "choices": [], "usage": {**body["usage"], **extra}}
         return _rewritten(event, without_usage(body)) + event_of(usage)
 
-    def _measure(self, body: dict[str, Any], now: float) -> None:
-        measured = self.measured
+    def _measure(self, body: dict[str, Any], now: float) -> bool:
+        """Whether it is one token, and nothing else that would have to be measured."""
+        measured, tokens = self.measured, 0
         if measured.chunk_id is None and isinstance(body.get("id"), str):
             measured.chunk_id = body["id"]
         usage = body.get("usage")
@@ -191,26 +227,27 @@ class SseRelay:
             measured.failed = True
         choices = body.get("choices")
         if not isinstance(choices, list):
-            return
+            return False
+        plain = not measured.failed
         for choice in choices:
             if not isinstance(choice, dict):
                 continue
             index = choice.get("index")
             if isinstance(index, int):
                 finished = bool(choice.get("finish_reason"))
+                plain = plain and not finished
                 if finished or index not in measured.unfinished:
                     measured.unfinished[index] = not finished
             delta = choice.get("delta")
             delta = delta if isinstance(delta, dict) else {}
             if delta.get("tool_calls") or delta.get("function_call"):
                 measured.tool_calls = True
-            elif not any(
-                part.get(key)
-                for part in (delta, choice)
-                for key in ("content", "reasoning_content", "reasoning", "text")
-            ):
+                plain = False
+            elif not any(part.get(key) for part in (delta, choice) for key in TEXTS):
                 continue
+            tokens += 1
             self._token(now)
+        return plain and tokens == 1
 
     def _measure_typed(self, body: dict[str, Any], now: float) -> None:
         """The Responses API's and Anthropic's events, which say their ``type``."""

@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 from typing import Any
 
+_encode = json.JSONEncoder(ensure_ascii=False).encode
+
 
 def to_json(value: Any) -> bytes:
     """``value`` as UTF-8; escaped where a lone surrogate would make that impossible."""
     try:
-        return json.dumps(value, ensure_ascii=False).encode()
+        return _encode(value).encode()
     except UnicodeEncodeError:
         return json.dumps(value).encode()
 

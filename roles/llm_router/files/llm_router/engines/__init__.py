@@ -33,8 +33,10 @@ def engine_for(model: Model) -> Engine:
 def repairs_for(model: Model) -> Repairs:
     """What is mended in the answers of the model's engine: as the engine needs it, unless
     models.yml says otherwise."""
-    wishes = model.repairs.model_dump(exclude_none=True) if model.repairs else {}
-    return replace(engine_for(model).repairs, **wishes)
+    own = engine_for(model).repairs
+    if model.repairs is None:
+        return own
+    return replace(own, **model.repairs.model_dump(exclude_none=True))
 
 
 __all__ = [

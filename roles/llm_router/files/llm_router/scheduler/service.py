@@ -138,18 +138,22 @@ class Ticket:
         self.model = model
         self.since = now
         self._scheduler = scheduler
-        self._settled = anyio.Event()
+        self._settled = False
+        self._waited_for: anyio.Event | None = None
         self._lease: Lease | None = None
         self._refusal: Refusal | None = None
         self.on_cut: Callable[[], None] | None = None
 
     def is_settled(self) -> bool:
         """Whether it is granted or refused."""
-        return self._settled.is_set()
+        return self._settled
 
     async def wait(self) -> Lease:
         """Wait for the lease. Raises `Refused`."""
-        await self._settled.wait()
+        if not self._settled:
+            if self._waited_for is None:
+                self._waited_for = anyio.Event()
+            await self._waited_for.wait()
         if self._lease is None:
             raise Refused(self._refusal or _stopping(self.model))
         return self._lease
@@ -164,12 +168,17 @@ class Ticket:
     def grant(self, lease: Lease) -> None:
         """The scheduler's word that the model is the holder's to use."""
         self._lease = lease
-        self._settled.set()
+        self._settle()
 
     def refuse(self, refusal: Refusal) -> None:
         """The scheduler's word that it will not be."""
         self._refusal = refusal
-        self._settled.set()
+        self._settle()
+
+    def _settle(self) -> None:
+        self._settled = True
+        if self._waited_for is not None:
+            self._waited_for.set()
 
 
 class Scheduler:
@@ -190,6 +199,8 @@ class Scheduler:
         """Switches that have yet to be started."""
         self._tasks: TaskGroup | None = None
         self._changed = anyio.Event()
+        self._due: float | None = None
+        """When `_run` looks again by itself."""
         self._stack = AsyncExitStack()
 
     async def __aenter__(self) -> Self:
@@ -324,10 +335,20 @@ class Scheduler:
                 self._begin(action, now)
             elif isinstance(action, Drained):
                 self.switches[action.group].drained.set()
-        self._changed.set()
+        self._wake()
         # whoever asks for a loaded model does not stand behind those who waited for it
         self._tell(granted[:WOKEN_AT_ONCE])
         self._granted.extend(granted[WOKEN_AT_ONCE:])
+        if self._granted:
+            self._changed.set()
+
+    def _wake(self) -> None:
+        """Have `_run` look again, but only if it has something to do: most requests find their
+        model loaded, and leave it so."""
+        due = self.core.next_wakeup()
+        sooner = due is not None and (self._due is None or due < self._due)
+        if self._begun or sooner:
+            self._changed.set()
 
     def _tell(self, tickets: Iterable[Ticket]) -> None:
         now = self._clock()
@@ -415,7 +436,7 @@ class Scheduler:
             if self._granted and not self._telling:
                 self._telling = True
                 tasks.start_soon(self._tell_the_rest)
-            due = self.core.next_wakeup()
+            self._due = due = self.core.next_wakeup()
             with anyio.move_on_after(None if due is None else max(0.0, due - self._clock())):
                 await self._changed.wait()
                 continue

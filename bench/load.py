@@ -1,0 +1,203 @@
+"""The load of `make bench`: raw connections, each with one request after the other.
+
+    python -m bench.load < WISH.json > RESULT.json
+
+A process of its own, which knows HTTP as far as it must: where an answer ends, and when its first
+token and each of the others came. Every token of the bench's engine has one ``@``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import re
+import socket
+import sys
+import time
+from dataclasses import asdict, dataclass, field
+from typing import Any, cast
+
+_TIME = re.compile(rb"@(\d+\.\d+);")
+_LENGTH = re.compile(rb"content-length: *(\d+)", re.IGNORECASE)
+
+
+@dataclass
+class Wish:
+    """What to ask of whom. Times in seconds."""
+
+    port: int
+    path: str = "/v1/chat/completions"
+    key: str = ""
+    connections: int = 1
+    seconds: float = 2.0
+    """For so long new requests are sent on each connection; 0: one request each."""
+    ramp: float = 0.0
+    """The connections begin spread over so long a time."""
+    tokens: int = 128
+    interval: float = 0.0
+    stream: bool = True
+    pad: int = 0
+    """Bytes of an image in the request."""
+    stall: float = 0.0
+    """Nothing is read of an answer for so long."""
+    cpus: list[int] = field(default_factory=list)
+    deadline: float = 60.0
+
+
+@dataclass
+class Load:
+    """What came of it."""
+
+    requests: int = 0
+    failed: int = 0
+    tokens: int = 0
+    lost: int = 0
+    seconds: float = 0.0
+    ttft: list[float] = field(default_factory=list)
+    lateness: list[float] = field(default_factory=list)
+    said: str = ""
+    """The beginning of an answer that was not as wished."""
+
+
+def request(wish: Wish) -> bytes:
+    """The bytes of a request."""
+    text: Any = f"tokens={wish.tokens} interval={wish.interval:g}"
+    if wish.pad:
+        image = {"url": "data:image/png;base64," + "iVBORw0K" * (wish.pad // 8)}
+        text = [{"type": "text", "text": text}, {"type": "image_url", "image_url": image}]
+    body = {
+        "model": "bench",
+        "stream": wish.stream,
+        "messages": [{"role": "user", "content": text}],
+        "temperature": 0.7,
+    }
+    raw = json.dumps(body).encode()
+    head = (
+        f"POST {wish.path} HTTP/1.1\r\nhost: 127.0.0.1:{wish.port}\r\n"
+        f"authorization: Bearer {wish.key or 'none'}\r\ncontent-type: application/json\r\n"
+        f"accept: */*\r\nuser-agent: bench\r\ncontent-length: {len(raw)}\r\n\r\n"
+    )
+    return head.encode() + raw
+
+
+class Client(asyncio.Protocol):
+    """One connection and its requests."""
+
+    def __init__(self, wish: Wish, raw: bytes, load: Load, until: float) -> None:
+        self._wish, self._raw, self._load, self._until = wish, raw, load, until
+        self._loop = asyncio.get_running_loop()
+        self.ended: asyncio.Future[None] = self._loop.create_future()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.Transport, transport)
+        self._ask()
+
+    def _ask(self) -> None:
+        self._tokens, self._left, self._tail, self._first = 0, -1, b"", b""
+        self._began = time.monotonic()
+        self._transport.write(self._raw)
+        if self._wish.stall:
+            self._transport.pause_reading()
+            self._loop.call_later(self._wish.stall, self._transport.resume_reading)
+
+    def data_received(self, data: bytes) -> None:
+        now = time.monotonic()
+        if not self._first:
+            self._first = data[:400]
+        found = data.count(b"@")
+        if found:
+            if not self._tokens:
+                self._load.ttft.append(now - self._began)
+            self._tokens += found
+            if self._wish.interval:
+                whole = self._tail + data
+                for time_ in _TIME.finditer(whole):
+                    self._load.lateness.append(now - float(time_[1]))
+                cut = whole.rfind(b"@")
+                self._tail = (
+                    whole[cut:] if cut > len(whole) - 40 and b";" not in whole[cut:] else b""
+                )
+        if self._is_over(data):
+            self._next()
+
+    def _is_over(self, data: bytes) -> bool:
+        if self._left < 0:
+            head, _, body = data.partition(b"\r\n\r\n")
+            length = _LENGTH.search(head)
+            if length is None:
+                self._left = 0
+                return data.endswith(b"0\r\n\r\n")
+            self._left = int(length[1])
+            data = body
+            self._left -= len(data)
+            return self._left <= 0
+        if self._left:
+            self._left -= len(data)
+            return self._left <= 0
+        return data.endswith(b"0\r\n\r\n") or data == b"\r\n"
+
+    def _next(self) -> None:
+        load, wish = self._load, self._wish
+        load.requests += 1
+        load.tokens += self._tokens
+        if self._tokens != wish.tokens:
+            load.lost += max(0, wish.tokens - self._tokens)
+            load.failed += 1
+            load.said = load.said or self._first.decode("latin-1")
+        if time.monotonic() < self._until:
+            self._ask()
+        else:
+            self._transport.close()
+            self._end()
+
+    def _end(self) -> None:
+        if not self.ended.done():
+            self.ended.set_result(None)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if not self.ended.done():
+            self._load.failed += 1
+            self._load.lost += self._wish.tokens - self._tokens
+            self._load.said = self._load.said or f"connection lost: {exc} {self._first!r}"
+            self._end()
+
+
+async def measure(wish: Wish) -> Load:
+    """Run it."""
+    loop = asyncio.get_running_loop()
+    load, raw = Load(), request(wish)
+    began = time.monotonic()
+    until = began + wish.seconds
+
+    async def one(number: int) -> None:
+        await asyncio.sleep(wish.ramp * number / wish.connections)
+        with socket.socket() as made:
+            made.setblocking(False)
+            if wish.stall:
+                made.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 16384)
+            await loop.sock_connect(made, ("127.0.0.1", wish.port))
+            client = Client(wish, raw, load, until)
+            await loop.create_connection(lambda: client, sock=made.dup())
+        await client.ended
+
+    everyone = [asyncio.ensure_future(one(number)) for number in range(wish.connections)]
+    _, late = await asyncio.wait(everyone, timeout=wish.seconds + wish.ramp + wish.deadline)
+    for task in late:
+        task.cancel()
+        load.failed += 1
+        load.said = load.said or "not ended in time"
+    load.seconds = time.monotonic() - began
+    return load
+
+
+def main() -> None:
+    wish = Wish(**json.load(sys.stdin))
+    if wish.cpus:
+        os.sched_setaffinity(0, wish.cpus)
+    load = asyncio.run(measure(wish))
+    json.dump(asdict(load), sys.stdout)
+
+
+if __name__ == "__main__":
+    main()

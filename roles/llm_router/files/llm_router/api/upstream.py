@@ -1,0 +1,365 @@
+"""HTTP/1.1 to the engines: kept connections, and answers that are handed on as their bytes come.
+
+Not httpx, because this is the hot path: there is no task, no wake-up and no copy for a piece of an
+answer, and a connection is found in the same time whether ten requests run or ten thousand.
+docs/performance.md has the figures of both.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Mapping
+from typing import Any, cast
+
+import httptools
+from typing_extensions import Self
+
+from llm_router import __version__
+from llm_router.api.exchange import Call
+
+CONNECT_WITHIN = 5.0
+KEPT_FOR = 4.0
+"""Seconds that a connection waits for its next request. Uvicorn, which serves vLLM and SGLang,
+closes it after five: a request must not cross that."""
+MOST_KEPT = 256
+MOST_UNTAKEN = 256 * 1024
+"""Bytes of an answer that are read before anyone takes them."""
+
+Take = Callable[[bytes], None]
+
+
+class UpstreamError(Exception):
+    """An engine gave no answer, or only part of one; the text says what happened."""
+
+
+class Silent(UpstreamError):
+    """Nothing came, or nothing was taken of the request, for as long as the caller would wait."""
+
+
+class Answer:
+    """What an engine answers to one request: `status` and `headers` first, then its body.
+
+    `close` must be called when it is no longer wanted.
+    """
+
+    def __init__(self, connection: _Connection) -> None:
+        self._connection = connection
+        self._untaken: list[bytes] = []
+        self._size = 0
+        self._take: Take | None = None
+        self._waiter: asyncio.Future[None] | None = None
+        self._error: BaseException | None = None
+        self.ended = False
+        """Whether all of it has come."""
+        self.status = 0
+        self.headers: Mapping[str, str] = {}
+        """Names in lower case; of several with one name the last."""
+
+    async def deliver(self, take: Take) -> None:
+        """Have each piece of the body given to ``take`` as it comes, until its end.
+
+        Raises `UpstreamError`, and whatever ``take`` raises.
+        """
+        if self._untaken:
+            take(b"".join(self._untaken))
+            self._untaken.clear()
+        self._take = take
+        self.resume()
+        while not self.ended:
+            await self.wait()
+        if self._error is not None:
+            raise self._error  # of `take`, with the last piece
+
+    async def read(self) -> bytes:
+        """The whole body. Raises `UpstreamError`."""
+        parts: list[bytes] = []
+        await self.deliver(parts.append)
+        return parts[0] if len(parts) == 1 else b"".join(parts)
+
+    def pause(self) -> None:
+        """Read no more of it for now: whoever takes it has enough. No deadline runs meanwhile."""
+        self._connection.pause()
+
+    def resume(self) -> None:
+        """Go on."""
+        self._connection.resume()
+
+    def close(self) -> None:
+        """The connection is kept for the next request; one in the middle of an answer is not."""
+        self._take = None
+        self._connection.release()
+
+    async def wait(self) -> None:
+        """Until something has changed. Raises `UpstreamError`."""
+        if self._error is None:
+            self._waiter = self._connection.loop.create_future()
+            try:
+                await self._waiter
+            finally:
+                self._waiter = None
+        if self._error is not None:
+            raise self._error
+
+    def came(self, data: bytes) -> None:
+        """A piece of the body, from the connection."""
+        if self._take is None:
+            self._untaken.append(data)
+            self._size += len(data)
+            if self._size > MOST_UNTAKEN:
+                self.pause()
+            return
+        try:
+            self._take(data)
+        except Exception as error:  # noqa: BLE001 - it is raised where the answer is awaited
+            self.failed(error)
+
+    def failed(self, error: BaseException) -> None:
+        """No more will come."""
+        if self._error is None and not self.ended:
+            self._error = error
+            self.wake()
+
+    def wake(self) -> None:
+        """Something has changed."""
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+
+class _Connection(asyncio.Protocol):
+    """One connection to an engine; it has one request at a time."""
+
+    def __init__(self, kept: deque[_Connection]) -> None:
+        self.loop = asyncio.get_running_loop()
+        self.idle_since = 0.0
+        self._kept = kept
+        self._answer: Answer | None = None
+        self._transport: asyncio.Transport | None = None
+        self._parts: list[bytes] = []
+        # straight into the list: an answer's chunks cost no Python call each
+        self.on_body = self._parts.append
+        self._parser = httptools.HttpResponseParser(self)
+        self._headers: dict[str, str] = {}
+        self._head_only = False
+        self._complete = False
+        self._reusable = False
+        self._paused = False
+        self._patience = 0.0
+        self._heard = 0.0
+        self._unsent = 0
+        self._timer: asyncio.TimerHandle | None = None
+
+    def ask(self, request: list[bytes], patience: float, *, head_only: bool) -> Answer:
+        """Send a request. ``patience``: seconds in which something must happen."""
+        self._answer = answer = Answer(self)
+        if self._transport is None:
+            answer.failed(UpstreamError("connection closed"))
+            return answer
+        self._headers, self._head_only = {}, head_only
+        self._complete = self._reusable = False
+        self._transport.writelines(request)
+        self._unsent = self._transport.get_write_buffer_size()
+        self._heard = now = self.loop.time()
+        self._patience = patience
+        if self._timer is not None and self._timer.when() > now + patience:
+            self._timer.cancel()
+            self._timer = None
+        if self._timer is None:
+            self._timer = self.loop.call_later(patience, self._check)
+        return answer
+
+    def release(self) -> None:
+        """The answer is no longer wanted."""
+        whole = self._complete and self._reusable and not self._paused
+        self._answer = None
+        if self._transport is None or self._transport.is_closing():
+            return
+        if whole and len(self._kept) < MOST_KEPT:
+            self.idle_since = self.loop.time()
+            self._kept.append(self)
+        else:
+            self._transport.abort()
+
+    def abort(self) -> None:
+        """Closed at once."""
+        if self._transport is not None:
+            self._transport.abort()
+
+    @property
+    def is_open(self) -> bool:
+        return self._transport is not None and not self._transport.is_closing()
+
+    def pause(self) -> None:
+        if not self._paused and self.is_open and self._transport is not None:
+            self._paused = True
+            self._transport.pause_reading()
+
+    def resume(self) -> None:
+        if self._paused:
+            self._paused = False
+            self._heard = self.loop.time()
+            if self.is_open and self._transport is not None:
+                self._transport.resume_reading()
+
+    def _check(self) -> None:
+        """Whether it has been silent for too long. One timer a connection, not one a piece."""
+        self._timer = None
+        if self._answer is None or self._transport is None:
+            return
+        now = self.loop.time()
+        unsent = self._transport.get_write_buffer_size()
+        if self._paused or unsent < self._unsent:
+            self._heard, self._unsent = now, unsent
+        left = self._heard + self._patience - now
+        if left > 0.0005:
+            self._timer = self.loop.call_later(left, self._check)
+            return
+        self._answer.failed(Silent(f"sent nothing for {self._patience:g} s"))
+        self._transport.abort()
+
+    # asyncio's calls
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.Transport, transport)
+
+    def data_received(self, data: bytes) -> None:
+        answer, parts = self._answer, self._parts
+        self._heard = self.loop.time()
+        if answer is None:
+            self.abort()  # nobody has asked
+            return
+        try:
+            self._parser.feed_data(data)
+        except (httptools.HttpParserError, httptools.HttpParserUpgrade):
+            answer.failed(UpstreamError("answered something that is not HTTP"))
+            self.abort()
+            return
+        if parts:
+            piece = parts[0] if len(parts) == 1 else b"".join(parts)
+            parts.clear()
+            answer.came(piece)
+        if self._complete and not answer.ended:
+            answer.ended = True
+            answer.wake()
+
+    def eof_received(self) -> None:
+        """The answer may have had no other end."""
+        answer = self._answer
+        framed = "content-length" in self._headers or "transfer-encoding" in self._headers
+        if answer is not None and answer.status and not framed and not answer.ended:
+            answer.ended = True
+            answer.wake()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._transport = None
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if self._answer is not None:
+            what = type(exc).__name__ if exc is not None else "connection closed"
+            self._answer.failed(UpstreamError(what))
+        elif self in self._kept:
+            self._kept.remove(self)
+
+    # the parser's calls
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        self._headers[name.decode("latin-1").lower()] = value.decode("latin-1")
+
+    def on_headers_complete(self) -> None:
+        status = self._parser.get_status_code()
+        if status < 200 or self._answer is None:
+            self._headers = {}  # 100 Continue: the answer itself is to come
+            return
+        self._answer.headers = self._headers
+        self._answer.status = status
+        if self._head_only:
+            self._complete = True
+        self._answer.wake()
+
+    def on_message_complete(self) -> None:
+        if self._answer is not None and self._answer.status:
+            self._complete = True
+            self._reusable = self._parser.should_keep_alive()
+
+
+class Engines:
+    """All connections to engines. An async context manager: it closes those that are kept."""
+
+    def __init__(self) -> None:
+        self._kept: dict[str, deque[_Connection]] = {}
+        self._sweeper: asyncio.TimerHandle | None = None
+
+    async def ask(self, base_url: str, call: Call, patience: float) -> Answer:
+        """The answer to ``call``, as soon as its head is here.
+
+        Raises `Silent` when nothing happens for ``patience`` seconds, `UpstreamError`.
+        """
+        connection = self._take(base_url) or await self._connect(base_url)
+        answer = connection.ask(_request(base_url, call), patience, head_only=call.method == "HEAD")
+        try:
+            while not answer.status:
+                await answer.wait()
+        except BaseException:
+            answer.close()
+            raise
+        return answer
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        if self._sweeper is not None:
+            self._sweeper.cancel()
+        for kept in self._kept.values():
+            while kept:
+                kept.popleft().abort()
+
+    def _take(self, base_url: str) -> _Connection | None:
+        """The connection that was used last, unless its engine may be about to close it."""
+        kept = self._kept.get(base_url)
+        while kept:
+            connection = kept.pop()
+            if connection.is_open:
+                if asyncio.get_running_loop().time() - connection.idle_since < KEPT_FOR:
+                    return connection
+                connection.abort()
+        return None
+
+    async def _connect(self, base_url: str) -> _Connection:
+        host, _, port = base_url.rpartition("/")[2].rpartition(":")
+        loop = asyncio.get_running_loop()
+        kept = self._kept.setdefault(base_url, deque())
+        if self._sweeper is None:
+            self._sweeper = loop.call_later(KEPT_FOR, self._sweep)
+        connecting = loop.create_connection(lambda: _Connection(kept), host, int(port))
+        try:
+            _, connection = await asyncio.wait_for(connecting, CONNECT_WITHIN)
+        except (OSError, asyncio.TimeoutError) as error:
+            raise UpstreamError(f"no connection: {type(error).__name__}") from error
+        return connection
+
+    def _sweep(self) -> None:
+        """Close what nobody has wanted for a time."""
+        loop = asyncio.get_running_loop()
+        self._sweeper = loop.call_later(KEPT_FOR, self._sweep)
+        old = loop.time() - KEPT_FOR
+        for kept in self._kept.values():
+            while kept and kept[0].idle_since < old:
+                kept.popleft().abort()
+
+
+def _request(base_url: str, call: Call) -> list[bytes]:
+    """The bytes of a request, head and body apart."""
+    given: dict[str, Any] = {
+        "host": base_url.rpartition("/")[2],
+        "user-agent": f"llm-router/{__version__}",
+        "accept": "*/*",
+        "accept-encoding": "identity",
+        **call.headers,
+    }
+    if call.content or call.method not in ("GET", "HEAD", "DELETE"):
+        given["content-length"] = len(call.content)
+    lines = "".join([f"{name}: {value}\r\n" for name, value in given.items()])
+    head = f"{call.method} {call.target} HTTP/1.1\r\n{lines}\r\n".encode("latin-1")
+    return [head, call.content] if call.content else [head]

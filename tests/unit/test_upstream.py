@@ -1,0 +1,230 @@
+"""The HTTP that engines are asked by, against a server that says exactly what it is told to."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from typing import Any
+
+import pytest
+
+from llm_router.api import upstream
+from llm_router.api.exchange import Call
+from llm_router.api.upstream import Engines, Silent, UpstreamError
+
+POST = Call("POST", "/v1/x?y=%2e", {"content-type": "application/json"}, b"{}")
+GET = Call("GET", "/health", {}, b"")
+OK = b"HTTP/1.1 200 OK\r\n"
+WHOLE = OK + b"content-length: 2\r\n\r\nhi"
+CHUNKED = OK + b"Transfer-Encoding: chunked\r\nX-One: 1\r\n\r\n"
+
+
+class Server:
+    """Answers each request with the next of ``says``; None closes the connection instead."""
+
+    def __init__(self, *says: bytes | None, close: bool = False) -> None:
+        self.says = list(says)
+        self.close = close
+        self.got: list[bytes] = []
+        self.connections = 0
+        self.url = ""
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.connections += 1
+        with suppress(asyncio.IncompleteReadError, ConnectionError):
+            while self.says:
+                head = await reader.readuntil(b"\r\n\r\n")
+                length = head.partition(b"content-length: ")[2].partition(b"\r\n")[0]
+                self.got.append(head + await reader.readexactly(int(length or 0)))
+                says = self.says.pop(0)
+                if says is None:
+                    break
+                writer.write(says)
+                await writer.drain()
+                if self.close:
+                    break
+            else:
+                await reader.read()
+        writer.close()
+
+
+def run(server: Server, use: Callable[[Engines, str], Awaitable[Any]]) -> Any:
+    async def main() -> Any:
+        listening = await asyncio.start_server(server.serve, "127.0.0.1", 0)
+        server.url = f"http://127.0.0.1:{listening.sockets[0].getsockname()[1]}"
+        async with listening, Engines() as engines:
+            return await asyncio.wait_for(use(engines, server.url), 30)
+
+    return asyncio.run(main())
+
+
+async def ask(engines: Engines, url: str, call: Call = POST, patience: float = 10.0) -> bytes:
+    answer = await engines.ask(url, call, patience)
+    try:
+        return await answer.read()
+    finally:
+        answer.close()
+
+
+def test_a_request_is_as_it_was_asked_and_its_connection_is_used_again() -> None:
+    server = Server(WHOLE, WHOLE, WHOLE)
+
+    async def three(engines: Engines, url: str) -> list[bytes]:
+        return [await ask(engines, url), await ask(engines, url, GET), await ask(engines, url)]
+
+    assert run(server, three) == [b"hi"] * 3
+    assert server.connections == 1
+    head, _, body = server.got[0].partition(b"\r\n\r\n")
+    assert head.startswith(b"POST /v1/x?y=%2e HTTP/1.1\r\n")
+    lines = set(head.split(b"\r\n"))
+    assert lines >= {b"content-length: 2", b"accept-encoding: identity", b"accept: */*"}
+    assert b"host: " + server.url.encode()[7:] in lines
+    assert body == b"{}"
+    assert b"content-length" not in server.got[1]
+
+
+def test_an_answer_ends_as_http_says() -> None:
+    cases: list[tuple[bytes, bytes, bool]] = [
+        (CHUNKED + b"2\r\nhi\r\n4\r\n you\r\n0\r\n\r\n", b"hi you", False),
+        (b"HTTP/1.1 100 Continue\r\n\r\n" + WHOLE, b"hi", False),
+        (b"HTTP/1.1 204 No Content\r\n\r\n", b"", False),
+        (OK + b"\r\nuntil it closes", b"until it closes", True),
+        (b"HTTP/1.0 200 OK\r\n\r\nold", b"old", True),
+    ]
+    for says, body, close in cases:
+        assert run(Server(says, close=close), ask) == body
+
+
+def test_an_answer_to_head_has_no_body() -> None:
+    async def head(engines: Engines, url: str) -> tuple[bytes, str]:
+        answer = await engines.ask(url, Call("HEAD", "/", {}, b""), 10.0)
+        body = await answer.read()
+        answer.close()
+        return body, answer.headers["content-length"]
+
+    assert run(Server(OK + b"content-length: 500\r\n\r\n"), head) == (b"", "500")
+
+
+@pytest.mark.parametrize(
+    "says",
+    [
+        None,
+        b"SSH-2.0-OpenSSH\r\n",
+        OK + b"content-length: 5\r\n\r\nhi",
+        CHUNKED + b"5\r\nhi",
+        CHUNKED + b"zz\r\n",
+        b"HTTP/1.1 200 OK\r\ncontent-le",
+    ],
+)
+def test_what_is_no_whole_answer_is_an_error(says: bytes | None) -> None:
+    with pytest.raises(UpstreamError) as caught:
+        run(Server(says, close=True), ask)
+    assert not isinstance(caught.value, Silent)
+
+
+def test_nobody_there() -> None:
+    async def nobody(engines: Engines, url: str) -> bytes:
+        return await ask(engines, "http://127.0.0.1:1")
+
+    with pytest.raises(UpstreamError, match="ConnectionRefusedError"):
+        run(Server(), nobody)
+
+
+@pytest.mark.parametrize("says", [b"", CHUNKED, CHUNKED + b"2\r\nhi\r\n"])
+def test_one_that_falls_silent_is_not_waited_for(says: bytes) -> None:
+    async def patient(engines: Engines, url: str) -> bytes:
+        return await ask(engines, url, patience=0.2)
+
+    with pytest.raises(Silent, match=r"0\.2 s"):
+        run(Server(says), patient)
+
+
+def test_a_pause_is_no_silence_and_loses_nothing() -> None:
+    body = bytes(range(256)) * 4096
+
+    async def slowly(engines: Engines, url: str) -> bytes:
+        answer = await engines.ask(url, POST, 0.2)
+        got: list[bytes] = []
+
+        def take(data: bytes) -> None:
+            if not got:
+                answer.pause()
+                asyncio.get_running_loop().call_later(0.5, answer.resume)
+            got.append(data)
+
+        await answer.deliver(take)
+        answer.close()
+        return b"".join(got)
+
+    says = OK + b"content-length: %d\r\n\r\n" % len(body) + body
+    assert run(Server(says), slowly) == body
+
+
+def test_what_is_not_taken_yet_does_not_pile_up() -> None:
+    body = b"x" * 8_000_000
+
+    async def late(engines: Engines, url: str) -> tuple[int, int]:
+        answer = await engines.ask(url, POST, 10.0)
+        await asyncio.sleep(0.3)
+        waiting = sum(map(len, answer._untaken))
+        whole = await answer.read()
+        answer.close()
+        return waiting, len(whole)
+
+    waiting, size = run(Server(OK + b"content-length: 8000000\r\n\r\n" + body), late)
+    assert size == len(body)
+    assert waiting < 4 * upstream.MOST_UNTAKEN
+
+
+def test_one_that_is_not_wanted_any_more_is_closed() -> None:
+    server = Server(CHUNKED + b"2\r\nhi\r\n", WHOLE)
+
+    async def two(engines: Engines, url: str) -> bytes:
+        answer = await engines.ask(url, POST, 10.0)
+        answer.close()
+        return await ask(engines, url)
+
+    assert run(server, two) == b"hi"
+    assert server.connections == 2
+
+
+def test_a_fault_in_who_takes_is_told_where_the_answer_is_awaited() -> None:
+    def broken(_: bytes) -> None:
+        raise ZeroDivisionError
+
+    async def deliver(engines: Engines, url: str) -> None:
+        answer = await engines.ask(url, POST, 10.0)
+        try:
+            await answer.deliver(broken)
+        finally:
+            answer.close()
+
+    for says in (WHOLE, CHUNKED + b"2\r\nhi\r\n"):
+        with pytest.raises(ZeroDivisionError):
+            run(Server(says), deliver)
+
+
+def test_a_connection_is_not_used_when_its_engine_may_close_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(upstream, "KEPT_FOR", 0.1)
+    server = Server(WHOLE, WHOLE)
+
+    async def two(engines: Engines, url: str) -> list[bytes]:
+        first = await ask(engines, url)
+        await asyncio.sleep(0.3)
+        return [first, await ask(engines, url)]
+
+    assert run(server, two) == [b"hi", b"hi"]
+    assert server.connections == 2
+
+
+def test_a_server_that_wants_no_second_request_gets_none() -> None:
+    server = Server(OK + b"connection: close\r\ncontent-length: 2\r\n\r\nhi", WHOLE)
+
+    async def two(engines: Engines, url: str) -> list[bytes]:
+        return [await ask(engines, url), await ask(engines, url)]
+
+    assert run(server, two) == [b"hi", b"hi"]
+    assert server.connections == 2
