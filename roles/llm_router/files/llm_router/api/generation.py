@@ -102,6 +102,7 @@ class Proxy:
                 code = reply.broken or (reply.status if reply.ended or reply.said_done else 499)
                 name = exchange.model.name
                 services.metrics.request_ended(name, exchange.path, code, exchange.queue_seconds)
+                services.activity.ended(services, exchange, reply.failed or code)
                 log.info(
                     "request path=%s model=%s key=%s status=%d stream=%s seconds=%.3f switch=%.3f",
                     exchange.path,
@@ -272,6 +273,7 @@ class Proxy:
             repairs=Repairs(done=repairs.done) if ends else repairs,
             ends=ends,
         )
+        exchange.measured, exchange.sent = relay.measured, sent
         if not reply.started:
             await reply.start_events(_headers(exchange))
         measured = relay.measured
@@ -327,6 +329,7 @@ class Proxy:
         tokens = usage.get("completion_tokens", usage.get("output_tokens"))
         if isinstance(tokens, int):
             exchange.rate = rate = _engine_rate(body)
+            exchange.measured = Measured(usage=usage)
             prompt = usage.get("prompt_tokens", usage.get("input_tokens"))
             services.metrics.answered(exchange.model.name, None, tokens, rate, prompt)
             if exchange.operation is CHAT:

@@ -61,6 +61,7 @@ Deadline = Annotated[float, BeforeValidator(_seconds), Field(gt=0, allow_inf_nan
 Count = Annotated[int, Field(ge=1)]
 Fallback = Literal["none", "loaded"]
 Pattern = Annotated[str, AfterValidator(_compiles)]
+HostName = Annotated[str, Field(pattern=r"^[a-z0-9.-]+$")]
 Port = Annotated[int, Field(ge=1, le=65535)]
 RequestValues = Annotated[dict[str, JsonValue], AfterValidator(_json)]
 OwnPath = Annotated[str, Field(pattern=r"^(GET|POST|PUT|PATCH|DELETE) (/[A-Za-z0-9_.~@:+-]+)+$")]
@@ -77,6 +78,8 @@ class Listen(_Section):
 
     host: str = "127.0.0.1"
     port: Port = 8002
+    names: list[HostName] = []
+    """Without any key: names beside its own by which a browser may reach it."""
 
 
 class Status(_Section):
@@ -143,6 +146,14 @@ class RequestLimits(_Section):
     shutdown_timeout: Seconds = 30.0
 
 
+class Recent(_Section):
+    """What is remembered of requests that ended: ``keep`` of them; with ``capture``, what they
+    asked too, for whoever may administer to read."""
+
+    keep: Annotated[int, Field(ge=1, le=10_000)] = 200
+    capture: bool = False
+
+
 class EngineFiles(_Section):
     """Directories that activation writes to."""
 
@@ -168,6 +179,7 @@ class Config(_Section):
     background: Background = Background()
     switch: SwitchConfig = SwitchConfig()
     requests: RequestLimits = RequestLimits()
+    recent: Recent = Recent()
 
 
 class RepairSwitches(_Section):
