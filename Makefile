@@ -34,7 +34,7 @@ demo-down: ## take away everything that `make demo` put up
 
 ##@ Check it
 
-.PHONY: check test test-unit test-integration test-contracts test-openapi test-properties test-load test-timing test-metrics soak soak-short lint types lint-yaml lint-ansible lint-docs sanity build molecule test-systemd test-demo
+.PHONY: check test test-unit test-integration test-contracts test-openapi test-properties test-load test-timing test-metrics test-ui screenshots soak soak-short lint types lint-yaml lint-ansible lint-docs sanity build molecule test-systemd test-demo
 check: env ## everything that needs no hosts: linters, types, docs, unit and fast integration tests
 	@$(BIN)/python tools/gate.py check
 test: env ## everything: check, ansible-test sanity, the archive, integration tests, Molecule on real hosts
@@ -56,12 +56,17 @@ lint-docs: env ## the plugins' and roles' documentation, the changelog
 test-unit: env ## pytest tests/unit
 	@$(PYTEST) -q --junit-xml=$(REPORTS)/test-unit.xml tests/unit $(ARGS)
 test-integration: env model ## pytest tests/integration: real processes, real engines, loopback
-	@$(PYTEST) -q -n 2 --dist loadfile -m "not timing and not promtool and not openapi and not contracts and not load" --junit-xml=$(REPORTS)/test-integration.xml tests/integration $(ARGS)
+	@$(PYTEST) -q -n 2 --dist loadfile -m "not timing and not promtool and not ui and not openapi and not contracts and not load" --junit-xml=$(REPORTS)/test-integration.xml tests/integration $(ARGS)
 test-contracts: env ## each engine's contract: the stand-ins by themselves, and the router with each
 	@$(PYTEST) -q -n 2 --dist loadfile -m contracts --junit-xml=$(REPORTS)/test-contracts.xml tests/integration $(ARGS)
 test-metrics: env ## /metrics through promtool
 	@tools/bootstrap promtool
 	@$(PYTEST) -q -m promtool --junit-xml=$(REPORTS)/test-metrics.xml tests/integration $(ARGS)
+test-ui: env ## the dashboard in a real browser; without Chromium it is skipped, in CI it fails
+	@tools/bootstrap chromium || echo "test-ui: no Chromium, so its tests are skipped (in CI they fail)"
+	@$(PYTEST) -q -m ui --junit-xml=$(REPORTS)/test-ui.xml tests/integration $(ARGS)
+screenshots: test-ui ## docs/img anew from what that browser saw
+	@for shot in switch dark phone; do cp .cache/reports/ui/$$shot.png docs/img/dashboard-$$shot.png; done
 test-openapi: env ## requests made out of the router's own OpenAPI description
 	@$(PYTEST) -q -m openapi --junit-xml=$(REPORTS)/test-openapi.xml tests/integration $(ARGS)
 test-load: env ## thousands who wait, and two models asked for in turn

@@ -34,6 +34,7 @@ TEST = (
     "test-contracts",
     "test-openapi",
     "test-metrics",
+    "test-ui",
     "test-properties",
     "test-load",
     "soak-short",

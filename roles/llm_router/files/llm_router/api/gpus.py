@@ -27,11 +27,7 @@ class Gpus:
     @asynccontextmanager
     async def watching(self) -> AsyncIterator[None]:
         """Look again and again, in a thread: a driver in trouble holds up nobody."""
-        nvml = _open()
-        if nvml is None:
-            yield
-            return
-        task = asyncio.create_task(self._watch(nvml))
+        task = asyncio.create_task(self._watch())
         try:
             yield
         finally:
@@ -39,8 +35,9 @@ class Gpus:
             with contextlib.suppress(asyncio.CancelledError):
                 await task
 
-    async def _watch(self, nvml: Any) -> None:
-        while True:
+    async def _watch(self) -> None:
+        nvml = await anyio.to_thread.run_sync(open_nvml, abandon_on_cancel=True)
+        while nvml is not None:
             try:
                 self.latest = await anyio.to_thread.run_sync(read, nvml, abandon_on_cancel=True)
             except nvml.NVMLError as error:
@@ -50,7 +47,7 @@ class Gpus:
             await asyncio.sleep(EVERY)
 
 
-def _open() -> Any:
+def open_nvml() -> Any:
     """NVML, or None where there is no driver to ask."""
     try:
         import pynvml

@@ -5,6 +5,8 @@ import { duration, gigabytes, rate } from "./format.js";
 import { now, on, state } from "./store.js";
 
 const HEIGHT = 92;
+/** GPUs that are told of one by one. */
+const FEW = 2;
 const SPAN = 600;
 const place = document.querySelector("#charts .body");
 const [TIME, TOKENS, TTFT, WAITING, ANSWERING, MEMORY, USE] = [0, 1, 2, 3, 4, 5, 6];
@@ -14,20 +16,19 @@ const byGpu = (index) => state.gpus.map((_, gpu) => state.points.map((point) => 
 const last = (index) => state.points.at(-1)?.[index];
 
 const FIXED = [
-  { title: "Tokens a second", lines: () => [column(TOKENS)], value: () => rate(last(TOKENS) ?? 0), fill: true },
-  { title: "Time to the first token", lines: () => [column(TTFT)], points: true, value: lastTtft, unit: " s" },
+  { title: "Tokens a second", lines: () => [column(TOKENS)], values: () => [rate(last(TOKENS) ?? 0)], fill: true },
+  { title: "Time to the first token", lines: () => [column(TTFT)], points: true, values: () => [lastTtft()], unit: " s" },
   {
     title: "Requests",
     lines: () => [column(ANSWERING), column(WAITING)],
-    names: ["answered", "waiting"],
-    value: () => `${last(ANSWERING) ?? 0} answered, ${last(WAITING) ?? 0} waiting`,
+    values: () => [`${last(ANSWERING) ?? 0} answered`, `${last(WAITING) ?? 0} waiting`],
     fill: true,
     whole: true,
   },
 ];
 const OF_GPUS = [
-  { title: "GPU memory", lines: () => byGpu(MEMORY), names: [], top: 100, unit: "%", value: memoryNow },
-  { title: "GPU use", lines: () => byGpu(USE), names: [], top: 100, unit: "%", value: useNow },
+  { title: "GPU memory", lines: () => byGpu(MEMORY), top: 100, unit: "%", values: memoryNow },
+  { title: "GPU use", lines: () => byGpu(USE), top: 100, unit: "%", values: useNow },
 ];
 
 function lastTtft() {
@@ -36,11 +37,19 @@ function lastTtft() {
 }
 
 function memoryNow() {
-  return state.gpus.map((gpu) => `${gigabytes(gpu.memory_used)} of ${gigabytes(gpu.memory_total)} GiB`).join(" · ");
+  const told = (used, total) => `${gigabytes(used)} of ${gigabytes(total)} GiB`;
+  const sum = (key) => state.gpus.reduce((before, gpu) => before + gpu[key], 0);
+  if (state.gpus.length > FEW) return [`${told(sum("memory_used"), sum("memory_total"))}, ${state.gpus.length} GPUs`];
+  return state.gpus.map((gpu) => told(gpu.memory_used, gpu.memory_total));
 }
 
 function useNow() {
-  return state.gpus.map((gpu) => (gpu.utilization === null ? "–" : `${gpu.utilization} %`)).join(" · ");
+  const known = state.gpus.map((gpu) => gpu.utilization).filter((value) => value !== null);
+  if (state.gpus.length > FEW) {
+    const mean = known.reduce((before, value) => before + value, 0) / known.length;
+    return [known.length ? `${Math.round(mean)} % on average` : "–"];
+  }
+  return state.gpus.map((gpu) => (gpu.utilization === null ? "–" : `${gpu.utilization} %`));
 }
 
 export function start() {
@@ -72,10 +81,10 @@ function colour(name) {
 }
 
 function makeChart(about) {
-  const value = new Text("span", { class: "value" });
+  const values = about.values().map(() => new Text());
+  const shown = values.map((value, index) => h(values.length > 1 ? `span.value.line${index}` : "span.value", {}, value.element));
   const canvas = h("div.canvas", { role: "img", "aria-label": about.title });
-  const keys = (about.names ?? []).map((name, index) => h("span", { class: `key line${index}` }, name));
-  place.append(h("div.chart", {}, h("div.line", {}, h("h3", {}, about.title), ...keys, value.element), canvas));
+  place.append(h("div.chart", {}, h("div.line", {}, h("h3", {}, about.title), ...shown), canvas));
   const lines = about.lines().length || 1;
   const font = "11px system-ui, sans-serif";
   const axis = { stroke: colour("--muted"), font, ticks: { show: false }, grid: { stroke: colour("--grid"), width: 1 } };
@@ -103,9 +112,9 @@ function makeChart(about) {
   return {
     plot,
     draw() {
-      const text = about.value();
-      value.set(text);
-      canvas.setAttribute("aria-label", `${about.title}: ${text}`);
+      const texts = about.values();
+      texts.forEach((text, index) => values[index].set(text));
+      canvas.setAttribute("aria-label", `${about.title}: ${texts.join(", ")}`);
       const data = about.lines();
       plot.setData([column(TIME), ...(data.length ? data : [[]])]);
     },

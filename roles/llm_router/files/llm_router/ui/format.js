@@ -1,9 +1,10 @@
 // Figures as people read them.
 
-/** Seconds: 0.8 s, 12 s, 3 min, 2 h, 4 d. */
+/** Seconds: 40 ms, 0.8 s, 12 s, 3 min, 2 h, 4 d. */
 export function duration(seconds) {
   if (seconds === null || seconds === undefined) return "–";
   const value = Math.max(0, seconds);
+  if (value < 0.0995) return `${Math.round(value * 1000)} ms`;
   if (value < 9.95) return `${value.toFixed(1)} s`;
   if (value < 99.5) return `${Math.round(value)} s`;
   if (value < 5400) return `${Math.round(value / 60)} min`;

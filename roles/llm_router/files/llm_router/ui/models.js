@@ -59,7 +59,7 @@ function makeRow([name]) {
   const buttons = {
     switch: button("Switch", `Switch to ${name}`, () => switchTo(name)),
     unload: button("Unload", `Unload ${name}`, () => unload(name)),
-    clear: button("Clear", `Forget the failures of ${name}`, () => clear(name)),
+    clear: button("Clear", `Clear: forget the failures of ${name}`, () => clear(name)),
     log: button("Log", `Log of ${name}`, () => showLog(name)),
   };
   const failure = h("p.failure");
@@ -131,7 +131,11 @@ async function attempt(what, action) {
 }
 
 export function switchTo(model) {
-  announce(`Switching to ${model}`);
+  const { group } = state.models.get(model);
+  const loaded = state.models.get(state.groups[group]?.loaded);
+  const others = loaded?.in_flight ? `: first ${count(loaded.in_flight, "answer")} of ${state.groups[group].loaded} may end` : "";
+  if (others) note(`${model} is next${others}.`);
+  announce(`Switching to ${model}${others}`);
   return attempt(`Switch to ${model}`, async () => {
     const done = await call("POST", "admin/switch", { model });
     note(done.changed ? `${model} is ready, after ${duration(done.seconds)}.` : `${model} is loaded already.`);
