@@ -33,9 +33,10 @@ def chrome() -> Iterator[Browser]:
         yield made
 
 
-@pytest.fixture
-def served(router: Router) -> Router:
+@pytest.fixture(scope="module")
+def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Router]:
     """Models as an operator may have them, of which BIG answers for long."""
+    router = Router(tmp_path_factory.mktemp("served"), module="tests.integration.with_gpus")
     models = {
         BIG: router.standin(BIG, interval=0.05, tokens=2000, first=0.2, load=0.4),
         OTHER: router.standin(OTHER, interval=0.04, tokens=40, load=2.0),
@@ -43,21 +44,35 @@ def served(router: Router) -> Router:
         BROKEN: router.standin(BROKEN, fault="exit-while-loading"),
     }
     router.write(models, scheduler={"max_wait": 0.2, "drain_timeout": 30})
-    router.module = "tests.integration.with_gpus"
     router.start()
-    return router
+    yield router
+    router.stop()
 
 
 @pytest.fixture
-def board(chrome: Browser, served: Router) -> Iterator[Dashboard]:
+def idle(served: Router) -> Router:
+    """The router, when nothing of the test before is left."""
+    if served.process is None:
+        served.start()
+    with httpx.Client(base_url=served.url, timeout=30) as client:
+        client.post("/admin/cancel", json={})
+        for one in client.get("/admin/requests").json()["requests"]:
+            client.delete(f"/admin/requests/{one['id']}")
+        client.post("/admin/clear", json={"model": BROKEN})
+        client.post("/admin/unload", json={}).raise_for_status()
+    return served
+
+
+@pytest.fixture
+def board(chrome: Browser, idle: Router) -> Iterator[Dashboard]:
     """The dashboard, open; in the end it has complained of nothing and asked nobody else."""
     context = chrome.new_context(viewport={"width": 1360, "height": 850})
-    made = Dashboard(context.new_page(), served.url)
+    made = Dashboard(context.new_page(), idle.url)
     made.open()
     yield made
     context.close()
     assert made.complaints == []
-    assert [url for url in made.asked if not url.startswith(served.url)] == []
+    assert [url for url in made.asked if not url.startswith(idle.url)] == []
 
 
 class Stream(threading.Thread):
@@ -158,6 +173,7 @@ def test_requests_in_flight_are_seen_and_cancelled(board: Dashboard, served: Rou
     streams = [Stream(served, BIG) for _ in range(3)]
     rows = board.page.locator("#requests .rows .row")
     expect(rows.and_(board.page.locator("[data-state=answering]"))).to_have_count(3)
+    expect(board.page.locator("#requests .count")).to_have_text("3 answered, 0 waiting")
     first = rows.nth(0)
 
     def tokens() -> int:
@@ -174,9 +190,7 @@ def test_requests_in_flight_are_seen_and_cancelled(board: Dashboard, served: Rou
     board.shot("requests")
     board.press(f"Cancel request {number}").click()
     expect(rows).to_have_count(2)
-    ended = board.page.locator("#recent .rows .row")
-    expect(ended).to_have_count(1)
-    expect(ended.nth(0)).to_contain_text("503")
+    expect(board.page.locator("#recent .rows .row").nth(0)).to_contain_text("503")
     for row in served_requests(served):
         httpx.delete(f"{served.url}/admin/requests/{row['id']}").raise_for_status()
     expect(rows).to_have_count(0)
@@ -208,8 +222,8 @@ def test_the_connection_is_lost_and_regained(board: Dashboard, served: Router) -
     served.stop()
     expect(board.page.locator("#connection")).to_have_text("connection lost")
     expect(board.page.locator("#banner")).to_contain_text("the last that was known")
-    board.is_accessible()
     board.shot("lost")
+    board.is_accessible()
     served.start()
     board.live()
     expect(board.page.locator("#banner")).to_be_hidden()
@@ -225,13 +239,13 @@ def test_what_fails_says_why_and_is_cleared(board: Dashboard, served: Router) ->
     row = board.row(BROKEN)
     expect(row).to_contain_text("ended while it loaded (exit code 3)")
     expect(board.page.locator("#switches .switch.bad h3")).to_contain_text("failed")
-    board.is_accessible()
     board.shot("failed")
+    board.is_accessible()
     board.press(f"Clear: forget the failures of {BROKEN}").click()
     board.state(BROKEN, "stopped")
     assert "failure" not in served.status()["models"][BROKEN]
     board.press(f"Log of {BROKEN}").click()
-    expect(board.page.locator("#log-lines")).to_contain_text("standin")
+    expect(board.page.locator("#log-lines")).to_contain_text("says the stand-in")
 
 
 def test_a_chat_shows_a_switch_as_a_person_sees_it(board: Dashboard) -> None:
@@ -244,10 +258,10 @@ def test_a_chat_shows_a_switch_as_a_person_sees_it(board: Dashboard) -> None:
     expect(answer).to_contain_text("Model ready!")
     expect(answer).to_contain_text("w59")
     expect(answer).to_contain_text("tok/s")
-    expect(page.locator("#recent .rows .row")).to_contain_text("200")
+    expect(page.locator("#recent .rows .row").nth(0)).to_contain_text("200")
     page.emulate_media(color_scheme="dark")
-    board.is_accessible()
     board.shot("dark")
+    board.is_accessible()
 
 
 def test_on_a_phone(board: Dashboard, served: Router) -> None:
@@ -299,20 +313,33 @@ def test_without_a_mouse(board: Dashboard, served: Router) -> None:
     expect(page.locator("#talk .its .words")).to_contain_text("w59")
 
 
-def test_an_admin_key_is_asked_for_and_kept_for_the_tab_alone(
-    chrome: Browser, served: Router
-) -> None:
+@pytest.fixture
+def with_keys(idle: Router) -> Iterator[None]:
+    """Keys, which a running router takes over, and is rid of again."""
     keys = {"operator": ["use", "switch", "admin"], "user": ["use", "switch"]}
     listed = [
         {"name": name, "sha256": hashlib.sha256(f"sk-{name}".encode()).hexdigest(), "scopes": may}
         for name, may in keys.items()
     ]
-    (served.dir / "keys.yml").write_text(yaml.safe_dump({"keys": listed}))
-    wait_until(lambda: httpx.get(served.url + "/admin/status").status_code == 401, "keys are read")
+    file = idle.dir / "keys.yml"
+
+    def status() -> int:
+        return httpx.get(idle.url + "/admin/status").status_code
+
+    file.write_text(yaml.safe_dump({"keys": listed}))
+    wait_until(lambda: status() == 401, "keys are read")
+    yield
+    file.unlink()
+    wait_until(lambda: status() == 200, "keys are gone")
+
+
+def test_an_admin_key_is_asked_for_and_kept_for_the_tab_alone(
+    chrome: Browser, idle: Router, with_keys: None
+) -> None:
     context = chrome.new_context()
-    board = Dashboard(context.new_page(), served.url)
+    board = Dashboard(context.new_page(), idle.url)
     page = board.page
-    page.goto(served.url + "/")
+    page.goto(idle.url + "/")
     asks = page.get_by_role("dialog")
     for key, why in (("sk-nobody", "Incorrect API key"), ("sk-user", "lacks the scope 'admin'")):
         expect(asks).to_be_visible()
@@ -331,8 +358,8 @@ def test_an_admin_key_is_asked_for_and_kept_for_the_tab_alone(
     page.reload()
     board.live()
     # another tab knows nothing of it
-    other = Dashboard(context.new_page(), served.url)
-    other.page.goto(served.url + "/")
+    other = Dashboard(context.new_page(), idle.url)
+    other.page.goto(idle.url + "/")
     expect(other.page.get_by_role("dialog")).to_be_visible()
     board.press("Forget key").click()
     expect(page.get_by_role("dialog")).to_be_visible()
@@ -340,20 +367,20 @@ def test_an_admin_key_is_asked_for_and_kept_for_the_tab_alone(
     context.close()
 
 
-def test_another_sites_page_can_do_nothing(chrome: Browser, served: Router) -> None:
+def test_another_sites_page_can_do_nothing(chrome: Browser, idle: Router) -> None:
     """A page of another origin, in the same browser, and one under a name of its own."""
     page = chrome.new_page()
-    page.goto(served.url.replace("127.0.0.1", "localhost") + "/health")
+    page.goto(idle.url.replace("127.0.0.1", "localhost") + "/health")
     body = f'{{"model": "{SMALL}"}}'
     for path in ("/admin/switch", "/v1/chat/completions"):
         page.evaluate(
             "([url, body]) => fetch(url, {method: 'POST', mode: 'no-cors', body})",
-            [served.url + path, body],
+            [idle.url + path, body],
         )
     page.close()
     time.sleep(0.5)
-    assert served.health()["current_model"] is None
-    assert served.status()["switches"] == []
-    rebound = {"host": f"evil.example.com:{served.port}"}
-    answer = httpx.get(served.url + "/admin/status", headers=rebound)
+    assert idle.health()["current_model"] is None
+    assert idle.status()["switches"] == []
+    rebound = {"host": f"evil.example.com:{idle.port}"}
+    answer = httpx.get(idle.url + "/admin/status", headers=rebound)
     assert (answer.status_code, answer.json()["error"]["code"]) == (403, "foreign_name")

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import time
 from collections import deque
 from collections.abc import AsyncIterator
@@ -25,6 +26,8 @@ from llm_router.api.series import Series
 from llm_router.api.services import Services
 from llm_router.api.wire import to_json
 from llm_router.events import Event, RouterStopping
+
+log = logging.getLogger(__name__)
 
 TICK = 0.2
 KEEPALIVE = 10.0
@@ -131,7 +134,12 @@ class Board:
                 self._watched.clear()
                 await self._watched.wait()
             await asyncio.sleep(TICK)
-            self._tell_changes()
+            try:
+                self._tell_changes()
+            except Exception:
+                # a fault of ours in one picture must not be the end of all
+                log.exception("the dashboard's picture could not be drawn")
+                await asyncio.sleep(KEEPALIVE)
 
     def _tell_changes(self) -> None:
         change = self._look()

@@ -4,7 +4,9 @@ import { h, onceAFrame, Text } from "./dom.js";
 import { duration, gigabytes, rate } from "./format.js";
 import { now, on, state } from "./store.js";
 
-const HEIGHT = 92;
+const HEIGHT = 60;
+/** Of the one below all, which has the minutes. */
+const WITH_MINUTES = 80;
 /** GPUs that are told of one by one. */
 const FEW = 2;
 const SPAN = 600;
@@ -37,7 +39,7 @@ function lastTtft() {
 }
 
 function memoryNow() {
-  const told = (used, total) => `${gigabytes(used)} of ${gigabytes(total)} GiB`;
+  const told = (used, total) => `${gigabytes(used)} of ${Math.round(gigabytes(total))} GiB`;
   const sum = (key) => state.gpus.reduce((before, gpu) => before + gpu[key], 0);
   if (state.gpus.length > FEW) return [`${told(sum("memory_used"), sum("memory_total"))}, ${state.gpus.length} GPUs`];
   return state.gpus.map((gpu) => told(gpu.memory_used, gpu.memory_total));
@@ -73,14 +75,15 @@ export function start() {
 function build() {
   charts.splice(0).forEach((chart) => chart.plot.destroy());
   place.replaceChildren();
-  for (const about of [...FIXED, ...(state.gpus.length ? OF_GPUS : [])]) charts.push(makeChart(about));
+  const all = [...FIXED, ...(state.gpus.length ? OF_GPUS : [])];
+  for (const about of all) charts.push(makeChart(about, about === all.at(-1) ? WITH_MINUTES : HEIGHT));
 }
 
 function colour(name) {
   return getComputedStyle(document.documentElement).getPropertyValue(name).trim();
 }
 
-function makeChart(about) {
+function makeChart(about, height) {
   const values = about.values().map(() => new Text());
   const shown = values.map((value, index) => h(values.length > 1 ? `span.value.line${index}` : "span.value", {}, value.element));
   const canvas = h("div.canvas", { role: "img", "aria-label": about.title });
@@ -91,8 +94,8 @@ function makeChart(about) {
   const plot = new uPlot(
     {
       width: Math.max(200, place.clientWidth - 24),
-      height: HEIGHT,
-      padding: [6, 4, 0, 0],
+      height,
+      padding: [6, 4, height === HEIGHT ? 6 : 0, 0],
       legend: { show: false },
       cursor: { show: false },
       select: { show: false },
@@ -101,8 +104,14 @@ function makeChart(about) {
         y: { range: (_, min, max) => [0, about.top ?? Math.max(about.whole ? 4 : 0.1, (max ?? 0) * 1.15)] },
       },
       axes: [
-        { ...axis, size: 20, gap: 2, space: 70, values: (_, ticks) => ticks.map((at) => minutesAgo(at)), splits: () => minutes() },
-        { ...axis, size: 40, gap: 4, space: 26, values: (_, ticks) => ticks.map((tick) => tickText(tick, about)) },
+        {
+          ...axis,
+          size: height === HEIGHT ? 0 : 20,
+          gap: 2,
+          splits: minutes,
+          values: (_, ticks) => ticks.map((at) => (height === HEIGHT ? "" : minutesAgo(at))),
+        },
+        { ...axis, size: 40, gap: 4, space: 22, values: (_, ticks) => ticks.map((tick) => tickText(tick, about)) },
       ],
       series: [{}, ...Array.from({ length: lines }, (_, index) => serie(about, index))],
     },
@@ -119,7 +128,7 @@ function makeChart(about) {
       plot.setData([column(TIME), ...(data.length ? data : [[]])]);
     },
     resize() {
-      plot.setSize({ width: Math.max(200, place.clientWidth - 24), height: HEIGHT });
+      plot.setSize({ width: Math.max(200, place.clientWidth - 24), height });
     },
   };
 }

@@ -37,25 +37,32 @@ export class Rows {
     this.rows = new Map();
   }
 
-  /** Show these, in this order. A row that stays keeps its element, and so its focus. */
+  /** Show these, in this order. A row that stays keeps its element, and what has the focus keeps it. */
   show(items) {
-    const kept = new Set();
+    const focused = this.parent.contains(document.activeElement) ? document.activeElement : null;
+    const keys = new Set(items.map(this.keyOf));
+    for (const [key, row] of this.rows) {
+      if (keys.has(key)) continue;
+      this.rows.delete(key);
+      row.element.remove();
+    }
     let before = this.parent.firstElementChild;
     for (const item of items) {
       const key = this.keyOf(item);
-      kept.add(key);
       let row = this.rows.get(key);
       if (row === undefined) this.rows.set(key, (row = this.make(item)));
       row.update(item);
       if (row.element === before) before = before.nextElementSibling;
       else this.parent.insertBefore(row.element, before);
     }
-    if (kept.size === this.rows.size) return;
-    for (const [key, row] of this.rows) {
-      if (kept.has(key)) continue;
-      this.rows.delete(key);
-      row.element.remove();
-    }
+    if (focused) this.focus(focused);
+  }
+
+  focus(element) {
+    if (!element.isConnected) return;
+    // a button that has done its work and is gone gives the focus to its neighbour
+    const next = element.hidden ? element.parentElement.querySelector("button:not([hidden])") : element;
+    if (next !== document.activeElement) next?.focus({ preventScroll: true });
   }
 }
 

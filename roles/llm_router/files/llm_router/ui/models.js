@@ -36,6 +36,8 @@ export function start() {
   });
 }
 
+/** By group: what ends the wait for the last switch that was asked for here. */
+const waiting = new Map();
 const rows = new Rows(body, ([name]) => name, makeRow);
 
 function show() {
@@ -124,6 +126,7 @@ async function attempt(what, action) {
   try {
     await action();
   } catch (error) {
+    if (error.name === "AbortError") return;
     if (!(error instanceof ApiError)) note(`${what}: the router does not answer.`, true);
     // the switch that failed says so itself, with its steps
     else if (error.code !== "model_unavailable") note(error.message, true);
@@ -133,11 +136,15 @@ async function attempt(what, action) {
 export function switchTo(model) {
   const { group } = state.models.get(model);
   const loaded = state.models.get(state.groups[group]?.loaded);
-  const others = loaded?.in_flight ? `: first ${count(loaded.in_flight, "answer")} of ${state.groups[group].loaded} may end` : "";
+  const others = loaded?.in_flight ? `, after ${count(loaded.in_flight, "answer")} of ${state.groups[group].loaded}` : "";
   if (others) note(`${model} is next${others}.`);
   announce(`Switching to ${model}${others}`);
+  // the last word counts, and a browser has few connections: who waits still is given up
+  waiting.get(group)?.abort();
+  const abort = new AbortController();
+  waiting.set(group, abort);
   return attempt(`Switch to ${model}`, async () => {
-    const done = await call("POST", "admin/switch", { model });
+    const done = await call("POST", "admin/switch", { model }, { signal: abort.signal });
     note(done.changed ? `${model} is ready, after ${duration(done.seconds)}.` : `${model} is loaded already.`);
   });
 }

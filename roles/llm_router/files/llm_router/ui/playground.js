@@ -12,11 +12,13 @@ const send = document.getElementById("talk-send");
 let messages = [];
 let running = null;
 let names = "";
+let picked = false;
 const hint = h("p.empty", {}, "What is said here goes the way of any client: a model that is not loaded is switched to, and the answer tells of it.");
 
 export function start() {
   talk.append(hint);
   on(["models"], onceAFrame(offer));
+  pick.addEventListener("change", () => (picked = true));
   form.addEventListener("submit", (event) => {
     event.preventDefault();
     if (running) running.abort();
@@ -37,12 +39,14 @@ export function start() {
 
 function offer() {
   const all = [...state.models.keys()];
+  const loaded = all.find((name) => state.models.get(name).state === "loaded");
+  // until somebody picks one or says something, it is the one that answers at once
+  if (loaded && !picked && !messages.length) pick.value = loaded;
   if (all.join("\n") === names) return;
   names = all.join("\n");
   const before = pick.value;
   pick.replaceChildren(...all.map((name) => h("option", { value: name }, name)));
-  const loaded = all.find((name) => state.models.get(name).state === "loaded");
-  pick.value = all.includes(before) ? before : (loaded ?? all[0] ?? "");
+  pick.value = before && all.includes(before) ? before : (loaded ?? all[0] ?? "");
 }
 
 function add(kind, who) {

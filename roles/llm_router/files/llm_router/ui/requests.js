@@ -9,6 +9,8 @@ const flying = document.getElementById("requests");
 const ended = document.getElementById("recent");
 const MANY = 50;
 const visible = new Set();
+const total = new Text();
+flying.querySelector(".count").append(total.element);
 /** Rows that nobody sees are not written to. */
 const watcher = new IntersectionObserver((entries) => {
   for (const { target, isIntersecting } of entries) {
@@ -60,8 +62,6 @@ export function start() {
     current.body.classList.toggle("many", all.length > MANY);
     for (const row of visible) if (!state.requests.has(row.id)) visible.delete(row);
     current.empty(all.length === 0);
-    const waiting = all.filter((one) => one.state === "waiting").length;
-    flying.querySelector(".count").textContent = all.length ? `${all.length - waiting} answered, ${waiting} waiting` : "";
     progress();
   }));
   on(["progress"], onceAFrame(progress));
@@ -82,6 +82,10 @@ function progress() {
     const one = state.requests.get(row.id);
     if (one) row.progress(one, time);
   }
+  let waiting = 0;
+  for (const one of state.requests.values()) if (one.state === "waiting") waiting += 1;
+  const all = state.requests.size;
+  total.set(all ? `${all - waiting} answered, ${waiting} waiting` : "");
 }
 
 function makeCurrent(first) {
