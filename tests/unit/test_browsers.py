@@ -17,7 +17,7 @@ CHAT, SWITCH, STATUS = (
 )
 
 
-def verdict(what: tuple[str, str], names: tuple[str, ...] = (), **headers: str) -> str | None:
+def verdict(what: tuple[str, str], *names: str, **headers: str) -> str | None:
     method, path = what
     given = {name.replace("_", "-"): value for name, value in headers.items()}
     error = None
@@ -84,8 +84,8 @@ def test_a_program_may_call_the_router_what_it_likes_but_for_administration() ->
 
 def test_names_that_are_listed_are_trusted() -> None:
     names = ("llm.example.com", "chat.example.com")
-    assert verdict(STATUS, names, host="llm.example.com") is None
+    assert verdict(STATUS, *names, host="llm.example.com") is None
     page = {"origin": "https://chat.example.com", "sec_fetch_site": "same-site"}
-    assert verdict(CHAT, names, host="llm.example.com", **page) is None
+    assert verdict(CHAT, *names, host="llm.example.com", **page) is None
     other = {"origin": "https://other.example.com", "sec_fetch_site": "same-site"}
-    assert verdict(CHAT, names, host="llm.example.com", **other) == "foreign_page"
+    assert verdict(CHAT, *names, host="llm.example.com", **other) == "foreign_page"
