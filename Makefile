@@ -27,6 +27,7 @@ export HOST
 
 
 
+
 .PHONY: $(shell sed -n 's/^\([a-z-]*\):.*/\1/p' $(firstword $(MAKEFILE_LIST)))
 
 ##@ See it
@@ -59,7 +60,7 @@ lint-docs: env ## the plugins' and roles' documentation, the changelog
 test-unit: env ## pytest tests/unit
 	@$(PYTEST) -q --junit-xml=$(REPORTS)/test-unit.xml tests/unit $(ARGS)
 test-integration: env model ## pytest tests/integration: real processes, real engines, loopback
-	@$(PYTEST) -q -n 2 --dist loadfile -m "not timing and not promtool and not openapi and not contracts and not packages and not load" --junit-xml=$(REPORTS)/test-integration.xml tests/integration $(ARGS)
+	@$(PYTEST) -q -n 2 --dist loadfile -m "not timing and not promtool and not ui and not openapi and not contracts and not packages and not load" --junit-xml=$(REPORTS)/test-integration.xml tests/integration $(ARGS)
 test-contracts: env ## each engine's contract: the stand-ins by themselves, and the router with each
 	@$(PYTEST) -q -n 2 --dist loadfile -m contracts --junit-xml=$(REPORTS)/test-contracts.xml tests/integration $(ARGS)
 test-packages: env ## the engines' real packages: what PyPI, their metadata and their sources say; nothing is installed
@@ -67,6 +68,11 @@ test-packages: env ## the engines' real packages: what PyPI, their metadata and 
 test-metrics: env ## /metrics through promtool
 	@tools/bootstrap promtool
 	@$(PYTEST) -q -m promtool --junit-xml=$(REPORTS)/test-metrics.xml tests/integration $(ARGS)
+test-ui: env ## the dashboard in a real browser; without Chromium it is skipped, in CI it fails
+	@tools/bootstrap chromium || echo "test-ui: no Chromium, so its tests are skipped (in CI they fail)"
+	@$(PYTEST) -q -m ui --junit-xml=$(REPORTS)/test-ui.xml tests/integration $(ARGS)
+screenshots: test-ui ## docs/img anew from what that browser saw
+	@for shot in switch dark phone; do cp .cache/reports/ui/$$shot.png docs/img/dashboard-$$shot.png; done
 test-openapi: env ## requests made out of the router's own OpenAPI description
 	@$(PYTEST) -q -m openapi --junit-xml=$(REPORTS)/test-openapi.xml tests/integration $(ARGS)
 test-load: env ## thousands who wait, and two models asked for in turn

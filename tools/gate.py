@@ -35,6 +35,7 @@ TEST = (
     "test-packages",
     "test-openapi",
     "test-metrics",
+    "test-ui",
     "test-properties",
     "test-load",
     "soak-short",

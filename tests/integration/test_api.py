@@ -7,6 +7,7 @@ import json
 import os
 import re
 import subprocess
+import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -185,13 +186,25 @@ def test_the_engine_never_reads_the_routers_own_lines(standin: Router) -> None:
 
 
 def test_the_wait_is_counted_down(router: Router) -> None:
-    model = {**router.standin("a", load=1.3), "timeout": 9}
+    model = {**router.standin("a", load=1.2), "timeout": 9}
     router.write({"a": model}, status={"interval": 0.5})
     router.start()
-    lines = text_of(stream(router.client())).split("\n")
-    assert lines[0] == "🔄 Switching to a..."
-    assert any(re.fullmatch(r"⏳ Loading model\.\.\. \ds / 9s", line) for line in lines)
-    assert any(READY.fullmatch(line) for line in lines)
+    expected = 0.0
+    for number, until in enumerate(("9", "~1", "~1", "~1")):
+        began = time.monotonic()
+        lines = text_of(stream(router.client())).split("\n")
+        took = time.monotonic() - began
+        assert lines[0] == "🔄 Switching to a..."
+        assert any(re.fullmatch(rf"⏳ Loading model\.\.\. \ds / {until}s", line) for line in lines)
+        assert any(READY.fullmatch(line) for line in lines)
+        if number == 3:
+            assert expected == pytest.approx(took, rel=0.2)
+        httpx.post(router.url + "/admin/unload", json={}).raise_for_status()
+        if number == 1:  # what was learned outlives the router
+            router.stop()
+            router.start()
+        plan = httpx.get(router.url + "/admin/plan", params={"model": "a"}).json()
+        expected = plan["expected_seconds"]
 
 
 def test_a_load_that_fails_after_the_200_ends_the_stream_in_order(router: Router) -> None:

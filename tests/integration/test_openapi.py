@@ -22,7 +22,7 @@ pytestmark = pytest.mark.openapi
 PATIENCE = 40.0
 """Seconds for all operations together."""
 EXAMPLES = 20
-ENDLESS = {"/admin/events"}
+ENDLESS = {"/admin/events", "/admin/live"}
 CONFORMANCE = [status_code_conformance, content_type_conformance, response_schema_conformance]
 
 

@@ -14,6 +14,7 @@ from llm_router.config.schema import (
     Background,
     Config,
     Listen,
+    Recent,
     RequestLimits,
     SchedulerConfig,
     Status,
@@ -77,7 +78,11 @@ def spoken(value: object) -> str:
 
 @pytest.mark.parametrize(
     ("variable", "section"),
-    [("llm_router_background", Background), ("llm_router_requests", RequestLimits)],
+    [
+        ("llm_router_background", Background),
+        ("llm_router_requests", RequestLimits),
+        ("llm_router_recent", Recent),
+    ],
 )
 def test_a_section_that_is_given_as_one_dict_has_every_key_and_its_default(
     variable: str, section: type[BaseModel]

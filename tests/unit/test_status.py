@@ -17,7 +17,8 @@ HEAD = "\n".join(
     [
         status.switching("mistral-large-2411-awq"),
         status.loading(10, 180),
-        status.loading(20, 180),
+        status.loading(20, 180, 44),
+        status.loading(67, 180, 44),
         status.waiting("other", 3),
         status.ready(44),
         "",
@@ -28,9 +29,11 @@ FOOT = "\n\n" + status.footer(23.4, 125, 5.3)
 
 
 def test_the_lines_are_the_promised_ones() -> None:
-    assert HEAD.splitlines()[:2] == [
+    assert HEAD.splitlines()[:4] == [
         "🔄 Switching to mistral-large-2411-awq...",
         "⏳ Loading model... 10s / 180s",
+        "⏳ Loading model... 20s / ~44s",
+        "⏳ Loading model... 67s / 180s",
     ]
     assert status.ready(44) == "✅ Model ready! (44s)"
     assert FOOT.strip() == "⚡ 23.4 tok/s (~125 tokens in 5.3s)"

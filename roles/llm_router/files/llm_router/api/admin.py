@@ -13,6 +13,12 @@ from pydantic import BaseModel, ConfigDict, Field
 from llm_router.api.auth import identify
 from llm_router.api.errors import ApiError, cancelled, refused, unknown_model
 from llm_router.api.live import follow
+from llm_router.api.overview import (
+    group_status,
+    model_status,
+    request_statuses,
+    switch_statuses,
+)
 from llm_router.api.reload import Reloader
 from llm_router.api.services import Services
 from llm_router.config.errors import ConfigError
@@ -47,21 +53,9 @@ router = APIRouter(prefix="/admin")
 @router.get("/status")
 async def get_status(services: Admin) -> dict[str, Any]:
     """Models with their states, running switches, who waits and who is served."""
-    core = services.scheduler.core
-    models = {name: _model_status(services, name) for name in services.models}
-    switches = [
-        {
-            "group": switch.group,
-            "model": switch.target,
-            "previous": switch.previous,
-            "reason": switch.reason,
-            "step": switch.step,
-            "seconds": round(services.scheduler.seconds_since(switch.started), 3),
-        }
-        for switch in services.scheduler.switches.values()
-    ]
-    groups = {name: _group_status(services, name) for name in core.groups}
-    return {"models": models, "groups": groups, "switches": switches}
+    models = {name: model_status(services, name) for name in services.models}
+    groups = {name: group_status(services, name) for name in services.scheduler.core.groups}
+    return {"models": models, "groups": groups, "switches": switch_statuses(services)}
 
 
 @router.post("/switch")
@@ -231,20 +225,7 @@ async def pin(call: PinCall, services: Admin) -> dict[str, Any]:
 @router.get("/requests")
 async def requests(services: Admin) -> dict[str, Any]:
     """The requests that wait or are answered now, oldest first."""
-    now = services.clock()
-    entries = [
-        {
-            "id": exchange.number,
-            "path": exchange.path,
-            "model": exchange.model.name,
-            "key": exchange.caller.name,
-            "stream": exchange.stream,
-            "state": "answering" if exchange.served else "waiting",
-            "seconds": round(now - exchange.began, 3),
-        }
-        for exchange in services.in_flight.values()
-    ]
-    return {"requests": entries}
+    return {"requests": request_statuses(services)}
 
 
 @router.delete("/requests/{number}")
@@ -327,36 +308,6 @@ def _known_group(services: Services, group: str) -> None:
     if group not in groups:
         known = ", ".join(sorted(groups))
         raise ApiError(404, "group_not_found", f"No group '{group}'. Known groups: {known}.")
-
-
-def _group_status(services: Services, name: str) -> dict[str, Any]:
-    group = services.scheduler.core.groups[name]
-    entry: dict[str, Any] = {"loaded": group.current}
-    if group.pinned is not None:
-        left = -services.scheduler.seconds_since(group.pinned_until)
-        entry["pinned"] = {"model": group.pinned, "seconds": round(max(0.0, left), 3)}
-    return entry
-
-
-def _model_status(services: Services, name: str) -> dict[str, Any]:
-    core = services.scheduler.core
-    group = core.group_of(name)
-    failure = core.failures.get(name)
-    entry: dict[str, Any] = {
-        "state": core.state_of(name),
-        "backend": services.models[name].backend,
-        "group": services.models[name].group,
-        "unit": services.models[name].unit,
-        "in_flight": group.in_flight(name),
-        "waiting": group.waiting(name),
-    }
-    if failure is not None:
-        entry["failure"] = {
-            "message": failure.message,
-            "count": failure.count,
-            "log_lines": list(failure.log_lines),
-        }
-    return entry
 
 
 def _steps_taken(last: SwitchEnded | None) -> list[dict[str, Any]]:

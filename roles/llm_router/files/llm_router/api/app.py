@@ -15,8 +15,9 @@ from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
 from llm_router import __version__
-from llm_router.api import admin, health, models
+from llm_router.api import admin, dashboard, health, models
 from llm_router.api.auth import identify
+from llm_router.api.board import Board
 from llm_router.api.errors import ApiError, bad_request, internal_error
 from llm_router.api.generation import Proxy
 from llm_router.api.intake import understand, understand_upstream
@@ -38,7 +39,8 @@ def create_app(settings: Settings, units: Units | None = None) -> FastAPI:
         async with running(settings, units) as services:
             app.state.services = services
             app.state.reloader = reloader = Reloader(services)
-            async with reloader.watching():
+            app.state.board = board = Board(services)
+            async with reloader.watching(), services.gpus.watching(), board.running():
                 yield
 
     direct: dict[str, Proxy] = {}
@@ -72,7 +74,7 @@ def create_app(settings: Settings, units: Units | None = None) -> FastAPI:
     app.router.routes.append(
         Route(UPSTREAM.path + "/{rest:path}", upstream, methods=list(_METHODS))
     )
-    for part in (health.router, models.router, admin.router):
+    for part in (health.router, models.router, admin.router, dashboard.router, dashboard.pages):
         app.include_router(part)
 
     @app.get("/metrics")

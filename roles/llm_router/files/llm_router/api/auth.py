@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from llm_router.api.browsers import refuse_foreign_pages
 from llm_router.api.errors import ApiError
 from llm_router.config.load import Settings
 from llm_router.config.schema import ApiKey, Scope, StatusStyle
@@ -42,7 +43,7 @@ class Caller:
 
 
 def identify(scope: Mapping[str, Any], headers: Mapping[str, str], settings: Settings) -> Caller:
-    """The caller of a request. Raises `ApiError` 401.
+    """The caller of a request. Raises `ApiError` 401, and 403 for other people's web pages.
 
     ``scope`` is ASGI's: the server address of a request that came over a Unix socket is its path
     and no port, and who could open the admin socket is admin.
@@ -51,6 +52,7 @@ def identify(scope: Mapping[str, Any], headers: Mapping[str, str], settings: Set
     if tuple(scope.get("server") or ()) == (settings.config.admin_socket, None):
         return Caller("local", ALL_SCOPES)
     if not keys:
+        refuse_foreign_pages(scope, headers, settings.config.listen.names)
         return Caller("anyone", ALL_SCOPES)
     kind, _, given = headers.get("authorization", "").partition(" ")
     if kind.lower() != "bearer" or not given:

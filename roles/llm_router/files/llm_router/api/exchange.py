@@ -9,6 +9,7 @@ from typing import Any
 from llm_router.api.auth import Caller
 from llm_router.api.errors import ApiError
 from llm_router.api.paths import Operation
+from llm_router.api.sse import Measured
 from llm_router.api.status import Style
 from llm_router.config.schema import Fallback, Model
 
@@ -49,6 +50,10 @@ class Exchange:
     queue_seconds: float | None = None
     switch_seconds: float = 0.0
     rate: float | None = None
+    measured: Measured | None = None
+    """What was seen of its answer so far."""
+    sent: float | None = None
+    """When its engine was asked."""
     served: bool = False
     """Whether it has its lease."""
     keep_alive: float | None = None

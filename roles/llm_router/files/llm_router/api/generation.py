@@ -95,6 +95,7 @@ class Proxy:
                 code = reply.broken or (reply.status if reply.ended or reply.said_done else 499)
                 name = exchange.model.name
                 services.metrics.request_ended(name, exchange.path, code, exchange.queue_seconds)
+                services.activity.ended(services, exchange, reply.failed or code)
                 log.info(
                     "request path=%s model=%s key=%s status=%d stream=%s seconds=%.3f switch=%.3f",
                     exchange.path,
@@ -290,6 +291,7 @@ class Proxy:
             repairs=Repairs(done=repairs.done) if ends else repairs,
             ends=ends,
         )
+        exchange.measured, exchange.sent = relay.measured, sent
         if not reply.started:
             reply.start_events(_headers(exchange))
         measured, feed, write, clock = relay.measured, relay.feed, reply.write, services.clock
@@ -345,6 +347,7 @@ class Proxy:
         tokens = usage.get("completion_tokens", usage.get("output_tokens"))
         if isinstance(tokens, int):
             exchange.rate = rate = _engine_rate(body)
+            exchange.measured = Measured(usage=usage)
             prompt = usage.get("prompt_tokens", usage.get("input_tokens"))
             services.metrics.answered(exchange.model.name, None, tokens, rate, prompt)
             if exchange.operation is CHAT:
@@ -424,7 +427,8 @@ def _progress(services: Services, model: Model, ticket: Ticket) -> str:
     switch = services.scheduler.switches.get(model.group)
     if switch is not None and switch.target == model.name and switch.step not in ("", "Drain"):
         timeout = model.timeout or services.settings.config.switch.timeout
-        return status.loading(services.scheduler.seconds_since(switch.started), timeout)
+        elapsed = services.scheduler.seconds_since(switch.drained_at or switch.started)
+        return status.loading(elapsed, timeout, services.learned.total(switch.plan) or None)
     elapsed = services.scheduler.seconds_since(ticket.since)
     loaded = services.scheduler.core.groups[model.group].current
     others = switch.target if switch is not None and switch.target != model.name else None

@@ -70,6 +70,7 @@ _SCHEMAS: Json = {
 _NOT_JSON = {
     "/metrics": {"text/plain": {"schema": {"type": "string"}}},
     "/admin/events": {"text/event-stream": {"schema": {"type": "string"}}},
+    "/admin/live": {"text/event-stream": {"schema": {"type": "string"}}},
 }
 _HEADERS: Json = {
     "X-LLM-Router-Model": "The model that answers",

@@ -42,6 +42,8 @@ class Reply:
         """Whether the body is the engine's alone: an error can only break it off."""
         self.broken: int | None = None
         """The status of the error that broke it off."""
+        self.failed: int | None = None
+        """The status of the error that the client was told of, in the answer or as the answer."""
         self._events = False
 
     @property
@@ -79,6 +81,7 @@ class Reply:
         """The error as an answer of its own, or as the stream's last event and its end."""
         if self.ended:
             return
+        self.failed = None if self.said_done else error.status
         if self.said_done:
             self.end()
         elif self._events:

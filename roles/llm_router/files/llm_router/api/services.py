@@ -12,10 +12,13 @@ from pathlib import Path
 
 import httpx
 
+from llm_router.api.activity import Activity
 from llm_router.api.auth import Caller
 from llm_router.api.errors import too_many_at_once
 from llm_router.api.exchange import Exchange
+from llm_router.api.gpus import Gpus
 from llm_router.api.metrics import Metrics
+from llm_router.api.progress import Progress
 from llm_router.api.upstream import Engines
 from llm_router.config.load import Settings
 from llm_router.config.schema import Model
@@ -61,6 +64,13 @@ class Services:
     """Whether requests are better sent elsewhere; those that come are served all the same."""
     under_way: Counter[str] = field(default_factory=Counter)
     """By key: how many of its requests there are, for keys with a limit."""
+    activity: Activity = field(init=False)
+    progress: Progress = field(init=False)
+    gpus: Gpus = field(default_factory=Gpus)
+
+    def __post_init__(self) -> None:
+        self.activity = Activity(self.settings.config.recent.keep)
+        self.progress = Progress(self.scheduler, self.learned)
 
     @property
     def models(self) -> dict[str, Model]:
@@ -128,6 +138,7 @@ async def running(settings: Settings, units: Units | None = None) -> AsyncIterat
             )
             events.subscribe(lambda event: _remember(services, event))
             events.subscribe(services.learned.listen)
+            events.subscribe(services.progress.listen)
             await _find_running(services)
             preload(services, settings.models)
             unsubscribe = units.subscribe(lambda *change: _unit_changed(services, *change))

@@ -17,7 +17,7 @@ Style = Literal["content", "event", "reasoning", "off"]
 
 _LINE = (
     r"(?:🔄 Switching to [^\n]+\.\.\."
-    r"|⏳ Loading model\.\.\. \d+s / \d+s"
+    r"|⏳ Loading model\.\.\. \d+s / ~?\d+s"
     r"|⏳ Waiting for [^\n]+\.\.\. \d+s"
     r"|✅ Model ready! \(\d+s\))"
 )
@@ -25,6 +25,9 @@ _LINE = (
 _HEAD = re.compile(rf"\A(?:{_LINE}(?:\n+|\Z))+")
 _FOOTER = re.compile(r"⚡ \d+\.\d tok/s \(~\d+ tokens in \d+\.\d+s\)")
 
+
+LATE = 1.5
+"""So many times what was expected is no longer as expected."""
 
 _STRUCTURED = (
     "tools",
@@ -54,8 +57,13 @@ def switching(model: str) -> str:
     return f"🔄 Switching to {model}..."
 
 
-def loading(elapsed: float, timeout: float) -> str:
-    """The countdown."""
+def loading(elapsed: float, timeout: float, expected: float | None = None) -> str:
+    """The countdown: to what is expected, or to the end of all patience.
+
+    That is where nothing is expected yet, or where the wait is well past it.
+    """
+    if expected is not None and elapsed <= expected * LATE:
+        return f"⏳ Loading model... {elapsed:.0f}s / ~{max(expected, 1):.0f}s"
     return f"⏳ Loading model... {elapsed:.0f}s / {timeout:.0f}s"
 
 

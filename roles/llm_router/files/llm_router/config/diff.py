@@ -40,6 +40,7 @@ RESTART_KEYS = (
     "admin_socket",
     "helper_socket",
     "llamacpp_binary",
+    "recent.keep",
     "requests.client_timeout",
     "requests.header_timeout",
     "requests.shutdown_timeout",

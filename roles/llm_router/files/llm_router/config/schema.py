@@ -69,6 +69,7 @@ Deadline = Annotated[float, BeforeValidator(_seconds), Field(gt=0, allow_inf_nan
 Count = Annotated[int, Field(ge=1)]
 Fallback = Literal["none", "loaded"]
 Pattern = Annotated[str, AfterValidator(_compiles)]
+HostName = Annotated[str, Field(pattern=r"^[a-z0-9.-]+$")]
 Port = Annotated[int, Field(ge=1, le=65535)]
 RequestValues = Annotated[dict[str, JsonValue], AfterValidator(_json)]
 OptionName = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_.-]*$", max_length=200)]
@@ -89,6 +90,8 @@ class Listen(_Section):
 
     host: str = "127.0.0.1"
     port: Port = 8002
+    names: list[HostName] = []
+    """Without any key: names beside its own by which a browser may reach it."""
 
 
 class Status(_Section):
@@ -159,6 +162,14 @@ class RequestLimits(_Section):
     shutdown_timeout: Seconds = 30.0
 
 
+class Recent(_Section):
+    """What is remembered of requests that ended: ``keep`` of them; with ``capture``, what they
+    asked too, for whoever may administer to read."""
+
+    keep: Annotated[int, Field(ge=1, le=10_000)] = 200
+    capture: bool = False
+
+
 class EngineFiles(_Section):
     """Directories that activation writes to; ``etc`` has one for each of the other engines."""
 
@@ -199,6 +210,7 @@ class Config(_Section):
     background: Background = Background()
     switch: SwitchConfig = SwitchConfig()
     requests: RequestLimits = RequestLimits()
+    recent: Recent = Recent()
 
 
 class RepairSwitches(_Section):

@@ -99,6 +99,10 @@ class RunningSwitch:
     cut: Callable[[], None]
     """Ends the answers of ``previous`` that are still running; `drained` comes soon after."""
     step: str = ""
+    plan: Sequence[object] = ()
+    """The runner's own steps, once it knows them."""
+    drained_at: float | None = None
+    """When it went on to what comes after the drain."""
     error: SwitchFailed | None = None
     """Set when it has ended."""
     drained: anyio.Event = field(default_factory=anyio.Event)

@@ -195,6 +195,7 @@ class Switcher:
             await self._see_who_serves(switch.group, target)
         try:
             with switch.scope:
+                switch.plan = plan
                 for step in plan:
                     await self._timed(switch, target, step, run)
                 if target is not None:
@@ -282,6 +283,8 @@ class Switcher:
         self, switch: RunningSwitch, target: Model | None, step: Step, run: _Run
     ) -> None:
         run.step, switch.step = step, step.name
+        if switch.drained_at is None and not isinstance(step, Drain):
+            switch.drained_at = self._clock()
         if isinstance(step, Stop) and step.model == switch.previous:
             run.previous_touched = True
             switch.stopping()

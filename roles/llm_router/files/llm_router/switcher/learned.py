@@ -81,9 +81,13 @@ class Learned:
         seen = known.steps.get(step.name) if known is not None else None
         return median(seen) if seen and not isinstance(step, Drain) else None
 
-    def total(self, steps: Sequence[Step]) -> float | None:
+    def total(self, steps: Sequence[object]) -> float | None:
         """For a whole plan, without its drain; None while a step of it has never been seen."""
-        times = [self.expected(step) for step in steps if not isinstance(step, Drain)]
+        times = [
+            self.expected(step)
+            for step in steps
+            if isinstance(step, Step) and not isinstance(step, Drain)
+        ]
         known = [seconds for seconds in times if seconds is not None]
         return sum(known) if len(known) == len(times) else None
 

@@ -1,0 +1,99 @@
+"""What became of requests: the last of them, and when each model was used. Bounded, in memory."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from typing import TYPE_CHECKING, Any
+
+from llm_router.api.exchange import Exchange
+
+if TYPE_CHECKING:
+    from llm_router.api.services import Services
+
+JUST_ENDED = 10_000
+"""Requests that may end between two samples without any being missed in the charts."""
+CAPTURED = 8_000
+"""Bytes of a request's body that are kept where ``recent.capture`` is on."""
+
+Entry = dict[str, Any]
+
+
+class Activity:
+    """Takes note of requests that ended. ``keep``: how many of them are remembered."""
+
+    def __init__(self, keep: int = 200) -> None:
+        self.recent: deque[Entry] = deque(maxlen=keep)
+        self.count = 0
+        """How many have ended since the router began."""
+        self.used: dict[str, float] = {}
+        """By model: when it last answered, in seconds since the epoch."""
+        self.tokens = 0
+        """Generated, in all requests that have ended."""
+        self.just_ended: deque[Exchange] = deque(maxlen=JUST_ENDED)
+        """Those that have ended since the last sample, which empties it."""
+
+    def ended(self, services: Services, exchange: Exchange, status: int) -> None:
+        """A request is over, with this HTTP status; 499 where its client left first."""
+        now = time.time()
+        measured = exchange.measured
+        self.count += 1
+        self.just_ended.append(exchange)
+        if measured is not None:
+            self.tokens += measured.tokens
+        if exchange.served:
+            self.used[exchange.model.name] = now
+        entry = entry_of(exchange, services.clock(), now)
+        del entry["state"]
+        entry |= {
+            "status": status,
+            "ended": now,
+            "prompt_tokens": prompt_tokens(exchange),
+        }
+        if services.settings.config.recent.capture:
+            content = exchange.call(exchange.model).content[:CAPTURED]
+            entry["request"] = content.decode("utf-8", "replace")
+        self.recent.append(entry)
+
+
+def entry_of(exchange: Exchange, clock: float, now: float) -> Entry:
+    """A request as plain data, without its prompt. ``clock`` and ``now`` are the same moment."""
+    measured = exchange.measured
+    rate = exchange.rate
+    if rate is None and measured is not None:
+        rate = measured.rate
+    seconds = clock - exchange.began
+    return {
+        "id": exchange.number,
+        "path": exchange.path,
+        "model": exchange.model.name,
+        "key": exchange.caller.name,
+        "stream": exchange.stream,
+        "state": "answering" if exchange.served else "waiting",
+        "seconds": round(seconds, 3),
+        "began": round(now - seconds, 3),
+        "queue_seconds": _rounded(exchange.queue_seconds),
+        "switch_seconds": _rounded(exchange.switch_seconds),
+        "ttft": _rounded(ttft(exchange)),
+        "tokens": measured.tokens if measured is not None else None,
+        "tokens_per_second": _rounded(rate, 1),
+    }
+
+
+def ttft(exchange: Exchange) -> float | None:
+    """Seconds from the request to the engine until its first token; None until that has come."""
+    measured = exchange.measured
+    if measured is None or measured.first_token is None or exchange.sent is None:
+        return None
+    return measured.first_token - exchange.sent
+
+
+def prompt_tokens(exchange: Exchange) -> int | None:
+    """As the engine counted them, if it did."""
+    usage = (exchange.measured.usage if exchange.measured is not None else None) or {}
+    counted = usage.get("prompt_tokens", usage.get("input_tokens"))
+    return counted if isinstance(counted, int) else None
+
+
+def _rounded(value: float | None, digits: int = 3) -> float | None:
+    return None if value is None else round(value, digits)

@@ -1,0 +1,91 @@
+"""Other people's web pages, and a router without keys."""
+
+from __future__ import annotations
+
+import socket
+from typing import Any
+
+import pytest
+
+from llm_router.api.browsers import refuse_foreign_pages
+from llm_router.api.errors import ApiError
+
+CHAT, SWITCH, STATUS = (
+    ("POST", "/v1/chat/completions"),
+    ("POST", "/admin/switch"),
+    ("GET", "/admin/status"),
+)
+
+
+def verdict(what: tuple[str, str], *names: str, **headers: str) -> str | None:
+    method, path = what
+    given = {name.replace("_", "-"): value for name, value in headers.items()}
+    error = None
+    try:
+        refuse_foreign_pages({"method": method, "path": path}, given, names)
+    except ApiError as refusal:
+        error = refusal
+    if error is None:
+        return None
+    assert error.status == 403
+    assert "listen.names" in str(error)
+    code: Any = error.body["error"]["code"]
+    return str(code)
+
+
+@pytest.mark.parametrize("what", [CHAT, SWITCH, STATUS])
+@pytest.mark.parametrize(
+    "host",
+    ["127.0.0.1:8002", "[::1]:8002", "192.168.1.5:8002", "localhost:8002", "gpu1", "gpu1.lan:8002"],
+)
+def test_what_is_no_browser_and_the_routers_own_page_pass(what: tuple[str, str], host: str) -> None:
+    assert verdict(what, host=host) is None
+    own = f"http://{host}"
+    assert verdict(what, host=host, origin=own, sec_fetch_site="same-origin") is None
+    assert verdict(what, host=host, origin=own) is None
+
+
+def test_the_machines_own_name_passes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(socket, "gethostname", lambda: "GPU1.example.com")
+    assert verdict(STATUS, host="gpu1.example.com:8002") is None
+    assert verdict(STATUS, host="gpu2.example.com:8002") == "foreign_name"
+
+
+@pytest.mark.parametrize("what", [CHAT, SWITCH])
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"origin": "https://evil.example.com"},
+        {"origin": "null"},
+        {"origin": "http://localhost:3000"},
+        {"sec_fetch_site": "cross-site"},
+        {"origin": "http://localhost:3000", "sec_fetch_site": "same-site"},
+    ],
+)
+def test_a_page_from_elsewhere_changes_nothing(
+    what: tuple[str, str], headers: dict[str, str]
+) -> None:
+    assert verdict(what, host="localhost:8002", **headers) == "foreign_page"
+
+
+def test_a_page_whose_name_was_made_to_point_here_is_refused() -> None:
+    own = {"host": "evil.example.com:8002", "origin": "http://evil.example.com:8002"}
+    assert verdict(SWITCH, **own, sec_fetch_site="same-origin") == "foreign_name"
+    assert verdict(CHAT, **own) == "foreign_name"
+    # where it only reads, nothing tells it from a program
+    assert verdict(STATUS, host="evil.example.com:8002") == "foreign_name"
+    assert verdict(STATUS, host="evil.localhost.example.com") == "foreign_name"
+
+
+def test_a_program_may_call_the_router_what_it_likes_but_for_administration() -> None:
+    assert verdict(CHAT, host="llm.example.com") is None
+    assert verdict(("GET", "/v1/models"), host="llm.example.com") is None
+
+
+def test_names_that_are_listed_are_trusted() -> None:
+    names = ("llm.example.com", "chat.example.com")
+    assert verdict(STATUS, *names, host="llm.example.com") is None
+    page = {"origin": "https://chat.example.com", "sec_fetch_site": "same-site"}
+    assert verdict(CHAT, *names, host="llm.example.com", **page) is None
+    other = {"origin": "https://other.example.com", "sec_fetch_site": "same-site"}
+    assert verdict(CHAT, *names, host="llm.example.com", **other) == "foreign_page"
