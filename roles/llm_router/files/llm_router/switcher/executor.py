@@ -405,6 +405,11 @@ class Switcher:
         delay = FIRST_POLL
         while (readiness := await self._probe(model)).verdict != "ready":
             await self._still_running(model)
+            if readiness.verdict == "refused":
+                raise _StepError(
+                    f"the engine on {model.base_url} {readiness.detail}; "
+                    f"{self._keys.shown(model, self._settings.config)}"
+                )
             if readiness.verdict == "wrong":
                 raise _StepError(
                     f"the engine on {model.base_url} is up but {readiness.detail}, not "
@@ -413,28 +418,7 @@ class Switcher:
                 )
             await anyio.sleep(delay)
             delay = min(delay * 2, LONGEST_POLL)
-<<<<<<< HEAD
         return readiness.context_length
-=======
-
-    async def _check_ready(self, model: Model) -> bool:
-        readiness = await self._probe(model)
-        if readiness.verdict == "ready":
-            return True
-        await self._still_running(model)
-        if readiness.verdict == "refused":
-            raise _StepError(
-                f"the engine on {model.base_url} {readiness.detail}; "
-                f"{self._keys.shown(model, self._settings.config)}"
-            )
-        if readiness.verdict == "wrong":
-            raise _StepError(
-                f"the engine on {model.base_url} is up but {readiness.detail}, not "
-                f"'{model.upstream_name}'; set the engine's name for it as `model_name`",
-                wrong=True,
-            )
-        return False
->>>>>>> files
 
     async def _still_running(self, model: Model) -> None:
         try:
@@ -447,12 +431,8 @@ class Switcher:
 
     async def _probe(self, model: Model) -> Readiness:
         """All probes of the model's engine; the first that is not ready speaks for them."""
-<<<<<<< HEAD
         context_length = None
-=======
-        readiness = Readiness("ready")
         key = self._keys.headers(model, self._settings.config)
->>>>>>> files
         for probe in engine_for(model).probes:
             try:
                 response = await self._client.get(
