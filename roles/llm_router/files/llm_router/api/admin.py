@@ -298,7 +298,7 @@ def _model_status(services: Services, name: str) -> dict[str, Any]:
     group = core.group_of(name)
     failure = core.failures.get(name)
     entry: dict[str, Any] = {
-        "state": core.state_of(name),
+        "state": services.state_of(name),
         "backend": services.models[name].backend,
         "group": services.models[name].group,
         "unit": services.models[name].unit,

@@ -14,6 +14,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 
 Backend = Literal["sglang", "vllm", "tabby", "llamacpp", "command"]
 StatusStyle = Literal["auto", "content", "event", "reasoning", "off"]
+ResidencyWish = Literal["auto", "stop", "sleep", "discard", "unload"]
 Scope = Literal["use", "switch", "admin"]
 
 DEFAULT_PORTS: dict[str, int] = {"sglang": 30000, "vllm": 8000, "tabby": 5000, "llamacpp": 8080}
@@ -120,10 +121,17 @@ class Background(_Section):
 
 
 class SwitchConfig(_Section):
-    """How a switch runs and what happens after one that failed."""
+    """How a switch runs and what happens after one that failed.
+
+    ``sleep_timeout``: how long an engine may take to give up its device without ending; past it,
+    it is stopped. ``sleep_memory``: GiB of the host's memory that sleeping models may keep
+    together; None is half of it.
+    """
 
     timeout: Deadline = 180.0
     stop_timeout: Deadline = 30.0
+    sleep_timeout: Deadline = 60.0
+    sleep_memory: Seconds | None = None
     on_failure: Literal["rollback", "stop"] = "rollback"
     max_failures: Annotated[int, Field(ge=1)] = 3
 
@@ -226,6 +234,9 @@ class ModelEntry(_Section):
     group: Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]+$")] = "default"
     ttl: Deadline | None = None
     """Seconds without a request after which it is unloaded; None keeps it."""
+    residency: ResidencyWish = "auto"
+    """What becomes of it when another model needs its device; see `engines.residency`. ``auto``
+    is ``sleep`` where its engine was started for it and its weights fit, else ``stop``."""
     preload: bool = False
     """Whether the router loads it when it starts and nothing else of its group is loaded."""
     warm_up: bool = True
