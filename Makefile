@@ -34,7 +34,7 @@ demo-down: ## take away everything that `make demo` put up
 
 ##@ Check it
 
-.PHONY: check test test-unit test-integration test-contracts test-openapi test-properties test-load test-timing test-metrics soak soak-short lint types lint-yaml lint-ansible lint-docs sanity build molecule test-systemd test-demo
+.PHONY: check test test-unit test-integration test-contracts test-openapi test-properties test-load test-timing test-metrics soak soak-residency soak-short lint types lint-yaml lint-ansible lint-docs sanity build molecule test-systemd test-demo
 check: env ## everything that needs no hosts: linters, types, docs, unit and fast integration tests
 	@$(BIN)/python tools/gate.py check
 test: env ## everything: check, ansible-test sanity, the archive, integration tests, Molecule on real hosts
@@ -71,6 +71,8 @@ test-properties: env ## 10,000 random runs of the scheduler and more, or ROUNDHO
 		tests/unit/test_scheduler_core.py tests/unit/test_scheduler_simulation.py tests/unit/test_yaml_edit.py $(ARGS)
 soak: env ## 5 minutes of 200 clients while engines and routers are killed (ARGS="--seconds 60")
 	@$(MODULE) tests.soak.soak $(ARGS)
+soak-residency: env ## 1,000 switches of models that sleep, wake and stop, while calls go wrong
+	@$(MODULE) tests.soak.residency $(ARGS)
 soak-short: env ## the same for 40 s
 	@$(MODULE) tests.soak.soak --seconds 40 $(ARGS)
 test-timing: env ## the integration tests that measure time, one after the other

@@ -94,7 +94,7 @@ def test_it_goes_and_comes_back_without_a_start(
     out, back = OUT_AND_BACK[backend, residency]
     router.write(
         {"a": engine(router, backend, "a", residency), "b": router.standin("b")},
-        switch={"timeout": 20, "stop_timeout": 5, "sleep_memory": 4},
+        switch={"timeout": 20, "stop_timeout": 5, "sleep_memory": 1},
     )
     router.start()
     ask(router, "a")
@@ -119,7 +119,7 @@ def test_who_cannot_give_up_its_device_is_stopped(router: Router) -> None:
         made["command"] = [part for part in made["command"] if part not in ("dev", "saver")]
         made["command"].remove("--flags")
         models[backend] = made
-    router.write(models, switch={"timeout": 20, "stop_timeout": 5, "sleep_memory": 4})
+    router.write(models, switch={"timeout": 20, "stop_timeout": 5, "sleep_memory": 1})
     router.start()
     for backend in ("vllm", "sglang"):
         ask(router, backend)

@@ -25,6 +25,7 @@ from typing import Any
 import httpx
 
 from bench.facts import machine, quantile
+from llm_router.switcher.weights import host_memory
 from tests.integration.conftest import Router
 
 GIB = 2**30
@@ -81,7 +82,7 @@ def run(router: Router, switches: int, flaky: float, seed: int) -> Found:
             "timeout": 10,
             "stop_timeout": 1,
             "sleep_timeout": 0.4,
-            "sleep_memory": BUDGET,
+            "sleep_memory": BUDGET * GIB / host_memory(),
             "max_failures": 1000,
         },
     )

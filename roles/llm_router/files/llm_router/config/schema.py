@@ -59,6 +59,7 @@ Argument = Annotated[str, BeforeValidator(_argument)]
 Style = Annotated[StatusStyle, BeforeValidator(_off)]
 Seconds = Annotated[float, BeforeValidator(_seconds), Field(ge=0, allow_inf_nan=False)]
 Deadline = Annotated[float, BeforeValidator(_seconds), Field(gt=0, allow_inf_nan=False)]
+Part = Annotated[float, BeforeValidator(_seconds), Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=1)]
 Fallback = Literal["none", "loaded"]
 Pattern = Annotated[str, AfterValidator(_compiles)]
@@ -124,14 +125,14 @@ class SwitchConfig(_Section):
     """How a switch runs and what happens after one that failed.
 
     ``sleep_timeout``: how long an engine may take to give up its device without ending; past it,
-    it is stopped. ``sleep_memory``: GiB of the host's memory that sleeping models may keep
-    together; None is half of it.
+    it is stopped. ``sleep_memory``: the part of the host's memory, 0 to 1, that the weights of
+    sleeping models may take together.
     """
 
     timeout: Deadline = 180.0
     stop_timeout: Deadline = 30.0
     sleep_timeout: Deadline = 60.0
-    sleep_memory: Seconds | None = None
+    sleep_memory: Part = 0.5
     on_failure: Literal["rollback", "stop"] = "rollback"
     max_failures: Annotated[int, Field(ge=1)] = 3
 

@@ -488,8 +488,7 @@ class Switcher:
             and sleeper.model in self._models
             and self._models[sleeper.model].group == group
         ]
-        limit = self._settings.config.switch.sleep_memory
-        budget = host_memory() // 2 if limit is None else int(limit * 2**30)
+        budget = int(host_memory() * self._settings.config.switch.sleep_memory)
         kept = sum(sleeper.memory for sleeper in sleepers)
         others = sum(memory for name, memory in self._falling_asleep.items() if name != group)
         return choose(model, weights, own, budget - kept - others)
