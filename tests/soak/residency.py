@@ -25,7 +25,7 @@ from typing import Any
 import httpx
 
 from bench.facts import machine, quantile
-from llm_router.switcher.weights import host_memory
+from llm_router.weights import host_memory
 from tests.integration.conftest import Router
 
 GIB = 2**30

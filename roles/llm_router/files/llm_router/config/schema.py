@@ -126,13 +126,15 @@ class SwitchConfig(_Section):
 
     ``sleep_timeout``: how long an engine may take to give up its device without ending; past it,
     it is stopped. ``sleep_memory``: the part of the host's memory, 0 to 1, that the weights of
-    sleeping models may take together.
+    sleeping models may take together. ``prewarm``: whether a model's weights are read into the
+    page cache while the one before it still has the device.
     """
 
     timeout: Deadline = 180.0
     stop_timeout: Deadline = 30.0
     sleep_timeout: Deadline = 60.0
     sleep_memory: Part = 0.5
+    prewarm: bool = True
     on_failure: Literal["rollback", "stop"] = "rollback"
     max_failures: Annotated[int, Field(ge=1)] = 3
 

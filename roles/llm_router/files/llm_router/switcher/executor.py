@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -39,8 +40,8 @@ from llm_router.switcher.plan import (
 from llm_router.switcher.record import Record
 from llm_router.switcher.residency import Release, Sleeper, choose
 from llm_router.switcher.sleepers import Sleepers
-from llm_router.switcher.weights import host_memory, weights_size
 from llm_router.units.base import ManagerUnavailable, UnitError, Units, UnitState
+from llm_router.weights import host_memory, weights_size
 
 log = logging.getLogger(__name__)
 
@@ -214,7 +215,7 @@ class Switcher:
         if target is not None and switch.reason == "adopt":
             await self._see_who_serves(switch.group, target)
         try:
-            with switch.scope:
+            with switch.scope, self._reading_ahead(target, plan):
                 switch.plan = plan
                 for step in plan:
                     if isinstance(step, GiveUp):
@@ -397,6 +398,30 @@ class Switcher:
             await self._warm_up(target)
         else:
             raise TypeError(f"no such step: {step!r}")
+
+    @contextlib.contextmanager
+    def _reading_ahead(self, target: Model | None, plan: Sequence[Step]) -> Iterator[None]:
+        """What a start will read is read while others are waited for."""
+        starts = any(isinstance(step, Start) for step in plan)
+        if target is None or not starts or not self._settings.config.switch.prewarm:
+            yield
+            return
+        reading = asyncio.create_task(self._read_ahead(target))
+        try:
+            yield
+        finally:
+            reading.cancel()
+
+    async def _read_ahead(self, model: Model) -> None:
+        began = self._clock()
+        try:
+            size = await self._units.prewarm(model)
+        except UnitError as error:
+            log.debug("the weights of %s are not read ahead: %s", model.name, error)
+            return
+        if size:
+            seconds = self._clock() - began
+            log.info("read %.1f GB of %s ahead in %.2f s", size / 1e9, model.name, seconds)
 
     async def _give_up_device(self, switch: RunningSwitch, step: GiveUp) -> None:
         """Never while it is busy: some engines end when they are asked that."""
