@@ -561,7 +561,7 @@ async def test_prewarm_reads_the_weights_of_a_configured_model(host: Host, tmp_p
     async with host.serving():
         assert await host.client.prewarm("gemma") in (size, 0)  # 0: a file system in memory
         assert await host.client.prewarm("gemma") == 0
-        with pytest.raises(UnitError, match="not in models.yml"):
+        with pytest.raises(UnitError, match=r"not in models\.yml"):
             await host.client.prewarm(str(weights))
     assert host.manager.calls == []
 
