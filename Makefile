@@ -28,6 +28,7 @@ export HOST
 
 
 
+
 .PHONY: $(shell sed -n 's/^\([a-z-]*\):.*/\1/p' $(firstword $(MAKEFILE_LIST)))
 
 ##@ See it
@@ -82,6 +83,8 @@ test-properties: env ## 10,000 random runs of the scheduler and more, or ROUNDHO
 		tests/unit/test_scheduler_core.py tests/unit/test_scheduler_simulation.py tests/unit/test_yaml_edit.py $(ARGS)
 soak: env ## 5 minutes of 200 clients while engines and routers are killed (ARGS="--seconds 60")
 	@$(MODULE) tests.soak.soak $(ARGS)
+soak-residency: env ## 1,000 switches of models that sleep, wake and stop, while calls go wrong
+	@$(MODULE) tests.soak.residency $(ARGS)
 soak-short: env ## the same for 40 s
 	@$(MODULE) tests.soak.soak --seconds 40 $(ARGS)
 test-timing: env ## the integration tests that measure time, one after the other

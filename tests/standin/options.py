@@ -58,6 +58,7 @@ class Options(argparse.Namespace):
     flags: frozenset[str]
     models: list[str]
     api_key: str | None
+    flaky: float
 
 
 def _faults(text: str) -> frozenset[str]:
@@ -101,6 +102,13 @@ def parse(argv: list[str]) -> Options:
         "force-usage, request-metrics, saver, empty, plain-health",
     )
     add("--api-key", help="what whoever asks must show, where the engine wants it")
+    add(
+        "--flaky",
+        type=float,
+        default=0.0,
+        metavar="P",
+        help="of the calls that give up the device or take it back, such a part goes wrong",
+    )
     add("--models", type=lambda text: text.split(","), default=[], help="tabby: what can be loaded")
     options = parser.parse_args(
         [*shlex.split(os.environ.get("STANDIN_ARGS", "")), *argv], Options()

@@ -48,7 +48,7 @@ def test_lines_come_back() -> None:
         (b"[" * 4000 + b"\n", "is not JSON"),
         (b"[]\n", "is not a JSON object"),
         (b"null\n", "is not a JSON object"),
-        (b"{}\n", "verb must be one of activate, start, stop, logs"),
+        (b"{}\n", "verb must be one of activate, prewarm, start, stop, logs"),
         (b'{"verb": "restart", "model": "m"}\n', "verb must be one of"),
         (b'{"verb": ["start"], "model": "m"}\n', "verb must be one of"),
         (b'{"verb": "start"}\n', "model must be a model's name"),

@@ -549,6 +549,23 @@ async def test_a_helper_that_does_not_answer(host: Host, monkeypatch: pytest.Mon
             await host.client.activate("gemma")
 
 
+async def test_prewarm_reads_the_weights_of_a_configured_model(host: Host, tmp_path: Path) -> None:
+    size = 8 << 20
+    weights = tmp_path / "g.gguf"
+    weights.write_bytes(os.urandom(size))
+    with weights.open("rb") as file:
+        os.fsync(file.fileno())
+        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+    gemma = {"backend": "llamacpp", "service": "llamacpp@gemma.service"}
+    host.write(host.models, {"models": {"gemma": {**gemma, "model_path": str(weights)}}})
+    async with host.serving():
+        assert await host.client.prewarm("gemma") in (size, 0)  # 0: a file system in memory
+        assert await host.client.prewarm("gemma") == 0
+        with pytest.raises(UnitError, match=r"not in models\.yml"):
+            await host.client.prewarm(str(weights))
+    assert host.manager.calls == []
+
+
 def test_without_a_socket_from_systemd_it_says_how_to_start_it(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

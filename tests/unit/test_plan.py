@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from llm_router.config.schema import Model, SchedulerConfig, SwitchConfig
 from llm_router.engines.base import READY, Readiness
-from llm_router.switcher.plan import Observed, Step, make_plan
+from llm_router.engines.residency import Policy
+from llm_router.switcher.plan import Observed, Step, make_plan, make_unload_plan
+from llm_router.switcher.residency import Release, Sleeper
 from llm_router.units.base import UnitState
 
 RUNS = UnitState("active", 7)
@@ -75,3 +77,53 @@ def test_no_warm_up_where_none_is_wanted() -> None:
 def test_the_models_own_timeout_is_the_loads_deadline() -> None:
     steps: tuple[Step, ...] = make_plan(B, [], SwitchConfig(), SchedulerConfig())
     assert {step.deadline for step in steps if step.name != "Activate"} == {40.0}
+
+
+SLEEPS = Release("sleep", 5)
+
+
+def asleep(name: str, policy: Policy = "sleep") -> Observed:
+    sleeper = Sleeper(name, f"vllm@{name}.service", policy, 7, 5, 1.0)
+    return Observed(model(name), RUNS, sleeper=sleeper)
+
+
+def test_the_loaded_model_falls_asleep_and_the_target_wakes_up() -> None:
+    steps = plan(B, Observed(A, RUNS), asleep("b"), asleep("c"), loaded="a", release=SLEEPS)
+    assert steps == ["Drain a", "Sleep a", "Wake b", "WaitUntilReady b", "WarmUp b"]
+
+
+def test_sleepers_that_must_make_room_are_stopped_after_the_drain() -> None:
+    release = Release("sleep", 5, ("c", "d"))
+    steps = plan(B, asleep("c"), Observed(A, RUNS), asleep("d"), loaded="a", release=release)
+    assert steps == ["Drain a", "Stop c", "Stop d", "Sleep a", *LOAD_B]
+
+
+def test_what_runs_and_is_not_known_to_sleep_is_stopped() -> None:
+    steps = plan(B, Observed(A, RUNS), Observed(model("c"), RUNS), loaded="a", release=SLEEPS)
+    assert steps == ["Drain a", "Sleep a", "Stop c", *LOAD_B]
+
+
+def test_nothing_sleeps_in_a_unit_that_the_target_needs() -> None:
+    shared = [model(name, service="vllm.service") for name in ("a", "b")]
+    steps = plan(shared[1], Observed(shared[0], RUNS), loaded="a", release=SLEEPS)
+    assert steps == ["Drain a", "Stop a", *LOAD_B]
+    sleeper = Sleeper("a", "vllm.service", "sleep", 7, 5, 1.0)
+    assert plan(shared[1], Observed(shared[0], RUNS, sleeper=sleeper)) == ["Stop a", *LOAD_B]
+
+
+def test_an_engine_without_a_model_takes_any_of_its_unit() -> None:
+    a, b = (model(n, backend="tabby", service="tabbyapi.service") for n in ("a", "b"))
+    load = ["Activate b", "Load b", "WaitUntilReady b", "WarmUp b"]
+    steps = plan(b, Observed(a, RUNS), loaded="a", release=Release("unload"))
+    assert steps == ["Drain a", "Unload a", *load]
+    sleeper = Sleeper("a", "tabbyapi.service", "unload", 7, 0, 1.0)
+    assert plan(b, Observed(a, RUNS, sleeper=sleeper)) == load
+
+
+def test_an_idle_model_falls_asleep_and_others_sleep_on() -> None:
+    observed = (Observed(A, RUNS), asleep("b"))
+    switch, scheduler = SwitchConfig(), SchedulerConfig()
+    steps = make_unload_plan(observed, switch, scheduler, loaded="a", release=SLEEPS)
+    assert [step.name for step in steps] == ["Drain", "Sleep"]
+    steps = make_unload_plan(observed, switch, scheduler, loaded="a")
+    assert [f"{step.name} {step.model}" for step in steps] == ["Drain a", "Stop a", "Stop b"]

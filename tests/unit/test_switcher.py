@@ -52,6 +52,9 @@ class FakeUnits(Units):
         self._call("activate", model)
         return False
 
+    async def prewarm(self, model: Model) -> int:
+        return 0
+
     async def start(self, model: Model) -> None:
         self._call("start", model)
         self.run(model.unit, model.name)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import re
 import signal
 import socket
@@ -69,6 +70,8 @@ class OpenAi:
     """What is answered without the key: a regular expression over the whole path."""
     usage_unasked = False
     """Whether a stream carries usage without being asked."""
+    device_calls: frozenset[str] = frozenset()
+    """Methods that give up the device or take it back."""
     routes: ClassVar[Routes] = {
         ("GET", "/v1/models"): "list_models",
         ("POST", "/v1/chat/completions"): "chat",
@@ -94,6 +97,7 @@ class OpenAi:
     def run(self) -> NoReturn:
         """Load, serve until SIGTERM, end."""
         self.journal.event("start")
+        self.holds_device(True)
         if "ignore-term" in self.options.faults:
             signal.signal(signal.SIGTERM, signal.SIG_IGN)
         else:
@@ -171,6 +175,7 @@ class OpenAi:
 
     def exit(self, code: int) -> NoReturn:
         """End now. Waiting for threads would wait for open connections."""
+        self.holds_device(False)
         if code == 0:
             self.journal.event("stop")
         else:
@@ -225,10 +230,27 @@ class OpenAi:
             self.not_found(connection, request)
             return
         try:
+            if handler in self.device_calls and random.random() < self.options.flaky:
+                self.go_wrong(connection)
             getattr(self, handler)(connection, request)
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             # a body that is not what it should be
             self.error(connection, 400, f"{error!r}", "invalid_request_error")
+
+    def go_wrong(self, connection: Connection) -> None:
+        """Refuse, end or never answer."""
+        how = random.choice(["refuse", "end", "hang"])
+        self.journal.note("flaky", how=how)
+        if how == "end":
+            print("CUDA error, says the stand-in", flush=True)
+            self.exit(1)
+        if how == "hang":
+            connection.wait(None)
+        raise ValueError("CUDA error")
+
+    def holds_device(self, held: bool) -> None:
+        """Its memory is the GPU's now, or is not."""
+        self.journal.note("device", held=held)
 
     def let_in(self, request: Request) -> bool:
         """Whether it showed the key, or needs none."""

@@ -39,6 +39,7 @@ class Sglang(TypedApis):
         ("POST", "/release_memory_occupation"): "release",
         ("POST", "/resume_memory_occupation"): "resume",
     }
+    device_calls = frozenset({"release", "resume"})
     draining = False
     released = False
 
@@ -114,18 +115,22 @@ class Sglang(TypedApis):
         if "saver" not in self.options.flags:
             self.error(connection, 400, "--enable-memory-saver is not set")
         elif self.in_flight or self.released:
+            self.journal.note("asked-wrongly", why="release while busy, or twice")
             print("AssertionError: release_memory_occupation should be called only when idle")
             self.exit(1)
         else:
             self.released = True
+            self.holds_device(False)
             connection.answer(200)
 
     def resume(self, connection: Connection, request: Request) -> None:
         """Not without a release: a KeyError ends the server."""
         if not self.released:
+            self.journal.note("asked-wrongly", why="resume of what is awake")
             print("KeyError: 'weights'")
             self.exit(1)
         self.released = False
+        self.holds_device(True)
         connection.answer(200)
 
     def not_found(self, connection: Connection, request: Request) -> None:

@@ -36,6 +36,7 @@ class Tabby(OpenAi):
         ("POST", "/v1/token/decode"): "decode",
         ("POST", "/v1/embeddings"): "embeddings",
     }
+    device_calls = frozenset({"load", "unload"})
     loaded: str | None = None
     sick: str | None = None
 
@@ -105,6 +106,7 @@ class Tabby(OpenAi):
             return
         self.drained(None)
         self.loaded = None
+        self.holds_device(True)
         connection.begin_stream()
         for module in range(1, MODULES + 1):
             time.sleep(self.options.load / MODULES)
@@ -126,6 +128,7 @@ class Tabby(OpenAi):
         """What runs is killed."""
         self.epoch += 1
         self.loaded = None
+        self.holds_device(False)
         connection.answer(200, None)
 
     def encode(self, connection: Connection, request: Request) -> None:

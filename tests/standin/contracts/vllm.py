@@ -43,6 +43,7 @@ class Vllm(TypedApis):
         ("POST", "/collective_rpc"): "collective_rpc",
         ("POST", "/reset_prefix_cache"): "reset_prefix_cache",
     }
+    device_calls = frozenset({"sleep", "wake_up", "collective_rpc", "reset_prefix_cache"})
     sleep_level = 0
     weights = True
 
@@ -102,15 +103,22 @@ class Vllm(TypedApis):
         connection.answer(200, {"prompt": self.words(0, count)})
 
     def sleep(self, connection: Connection, request: Request) -> None:
+        if self.in_flight or self.sleep_level:
+            self.journal.note("asked-wrongly", why="sleep while busy, or twice")
         if request.query.get("mode", "abort") == "abort":
             self.epoch += 1
         self.drained(5.0)
         self.sleep_level = int(request.query.get("level", 1))
         self.weights = self.sleep_level < 2
+        self.holds_device(False)
         connection.answer(200)
 
     def wake_up(self, connection: Connection, request: Request) -> None:
+        tags = request.query.get("tags")
+        if not self.sleep_level and tags != "kv_cache":
+            self.journal.note("asked-wrongly", why="wake up of what is awake")
         self.sleep_level = 0
+        self.holds_device(True)
         connection.answer(200)
 
     def is_sleeping(self, connection: Connection, request: Request) -> None:

@@ -428,7 +428,8 @@ def _progress(services: Services, model: Model, ticket: Ticket) -> str:
     if switch is not None and switch.target == model.name and switch.step not in ("", "Drain"):
         timeout = model.timeout or services.settings.config.switch.timeout
         elapsed = services.scheduler.seconds_since(switch.drained_at or switch.started)
-        return status.loading(elapsed, timeout, services.learned.total(switch.plan) or None)
+        expected = services.learned.total(switch.plan) or None
+        return status.loading(elapsed, timeout, expected, switch.progress)
     elapsed = services.scheduler.seconds_since(ticket.since)
     loaded = services.scheduler.core.groups[model.group].current
     others = switch.target if switch is not None and switch.target != model.name else None

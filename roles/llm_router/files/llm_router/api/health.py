@@ -60,7 +60,7 @@ async def _of_model(services: Services, asked: str, want: str) -> JSONResponse:
     if known is None:
         raise unknown_model(asked, (name.name for name in names_of(services.models)))
     core, name = services.scheduler.core, known.model
-    state, failed = core.state_of(name), name in core.failures
+    state, failed = services.state_of(name), name in core.failures
     # a load after a failed one may fail again: nobody else should wait for it
     here = state == "loaded" or (state == "loading" and not failed)
     free = not failed and core.group_of(name).pinned in (None, name)

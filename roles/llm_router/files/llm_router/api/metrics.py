@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Collection, Iterable
 from typing import Generic, TypeVar, get_args
 
 from prometheus_client import CollectorRegistry, Counter, Histogram
@@ -22,8 +22,9 @@ _RATE = (1, 2, 5, 10, 20, 40, 60, 100, 200, 500, 1000)
 class _Live(Collector):
     """What is true at the moment of the scrape."""
 
-    def __init__(self, scheduler: Scheduler) -> None:
+    def __init__(self, scheduler: Scheduler, asleep: Callable[[], Collection[str]]) -> None:
         self._scheduler = scheduler
+        self._asleep = asleep
 
     def collect(self) -> Iterable[Metric]:
         """Gauges of every model and the build."""
@@ -54,8 +55,9 @@ class _Live(Collector):
             "1 for the state that a model is in",
             labels=["model", "state"],
         )
+        asleep = self._asleep()
         for name in core.models:
-            now = core.state_of(name)
+            now = core.state_of(name, asleep)
             for one in get_args(State):
                 state.add_metric([name, one], float(one == now))
         build = GaugeMetricFamily(
@@ -85,9 +87,11 @@ class _By(Generic[Kind]):
 class Metrics:
     """The router's metrics, in a registry of their own."""
 
-    def __init__(self, scheduler: Scheduler, events: EventStream) -> None:
+    def __init__(
+        self, scheduler: Scheduler, events: EventStream, asleep: Callable[[], Collection[str]]
+    ) -> None:
         self.registry = CollectorRegistry(auto_describe=False)
-        self.registry.register(_Live(scheduler))
+        self.registry.register(_Live(scheduler, asleep))
         self._requests = _By(
             Counter(
                 "llm_router_requests",

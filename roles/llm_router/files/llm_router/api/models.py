@@ -17,7 +17,7 @@ router = APIRouter()
 
 def _entry(services: Services, known: Name[Model]) -> dict[str, Any]:
     model = known.entry
-    state = services.scheduler.core.state_of(known.model)
+    state = services.state_of(known.model)
     entry: dict[str, Any] = {
         "id": known.name,
         "object": "model",

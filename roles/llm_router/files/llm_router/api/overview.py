@@ -19,7 +19,7 @@ def model_status(services: Services, name: str) -> Entry:
     group = core.group_of(name)
     model = services.models[name]
     failure = core.failures.get(name)
-    state = core.state_of(name)
+    state = services.state_of(name)
     loaded_at = None
     if state == "loaded":
         loaded_at = round(time.time() - services.scheduler.seconds_since(group.loaded_at), 1)
@@ -49,7 +49,7 @@ def model_mark(services: Services, name: str) -> tuple[Any, ...]:
     core = services.scheduler.core
     group = core.group_of(name)
     return (
-        core.state_of(name),
+        services.state_of(name),
         group.in_flight(name),
         group.waiting(name),
         group.loaded_at,

@@ -25,7 +25,7 @@ from llm_router.config.schema import Model
 from llm_router.engine_keys import EngineKeys
 from llm_router.engines import engine_for
 from llm_router.events import Event, EventStream, ModelLost, SwitchEnded
-from llm_router.scheduler.core import Core, Limits
+from llm_router.scheduler.core import Core, Limits, State
 from llm_router.scheduler.service import Scheduler
 from llm_router.switcher.executor import Switcher
 from llm_router.switcher.learned import Learned
@@ -77,6 +77,10 @@ class Services:
         """The configured models by name."""
         return self.settings.models
 
+    def state_of(self, name: str) -> State:
+        """What a model is doing."""
+        return self.scheduler.core.state_of(name, self.switcher.asleep())
+
     def take_slot(self, caller: Caller) -> Caller | None:
         """Count a request of a key that has a limit, until `give_slot`. Raises `ApiError` 429."""
         if caller.max_requests is None:
@@ -122,7 +126,7 @@ async def running(settings: Settings, units: Units | None = None) -> AsyncIterat
         keys = EngineKeys()
         switcher = Switcher(settings, units, events, client, keys)
         async with Scheduler(core, switcher.run) as scheduler, Engines() as engines:
-            metrics = Metrics(scheduler, events)
+            metrics = Metrics(scheduler, events, switcher.asleep)
             learned = Learned(Path(settings.config.state_dir) / "learned.json", settings.models)
             services = Services(
                 settings,
@@ -215,6 +219,7 @@ def preload(services: Services, names: Iterable[str]) -> None:
 
 def _unit_changed(services: Services, unit: str, state: UnitState) -> None:
     """An engine that ended, or that systemd has started anew, can answer nothing of what it was."""
+    services.switcher.unit_changed(unit, state)
     for name, group in services.scheduler.core.groups.items():
         loaded = group.loaded
         if loaded is None or group.switching or unit != services.switcher.unit_of(loaded):

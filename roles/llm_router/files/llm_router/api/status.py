@@ -17,7 +17,7 @@ Style = Literal["content", "event", "reasoning", "off"]
 
 _LINE = (
     r"(?:🔄 Switching to [^\n]+\.\.\."
-    r"|⏳ Loading model\.\.\. \d+s / ~?\d+s"
+    r"|⏳ Loading model\.\.\. \d+s / ~?\d+s(?: \(\d+%\))?"
     r"|⏳ Waiting for [^\n]+\.\.\. \d+s"
     r"|✅ Model ready! \(\d+s\))"
 )
@@ -57,14 +57,19 @@ def switching(model: str) -> str:
     return f"🔄 Switching to {model}..."
 
 
-def loading(elapsed: float, timeout: float, expected: float | None = None) -> str:
+def loading(
+    elapsed: float, timeout: float, expected: float | None = None, progress: float | None = None
+) -> str:
     """The countdown: to what is expected, or to the end of all patience.
 
-    That is where nothing is expected yet, or where the wait is well past it.
+    That is where nothing is expected yet, or where the wait is well past it. ``progress`` is the
+    part that is done, by the engine's own word.
     """
+    until = f"{timeout:.0f}s"
     if expected is not None and elapsed <= expected * LATE:
-        return f"⏳ Loading model... {elapsed:.0f}s / ~{max(expected, 1):.0f}s"
-    return f"⏳ Loading model... {elapsed:.0f}s / {timeout:.0f}s"
+        until = f"~{max(expected, 1):.0f}s"
+    done = f" ({progress:.0%})" if progress is not None else ""
+    return f"⏳ Loading model... {elapsed:.0f}s / {until}{done}"
 
 
 def waiting(busy_with: str, elapsed: float) -> str:

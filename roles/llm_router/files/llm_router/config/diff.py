@@ -18,6 +18,7 @@ LIVE_MODEL_KEYS = frozenset(
         "timeout",
         "ttl",
         "preload",
+        "residency",
         "warm_up",
         "repairs",
         "aliases",

@@ -17,6 +17,7 @@ from llm_router.model_files import MODELS_DIR, REPO, REVISION
 
 Backend = Literal["sglang", "vllm", "tabby", "llamacpp", "command"]
 StatusStyle = Literal["auto", "content", "event", "reasoning", "off"]
+ResidencyWish = Literal["auto", "stop", "sleep", "discard", "unload"]
 Scope = Literal["use", "switch", "admin"]
 
 MODEL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/+@-]*")
@@ -66,6 +67,7 @@ Argument = Annotated[str, BeforeValidator(_argument)]
 Style = Annotated[StatusStyle, BeforeValidator(_off)]
 Seconds = Annotated[float, BeforeValidator(_seconds), Field(ge=0, allow_inf_nan=False)]
 Deadline = Annotated[float, BeforeValidator(_seconds), Field(gt=0, allow_inf_nan=False)]
+Part = Annotated[float, BeforeValidator(_seconds), Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=1)]
 Fallback = Literal["none", "loaded"]
 Pattern = Annotated[str, AfterValidator(_compiles)]
@@ -133,10 +135,19 @@ class Background(_Section):
 
 
 class SwitchConfig(_Section):
-    """How a switch runs and what happens after one that failed."""
+    """How a switch runs and what happens after one that failed.
+
+    ``sleep_timeout``: how long an engine may take to give up its device without ending; past it,
+    it is stopped. ``sleep_memory``: the part of the host's memory, 0 to 1, that the weights of
+    sleeping models may take together. ``prewarm``: whether a model's weights are read into the
+    page cache while the one before it still has the device.
+    """
 
     timeout: Deadline = 180.0
     stop_timeout: Deadline = 30.0
+    sleep_timeout: Deadline = 60.0
+    sleep_memory: Part = 0.5
+    prewarm: bool = True
     on_failure: Literal["rollback", "stop"] = "rollback"
     max_failures: Annotated[int, Field(ge=1)] = 3
 
@@ -259,6 +270,9 @@ class ModelEntry(_Section):
     group: Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]+$")] = "default"
     ttl: Deadline | None = None
     """Seconds without a request after which it is unloaded; None keeps it."""
+    residency: ResidencyWish = "auto"
+    """What becomes of it when another model needs its device; see `engines.residency`. ``auto``
+    is ``sleep`` where its engine was started for it and its weights fit, else ``stop``."""
     preload: bool = False
     """Whether the router loads it when it starts and nothing else of its group is loaded."""
     warm_up: bool = True

@@ -10,8 +10,9 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from llm_router.config.schema import Config, Model
+from llm_router.engines.residency import Policy, Residency
 
-Verdict = Literal["ready", "loading", "wrong", "refused"]
+Verdict = Literal["ready", "loading", "wrong", "refused", "asleep"]
 AsksForUsage = Literal["never", "streamed", "always"]
 OperationName = Literal[
     "chat",
@@ -59,8 +60,8 @@ def usual(*names: OperationName) -> dict[OperationName, str]:
 
 @dataclass(frozen=True)
 class Readiness:
-    """What a probe's answer means: ready, still loading, up with another model, or up and not for
-    whoever asks.
+    """What a probe's answer means: ready, still loading, up with another model, up and not for
+    whoever asks, or up without its device.
 
     ``context_length``: tokens that the model can hold, where the answer says so.
     """
@@ -135,6 +136,8 @@ class Engine:
     child_argv: Callable[[Model, Config], list[str]] | None = None
     """How it runs as a child process where models.yml gives no ``command``; None: not at all."""
     repairs: Repairs = Repairs()
+    residencies: Mapping[Policy, Residency] = field(default_factory=dict)
+    """How it can give up its device and stay."""
     request_defaults: Mapping[str, Any] = field(default_factory=dict)
 
     @property

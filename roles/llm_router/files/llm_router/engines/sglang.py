@@ -7,6 +7,7 @@ Its paths are those of 0.5.23's ``http_server.py``; images are its diffusion ser
 
 from __future__ import annotations
 
+from llm_router.engines import residency
 from llm_router.engines.base import Engine, Probe, Repairs, http_ok, serves_model, usual
 
 SGLANG = Engine(
@@ -45,4 +46,5 @@ SGLANG = Engine(
         }
     ),
     repairs=Repairs(role=False),
+    residencies=residency.SGLANG,
 )

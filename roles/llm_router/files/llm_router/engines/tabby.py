@@ -7,6 +7,7 @@ its path, and answers 503 while nothing is.
 from __future__ import annotations
 
 from llm_router.config.schema import Model
+from llm_router.engines import residency
 from llm_router.engines.base import Engine, Probe, ProbeAnswer, Readiness, Repairs, ready, usual
 
 
@@ -40,5 +41,6 @@ TABBY = Engine(
             "GET /v1/models",
         }
     ),
+    residencies=residency.TABBY,
     repairs=Repairs(usage_apart=True, ask_for_usage="always"),
 )

@@ -5,12 +5,37 @@ Its paths are those of 0.33.0; it registers the ones that the loaded model's kin
 
 from __future__ import annotations
 
-from llm_router.engines.base import Engine, Probe, Repairs, http_ok, serves_model, usual
+from llm_router.config.schema import Model
+from llm_router.engines import residency
+from llm_router.engines.base import (
+    READY,
+    Engine,
+    Probe,
+    ProbeAnswer,
+    Readiness,
+    Repairs,
+    http_ok,
+    serves_model,
+    usual,
+)
+
+
+def _awake(answer: ProbeAnswer, _: Model) -> Readiness:
+    """Asleep, it says everywhere else that it is well, and answers no generation. Without its dev
+    mode it knows no such question, and cannot sleep."""
+    if answer.status == 200 and isinstance(answer.body, dict) and answer.body.get("is_sleeping"):
+        return Readiness("asleep", "it sleeps")
+    return READY
+
 
 VLLM = Engine(
     backend="vllm",
     label="vllm",
-    probes=(Probe("/health", http_ok), Probe("/v1/models", serves_model)),
+    probes=(
+        Probe("/health", http_ok),
+        Probe("/v1/models", serves_model),
+        Probe("/is_sleeping", _awake),
+    ),
     operations=usual(
         "chat",
         "completions",
@@ -42,4 +67,5 @@ VLLM = Engine(
         }
     ),
     repairs=Repairs(role=False),
+    residencies=residency.VLLM,
 )

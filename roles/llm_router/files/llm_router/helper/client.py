@@ -18,6 +18,7 @@ from llm_router.helper.protocol import (
 from llm_router.units.base import ManagerUnavailable, UnitError
 
 ACTIVATE_TIMEOUT = 60.0
+PREWARM_TIMEOUT = 900.0
 LOGS_TIMEOUT = 20.0
 START_MARGIN = 15.0
 STOP_MARGIN = 40.0
@@ -34,6 +35,12 @@ class HelperClient:
         """Whether a file changed."""
         answer = await self._ask(Request("activate", model), ACTIVATE_TIMEOUT)
         return answer.get("changed") is True
+
+    async def prewarm(self, model: str) -> int:
+        """Bytes of the model's weights that were read; ends when it is cancelled."""
+        answer = await self._ask(Request("prewarm", model), PREWARM_TIMEOUT)
+        size = answer.get("bytes")
+        return size if isinstance(size, int) else 0
 
     async def start(self, model: str, seconds: float) -> None:
         """Start the model's unit; ``seconds`` is what systemd's job may take."""
@@ -92,6 +99,7 @@ class HelperClient:
 
 _DOING = {
     "activate": "activate",
+    "prewarm": "read the weights of",
     "start": "start",
     "stop": "stop",
     "logs": "read the log of",

@@ -1,7 +1,7 @@
 """The helper's protocol: one line of JSON each way, one request a connection. Pure.
 
 The client keeps its side of the connection open until it has its answer: one that goes away takes
-its `start` back.
+its `start` back, and ends its `prewarm`.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, cast
 
-Verb = Literal["activate", "start", "stop", "logs"]
+Verb = Literal["activate", "prewarm", "start", "stop", "logs"]
 
-VERBS: tuple[Verb, ...] = ("activate", "start", "stop", "logs")
+VERBS: tuple[Verb, ...] = ("activate", "prewarm", "start", "stop", "logs")
 MAX_REQUEST = 4096
 """Bytes of a request, its newline included."""
 MAX_ANSWER = 4 << 20

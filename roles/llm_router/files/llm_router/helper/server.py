@@ -1,7 +1,7 @@
 """The helper's server: who asks, for what, and the answer.
 
 It runs as root, so it believes nobody: the peer must be root or the user who owns the socket, the
-request must be one of four verbs, and the model must be in models.yml as root wrote it, or have
+request must be one of five verbs, and the model must be in models.yml as root wrote it, or have
 been there when its unit was started. Units and paths come from there, never from a request.
 """
 
@@ -38,6 +38,7 @@ from llm_router.helper.protocol import (
     encode_answer,
 )
 from llm_router.helper.started import Started
+from llm_router.prewarm import in_thread
 from llm_router.units.base import UnitError
 from llm_router.units.dbus import SystemdManager
 
@@ -170,7 +171,7 @@ class HelperServer:
         """The answer; None if the client left and its request could be taken back."""
         answer = None
         async with anyio.create_task_group() as tasks:
-            if request.verb in ("start", "logs"):
+            if request.verb in ("prewarm", "start", "logs"):
                 tasks.start_soon(_cancel_at_end, reader, tasks.cancel_scope)
             answer = await self.answer(request)
             tasks.cancel_scope.cancel()
@@ -219,6 +220,8 @@ class HelperServer:
             return {"lines": await self._journal(unit, request.lines)}
         if request.verb == "stop":
             return await self._stop(request, unit, config)
+        if request.verb == "prewarm":
+            return {"bytes": await in_thread(model.model_path)}
         async with self._units[unit]:
             if request.verb == "activate":
                 return {"changed": await self._activate(model, unit, contents)}
@@ -302,6 +305,8 @@ async def _cancel_at_end(reader: asyncio.StreamReader, scope: anyio.CancelScope)
 def _said(result: dict[str, Any]) -> str:
     if "changed" in result:
         return "changed" if result["changed"] else "unchanged"
+    if "bytes" in result:
+        return f"{result['bytes']} bytes"
     return str(result.get("result", f"{len(result.get('lines', ()))} lines"))
 
 

@@ -237,14 +237,17 @@ class Core:
         """The group that ``model`` competes in. Raises KeyError for an unknown model."""
         return self.groups[self._group_of[model]]
 
-    def state_of(self, model: str) -> State:
-        """What ``model`` is doing; ``failed`` is one whose last switch failed."""
+    def state_of(self, model: str, asleep: Collection[str] = ()) -> State:
+        """What ``model`` is doing; ``failed`` is one whose last switch failed, ``asleep`` one of
+        those whose engine stays without its device."""
         group = self.group_of(model)
         if group.current == model:
             return "loaded"
         if group.target == model:
             return "loading"
-        return "failed" if model in self.failures else "stopped"
+        if model in self.failures:
+            return "failed"
+        return "asleep" if model in asleep else "stopped"
 
     def configure(
         self,

@@ -101,6 +101,8 @@ class RunningSwitch:
     step: str = ""
     plan: Sequence[object] = ()
     """The runner's own steps, once it knows them."""
+    progress: float | None = None
+    """The part of the load that is done, where the engine says so."""
     drained_at: float | None = None
     """When it went on to what comes after the drain."""
     error: SwitchFailed | None = None

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
+import json
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,22 +20,28 @@ from llm_router.config.load import Settings
 from llm_router.config.schema import Model
 from llm_router.engine_keys import EngineKeys
 from llm_router.engines import ProbeAnswer, Readiness, engine_for
+from llm_router.engines.residency import Call
 from llm_router.events import EventStream, StepEnded, StepStarted, SwitchEnded, SwitchStarted
 from llm_router.scheduler.service import RunningSwitch, SwitchFailed
 from llm_router.switcher.plan import (
     Activate,
     Drain,
+    GiveUp,
     Observed,
     Start,
     Step,
     Stop,
+    TakeBack,
     WaitUntilReady,
     WarmUp,
     make_plan,
     make_unload_plan,
 )
 from llm_router.switcher.record import Record
-from llm_router.units.base import ManagerUnavailable, UnitError, Units
+from llm_router.switcher.residency import Release, Sleeper, choose
+from llm_router.switcher.sleepers import Sleepers
+from llm_router.units.base import ManagerUnavailable, UnitError, Units, UnitState
+from llm_router.weights import host_memory, weights_size
 
 log = logging.getLogger(__name__)
 
@@ -94,6 +102,9 @@ class Switcher:
         self._client = client
         self._keys = keys or EngineKeys()
         self._clock = clock
+        self._sleepers = Sleepers(Path(settings.config.state_dir) / "asleep.json")
+        self._falling_asleep: dict[str, int] = {}
+        """By group: the memory that the running switch's model will keep."""
 
     def configure(self, settings: Settings) -> None:
         """Go by ``settings`` from now on; what runs is stopped as it was started."""
@@ -109,6 +120,17 @@ class Switcher:
     @property
     def _models(self) -> dict[str, Model]:
         return self._settings.models
+
+    def asleep(self) -> set[str]:
+        """The models that gave up their device while their engine stays."""
+        return self._sleepers.names()
+
+    def unit_changed(self, unit: str, state: UnitState) -> None:
+        """A sleeper whose engine ended, or was started anew, sleeps no more."""
+        if state.active != "active":
+            self._sleepers.forget(unit)
+        else:
+            self._sleepers.find(unit, state.main_pid)
 
     def unit_of(self, name: str) -> str:
         """The unit that runs a model which is loaded."""
@@ -173,7 +195,11 @@ class Switcher:
         """
         found: tuple[str, Readiness] | None = None
         for model in self._models.values():
-            if model.group != group or not (await self._units.state(model)).running:
+            if model.group != group or self._sleepers.is_unsure(model.unit):
+                continue
+            state = await self._units.state(model)
+            self.unit_changed(model.unit, state)
+            if not state.running or self._sleepers.find(model.unit, state.main_pid) is not None:
                 continue
             readiness = await self._probe(model)
             if readiness.verdict == "ready":
@@ -185,7 +211,7 @@ class Switcher:
     async def _run(self, switch: RunningSwitch, target: Model | None, run: _Run) -> None:
         try:
             if target is None:
-                plan = await self._unload_plan(switch.group, switch.previous)
+                plan = await self._unload_plan(switch)
             else:
                 adopt = switch.reason == "adopt"
                 plan = await self._plan(target, switch.previous, trust_loading=adopt)
@@ -194,16 +220,20 @@ class Switcher:
         if target is not None and switch.reason == "adopt":
             await self._see_who_serves(switch.group, target)
         try:
-            with switch.scope:
+            with switch.scope, self._reading_ahead(target, plan):
                 switch.plan = plan
                 for step in plan:
-                    await self._timed(switch, target, step, run)
+                    if isinstance(step, GiveUp):
+                        self._falling_asleep[switch.group] = step.how.memory
+                    await self._step(switch, target, step, run)
                 if target is not None:
                     self._record.add(target)
                     run.main_pid = await self.main_pid(target)
                 return
         except _StepError as error:
             raise await self._give_up(switch, target, run, error) from error
+        finally:
+            self._falling_asleep.pop(switch.group, None)
         raise await self._give_up(
             switch, target, run, _StepError("an operator cancelled the switch", blame=False)
         )
@@ -266,10 +296,15 @@ class Switcher:
                 raise SwitchFailed(message, blame=False, loaded=found[0])
 
     async def find_stale(self) -> list[Model]:
-        """Models whose engine runs and is not what the configuration says now. Raises
-        `UnitError`."""
+        """Models whose engine runs and is not what the configuration says now, or may sleep or
+        not. Raises `UnitError`."""
+        doubtful = [
+            model for model in self._models.values() if self._sleepers.is_unsure(model.unit)
+        ]
         return [
-            model for model in self._before.values() if (await self._units.state(model)).running
+            model
+            for model in (*self._before.values(), *doubtful)
+            if (await self._units.state(model)).running
         ]
 
     async def main_pid(self, model: Model) -> int:
@@ -279,13 +314,31 @@ class Switcher:
         except UnitError:
             return 0
 
+    async def _step(
+        self, switch: RunningSwitch, target: Model | None, step: Step, run: _Run
+    ) -> None:
+        """One step; where an engine did not fall asleep, or not wake up, it is restarted."""
+        try:
+            await self._timed(switch, target, step, run)
+            return
+        except _StepError as error:
+            if not isinstance(step, (GiveUp, TakeBack)):
+                raise
+            log.warning("%s of '%s' failed, and it is stopped: %s", step.name, step.model, error)
+        instead: list[Step] = [Stop(step.model, self._settings.config.switch.stop_timeout)]
+        if isinstance(step, TakeBack):
+            instead.append(Activate(step.model, self._settings.config.switch.stop_timeout))
+            instead.append(Start(step.model, step.deadline))
+        for other in instead:
+            await self._timed(switch, target, other, run)
+
     async def _timed(
         self, switch: RunningSwitch, target: Model | None, step: Step, run: _Run
     ) -> None:
         run.step, switch.step = step, step.name
         if switch.drained_at is None and not isinstance(step, Drain):
             switch.drained_at = self._clock()
-        if isinstance(step, Stop) and step.model == switch.previous:
+        if isinstance(step, (Stop, GiveUp)) and step.model == switch.previous:
             run.previous_touched = True
             switch.stopping()
         run.target_touched |= target is not None and step.model == target.name
@@ -315,7 +368,7 @@ class Switcher:
             return None
         if isinstance(step, Stop):
             return step.deadline + STOP_MARGIN
-        if not isinstance(step, (Start, WaitUntilReady, WarmUp)):
+        if not isinstance(step, (TakeBack, Start, WaitUntilReady, WarmUp)):
             return step.deadline
         if run.load_until is None:
             run.load_until = self._clock() + step.deadline
@@ -327,13 +380,19 @@ class Switcher:
         if isinstance(step, Drain):
             await _drain(switch, step)
         elif isinstance(step, Stop):
-            await self._units.stop(self._as_started(step.model), step.deadline)
+            model = self._as_started(step.model)
+            await self._units.stop(model, step.deadline)
             self._before.pop(step.model, None)
             self._record.remove(step.model)
+            self._sleepers.forget(model.unit)
+        elif isinstance(step, GiveUp):
+            await self._give_up_device(switch, step)
         elif target is None:
             raise TypeError(f"a step without a model: {step!r}")
         elif isinstance(step, Activate):
             await self._units.activate(target)
+        elif isinstance(step, TakeBack):
+            await self._take_back_device(switch, target, step)
         elif isinstance(step, Start):
             await self._port_closed(target)
             self._record.add(target)
@@ -344,6 +403,79 @@ class Switcher:
             await self._warm_up(target)
         else:
             raise TypeError(f"no such step: {step!r}")
+
+    @contextlib.contextmanager
+    def _reading_ahead(self, target: Model | None, plan: Sequence[Step]) -> Iterator[None]:
+        """What a start will read is read while others are waited for."""
+        starts = any(isinstance(step, Start) for step in plan)
+        if target is None or not starts or not self._settings.config.switch.prewarm:
+            yield
+            return
+        reading = asyncio.create_task(self._read_ahead(target))
+        try:
+            yield
+        finally:
+            reading.cancel()
+
+    async def _read_ahead(self, model: Model) -> None:
+        began = self._clock()
+        try:
+            size = await self._units.prewarm(model)
+        except UnitError as error:
+            log.debug("the weights of %s are not read ahead: %s", model.name, error)
+            return
+        if size:
+            seconds = self._clock() - began
+            log.info("read %.1f GB of %s ahead in %.2f s", size / 1e9, model.name, seconds)
+
+    async def _give_up_device(self, switch: RunningSwitch, step: GiveUp) -> None:
+        """Never while it is busy: some engines end when they are asked that."""
+        if not switch.drained.is_set():
+            raise _StepError("answers run still", blame=False)
+        model = self._as_started(step.model)
+        state = await self._units.state(model)
+        self._sleepers.unsure(model.unit)
+        for call in engine_for(model).residencies[step.how.policy].out:
+            await self._call(switch, model, call)
+        self._sleepers.add(
+            Sleeper(
+                model.name,
+                model.unit,
+                step.how.policy,
+                state.main_pid,
+                step.how.memory,
+                time.time(),
+            )
+        )
+
+    async def _take_back_device(self, switch: RunningSwitch, model: Model, step: TakeBack) -> None:
+        state = await self._units.state(model)
+        if self._sleepers.find(model.unit, state.main_pid) is None:
+            raise _StepError("it does not sleep any more")
+        self._sleepers.unsure(model.unit)
+        self._record.add(model)
+        for call in engine_for(model).residencies[step.policy].back:
+            await self._call(switch, model, call)
+        self._sleepers.forget(model.unit)
+
+    async def _call(self, switch: RunningSwitch, model: Model, call: Call) -> None:
+        """One of the calls by which an engine gives up its device or takes it back."""
+        try:
+            async with self._client.stream(
+                "POST",
+                model.base_url + call.path,
+                json=call.body(model),
+                headers=self._keys.headers(model, self._settings.config),
+                timeout=httpx.Timeout(None),
+            ) as response:
+                if response.status_code != 200:
+                    text = (await response.aread()).decode("utf-8", "replace")
+                    raise _StepError(f"{call.path} answers {response.status_code}: {text[:300]}")
+                async for line in response.aiter_lines():
+                    _follow(switch, call, line)
+        except httpx.HTTPError as error:
+            await self._still_running(model)
+            raise _StepError(f"no answer to {call.path}: {type(error).__name__}") from error
 
     async def _plan(
         self, target: Model, loaded: str | None, *, trust_loading: bool
@@ -356,13 +488,40 @@ class Switcher:
             config.switch,
             config.scheduler,
             loaded=loaded,
+            release=await self._release(target.group, loaded, target.name),
             trust_loading=trust_loading,
         )
 
-    async def _unload_plan(self, group: str, loaded: str | None) -> tuple[Step, ...]:
-        observed = await self._observe(group, None, loaded)
+    async def _unload_plan(self, switch: RunningSwitch) -> tuple[Step, ...]:
+        loaded = switch.previous
+        observed = await self._observe(switch.group, None, loaded)
         config = self._settings.config
-        return make_unload_plan(observed, config.switch, config.scheduler, loaded=loaded)
+        # who asks for the device, or took a model away, wants nothing of it left there
+        idle = switch.reason == "idle"
+        release = await self._release(switch.group, loaded, None) if idle else None
+        return make_unload_plan(
+            observed, config.switch, config.scheduler, loaded=loaded, release=release
+        )
+
+    async def _release(self, group: str, loaded: str | None, target: str | None) -> Release | None:
+        """How the loaded model of a group goes. Others of its group may be stopped to make room
+        for it, but not the target, which is about to wake up."""
+        if loaded not in self._models or loaded in self._before:
+            return None
+        model = self._models[loaded]
+        weights = await anyio.to_thread.run_sync(weights_size, model.model_path)
+        sleepers = self._sleepers.all()
+        own = [
+            sleeper
+            for sleeper in sleepers
+            if sleeper.model != target
+            and sleeper.model in self._models
+            and self._models[sleeper.model].group == group
+        ]
+        budget = int(host_memory() * self._settings.config.switch.sleep_memory)
+        kept = sum(sleeper.memory for sleeper in sleepers)
+        others = sum(memory for name, memory in self._falling_asleep.items() if name != group)
+        return choose(model, weights, own, budget - kept - others)
 
     async def _observe(
         self, group: str, target: Model | None, loaded: str | None
@@ -380,13 +539,19 @@ class Switcher:
         for model in by_unit.values():
             state = await self._units.state(model)
             if state.running:
-                # one that was started as something else is not asked what it serves
-                ask = model is target and model.name not in self._before
-                readiness = await self._probe(model) if ask else None
-                observed.append(Observed(model, state, readiness))
+                observed.append(await self._look_at(model, state, target))
             elif self._before.get(model.name) is model:
                 del self._before[model.name]
         return observed
+
+    async def _look_at(self, model: Model, state: UnitState, target: Model | None) -> Observed:
+        # one that was started as something else is not asked what it serves, nor woken
+        known = model.name not in self._before and not self._sleepers.is_unsure(model.unit)
+        sleeper = self._sleepers.find(model.unit, state.main_pid) if known else None
+        if sleeper is not None:
+            return Observed(self._models.get(sleeper.model, model), state, sleeper=sleeper)
+        readiness = await self._probe(model) if known and model is target else None
+        return Observed(model, state, readiness)
 
     async def _port_closed(self, model: Model) -> None:
         """Nothing may listen where the engine will: TabbyAPI would take the next port, silently."""
@@ -481,6 +646,23 @@ async def _drain(switch: RunningSwitch, step: Drain) -> None:
     switch.cut()
     with anyio.move_on_after(CUT_WITHIN):
         await switch.drained.wait()
+
+
+def _follow(switch: RunningSwitch, call: Call, line: str) -> None:
+    """One line of the answer to a call: TabbyAPI tells in events how far its load has got."""
+    if not line.startswith("data:"):
+        return
+    try:
+        event = json.loads(line[5:])
+    except ValueError:
+        return
+    if not isinstance(event, dict):
+        return
+    if event.get("error"):
+        raise _StepError(f"{call.path}: {json.dumps(event['error'])[:300]}")
+    done, of = event.get("module"), event.get("modules")
+    if event.get("model_type") == "model" and isinstance(done, int) and isinstance(of, int) and of:
+        switch.progress = done / of
 
 
 def _blames(step: Step) -> bool:

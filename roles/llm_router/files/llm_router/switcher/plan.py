@@ -10,6 +10,8 @@ from dataclasses import dataclass
 
 from llm_router.config.schema import Model, SchedulerConfig, SwitchConfig
 from llm_router.engines.base import Readiness
+from llm_router.engines.residency import Policy
+from llm_router.switcher.residency import Release, Sleeper
 from llm_router.units.base import UnitState
 
 
@@ -39,6 +41,28 @@ class Stop(Step):
 
 
 @dataclass(frozen=True)
+class GiveUp(Step):
+    """Have the engine of ``model`` free its device and stay: Sleep, or Unload."""
+
+    how: Release
+
+    @property
+    def name(self) -> str:
+        return "Unload" if self.how.policy == "unload" else "Sleep"
+
+
+@dataclass(frozen=True)
+class TakeBack(Step):
+    """Have an engine that gave up its device serve ``model`` on it: Wake, or Load."""
+
+    policy: Policy
+
+    @property
+    def name(self) -> str:
+        return "Load" if self.policy == "unload" else "Wake"
+
+
+@dataclass(frozen=True)
 class Activate(Step):
     """Make what the unit reads on disk say "serve ``model``"."""
 
@@ -60,11 +84,15 @@ class WarmUp(Step):
 
 @dataclass(frozen=True)
 class Observed:
-    """A model whose unit runs now; ``readiness`` is None when nobody has asked its engine."""
+    """A model whose unit runs now; ``readiness`` is None when nobody has asked its engine.
+
+    ``sleeper``: who sleeps in the unit, for certain.
+    """
 
     model: Model
     state: UnitState
     readiness: Readiness | None = None
+    sleeper: Sleeper | None = None
 
 
 def make_unload_plan(
@@ -73,13 +101,17 @@ def make_unload_plan(
     scheduler: SchedulerConfig,
     *,
     loaded: str | None,
+    release: Release | None = None,
 ) -> tuple[Step, ...]:
-    """The steps that free a group's device: whatever of it runs is stopped."""
+    """The steps that free a group's device: whatever of it runs is stopped.
+
+    With a ``release`` the loaded model goes that way, and who sleeps may sleep on.
+    """
     steps: list[Step] = []
     for item in observed:
-        if item.model.name == loaded:
-            steps.append(_drain(loaded, scheduler))
-        steps.append(Stop(item.model.name, switch.stop_timeout))
+        if release is not None and item.sleeper is not None:
+            continue
+        steps += _let_go(item.model.name, loaded, release, switch, scheduler)
     return tuple(steps)
 
 
@@ -90,9 +122,13 @@ def make_plan(
     scheduler: SchedulerConfig,
     *,
     loaded: str | None = None,
+    release: Release | None = None,
     trust_loading: bool = False,
 ) -> tuple[Step, ...]:
     """The steps that make ``target`` the one loaded model of its group.
+
+    ``release`` is how the loaded one goes; None: its unit is stopped. Who sleeps for certain is
+    left alone, or taken back if it is the target.
 
     ``observed`` is every model of the group whose unit runs; ``loaded`` is the one that may have
     leases. The target's own unit is kept if its engine says that it serves the target already, or,
@@ -101,26 +137,52 @@ def make_plan(
     """
     load_time = target.timeout or switch.timeout
     steps: list[Step] = []
-    keep = False
-    stopped: set[str] = set()
+    keep = any(item.model.name == target.name and _usable(item, trust_loading) for item in observed)
+    back: Policy | None = None
     for item in observed:
-        if item.model.name == target.name and _usable(item, trust_loading):
-            keep = True
-    for item in observed:
-        unit = item.model.unit
-        if unit in stopped or (keep and unit == target.unit):
+        here = item.model.unit == target.unit
+        if here and keep:
             continue
-        stopped.add(unit)
-        if item.model.name == loaded:
-            steps.append(_drain(loaded, scheduler))
-        steps.append(Stop(item.model.name, switch.stop_timeout))
-    if not keep:
+        if item.sleeper is not None:
+            if not here:
+                continue
+            if item.sleeper.policy == "unload" or item.sleeper.model == target.name:
+                back = item.sleeper.policy
+                continue
+        # an engine that more than one model uses can change its model, but not sleep for one
+        way = release if release is None or release.policy == "unload" or not here else None
+        steps += _let_go(item.model.name, loaded, way, switch, scheduler)
+        if here and way is not None and item.model.name == loaded:
+            back = way.policy
+    if back is None and not keep:
         steps.append(Activate(target.name, switch.stop_timeout))
         steps.append(Start(target.name, load_time))
+    elif back is not None:
+        if back == "unload":  # for its next start
+            steps.append(Activate(target.name, switch.stop_timeout))
+        steps.append(TakeBack(target.name, load_time, back))
     steps.append(WaitUntilReady(target.name, load_time))
     if target.warm_up:
         steps.append(WarmUp(target.name, load_time))
     return tuple(steps)
+
+
+def _let_go(
+    model: str,
+    loaded: str | None,
+    release: Release | None,
+    switch: SwitchConfig,
+    scheduler: SchedulerConfig,
+) -> list[Step]:
+    """The steps after which ``model`` has no device: of what is not loaded nobody knows enough to
+    do more than to stop it."""
+    if model != loaded:
+        return [Stop(model, switch.stop_timeout)]
+    steps: list[Step] = [_drain(loaded, scheduler)]
+    if release is None:
+        return [*steps, Stop(model, switch.stop_timeout)]
+    steps += [Stop(other, switch.stop_timeout) for other in release.stopped]
+    return [*steps, GiveUp(model, switch.sleep_timeout, release)]
 
 
 def _drain(model: str, scheduler: SchedulerConfig) -> Drain:

@@ -64,6 +64,10 @@ class Units(ABC):
         """Make what the unit reads on disk say "serve this model"; true if something changed."""
 
     @abstractmethod
+    async def prewarm(self, model: Model) -> int:
+        """Read the model's weights into the page cache, until cancelled; the bytes read."""
+
+    @abstractmethod
     async def start(self, model: Model) -> None:
         """Start the unit and wait until the service manager calls it started."""
 

@@ -23,6 +23,7 @@ import anyio
 from typing_extensions import Self
 
 from llm_router.config.schema import Config, Model
+from llm_router.prewarm import in_thread
 from llm_router.units.base import UnitError, Units, UnitState
 
 log = logging.getLogger(__name__)
@@ -75,6 +76,10 @@ class ChildUnits(Units):
     async def activate(self, model: Model) -> bool:
         """Nothing to write: what a child serves is in its arguments."""
         return False
+
+    async def prewarm(self, model: Model) -> int:
+        """Read the weights here."""
+        return await in_thread(model.model_path)
 
     async def start(self, model: Model) -> None:
         """Start the model's engine; a unit that runs already is left alone."""

@@ -87,6 +87,9 @@ class SystemdUnits(Units):
     async def activate(self, model: Model) -> bool:
         return await self._helper.activate(model.name)
 
+    async def prewarm(self, model: Model) -> int:
+        return await self._helper.prewarm(model.name)
+
     async def start(self, model: Model) -> None:
         await self._helper.start(model.name, model.timeout or self._start_timeout)
 
