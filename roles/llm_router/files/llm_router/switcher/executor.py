@@ -22,6 +22,7 @@ from llm_router.engine_keys import EngineKeys
 from llm_router.engines import ProbeAnswer, Readiness, engine_for
 from llm_router.engines.residency import Call
 from llm_router.events import EventStream, StepEnded, StepStarted, SwitchEnded, SwitchStarted
+from llm_router.scheduler.core import Reason
 from llm_router.scheduler.service import RunningSwitch, SwitchFailed
 from llm_router.switcher.plan import (
     Activate,
@@ -148,7 +149,7 @@ class Switcher:
     async def unload_plan_for(self, group: str, loaded: str | None) -> tuple[Step, ...]:
         """What unloading ``group`` would do now. Empty when nothing is loaded. Raises
         `UnitError`."""
-        return await self._unload_plan(group, loaded) if loaded is not None else ()
+        return await self._unload_plan(group, loaded, "operator") if loaded is not None else ()
 
     async def run(self, switch: RunningSwitch) -> None:
         """Make ``switch.target`` the loaded model of its group, or none if it is None.
@@ -211,7 +212,7 @@ class Switcher:
     async def _run(self, switch: RunningSwitch, target: Model | None, run: _Run) -> None:
         try:
             if target is None:
-                plan = await self._unload_plan(switch)
+                plan = await self._unload_plan(switch.group, switch.previous, switch.reason)
             else:
                 adopt = switch.reason == "adopt"
                 plan = await self._plan(target, switch.previous, trust_loading=adopt)
@@ -492,13 +493,14 @@ class Switcher:
             trust_loading=trust_loading,
         )
 
-    async def _unload_plan(self, switch: RunningSwitch) -> tuple[Step, ...]:
-        loaded = switch.previous
-        observed = await self._observe(switch.group, None, loaded)
+    async def _unload_plan(
+        self, group: str, loaded: str | None, reason: Reason
+    ) -> tuple[Step, ...]:
+        observed = await self._observe(group, None, loaded)
         config = self._settings.config
         # who asks for the device, or took a model away, wants nothing of it left there
-        idle = switch.reason == "idle"
-        release = await self._release(switch.group, loaded, None) if idle else None
+        idle = reason == "idle"
+        release = await self._release(group, loaded, None) if idle else None
         return make_unload_plan(
             observed, config.switch, config.scheduler, loaded=loaded, release=release
         )
