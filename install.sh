@@ -372,7 +372,7 @@ done
 [ "$(id -u)" = 0 ] || fail 'it installs services, so it has to be root: sudo ./install.sh'
 scratch=$(mktemp -d)
 exec 9<"$lock"
-flock -n 9 || fail 'another install.sh runs at this moment'
+flock -w 20 9 || fail 'another install.sh runs at this moment'
 configure
 ansible
 has_models "$directory/models.yml" || {
