@@ -231,7 +231,7 @@ def run(*argv: str, fails: bool = False, **options: Any) -> str:
         stderr=subprocess.STDOUT,
         text=True,
         check=False,
-        timeout=900,
+        timeout=1800,
         **options,
     )
     if not fails and done.returncode:
