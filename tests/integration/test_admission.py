@@ -132,10 +132,17 @@ def test_a_preloaded_model_is_there_before_anyone_asks(router: Router) -> None:
 
 def test_an_operator_unloads(router: Router) -> None:
     two(router)
+    plan = httpx.get(router.url + "/admin/plan", params={"group": "default"}, timeout=20).json()
     answer = httpx.post(router.url + "/admin/unload", json={}, timeout=20).json()
+    taken = [step["step"] for step in answer.pop("steps")]
+    assert taken == [step["step"] for step in plan["steps"]] == ["Drain", "Stop"]
+    assert answer.pop("seconds") > 0
     assert answer == {"changed": True, "group": "default", "previous": "a"}
     assert router.engine_pids() == {}
+    plan = httpx.get(router.url + "/admin/plan", timeout=20).json()
+    assert (plan["changed"], plan["steps"]) == (False, [])
     again = httpx.post(router.url + "/admin/unload", json={}).json()
+    assert (again.pop("steps"), again.pop("seconds") >= 0) == ([], True)
     assert again["changed"] is False
     assert httpx.post(router.url + "/admin/unload", json={"group": "x"}).status_code == 404
 
