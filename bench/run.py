@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -236,6 +237,8 @@ def main() -> int:
     parser.add_argument("--cases", default=",".join(CASES))
     options = parser.parse_args()
     raise_file_limit(8192)
+    # told to end, it takes down what it has started all the same
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     cpus = sorted(os.sched_getaffinity(0))
     cpu, others = (cpus[0], cpus[1:]) if len(cpus) > 1 else (None, [])
     facts = machine()

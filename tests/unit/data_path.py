@@ -63,7 +63,7 @@ class Stream:
         flow = SimpleNamespace(write_paused=False)
         protocol = SimpleNamespace(transport=self.client, flow=flow, line=None)
         self.reply = Reply(Line(protocol, cycle), OPENAI)
-        self.connection = _Connection(deque())
+        self.connection = _Connection(deque(), memoryview(bytearray(1)))
         self.connection.connection_made(self.engine)  # type: ignore[arg-type]
         self.answered: list[tuple[Any, ...]] = []
         self._services: Any = SimpleNamespace(
@@ -86,7 +86,7 @@ class Stream:
     ) -> ApiError | None:
         """Feed what the engine sends after its head, in these pieces; how it failed, if it did."""
         answer = self.connection.ask([b""], 60.0, head_only=False)
-        feed = self.connection.data_received
+        feed = self.connection.received
         feed(HEAD)
         proxy = Proxy(CHAT, lambda _: self._exchange)
         relay = proxy._relay(self._services, self._exchange, self.reply, answer, 0.0)

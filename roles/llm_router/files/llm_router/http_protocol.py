@@ -164,8 +164,8 @@ def bounded(header_timeout: float) -> type[HttpToolsProtocol]:
                 self._wait_for_head()
             if self._in_head:
                 self._head_size += len(data)
-                if self._head_size > LONGEST_HEAD:
-                    self.transport.close()
+                if self._head_size > LONGEST_HEAD and not self.transport.is_closing():
+                    self.send_400_response("The head of the request is too long.")
 
         def on_message_begin(self) -> None:
             super().on_message_begin()

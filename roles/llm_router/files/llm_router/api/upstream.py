@@ -23,6 +23,8 @@ KEPT_FOR = 4.0
 """Seconds that a connection waits for its next request. Uvicorn, which serves vLLM and SGLang,
 closes it after five: a request must not cross that."""
 MOST_KEPT = 256
+READ_AT_ONCE = 64 * 1024
+"""Bytes."""
 MOST_UNTAKEN = 256 * 1024
 """Bytes of an answer that are read before anyone takes them."""
 
@@ -126,10 +128,15 @@ class Answer:
             self._waiter.set_result(None)
 
 
-class _Connection(asyncio.Protocol):
-    """One connection to an engine; it has one request at a time."""
+class _Connection(asyncio.BufferedProtocol):
+    """One connection to an engine; it has one request at a time.
 
-    def __init__(self, kept: deque[_Connection]) -> None:
+    ``buffer`` is everybody's: what is read into it is parsed at once. asyncio would make 256 kB of
+    room for each token otherwise, and read as much of an answer that nobody takes.
+    """
+
+    def __init__(self, kept: deque[_Connection], buffer: memoryview) -> None:
+        self._buffer = buffer
         self.loop = asyncio.get_running_loop()
         self.idle_since = 0.0
         self._kept = kept
@@ -222,7 +229,14 @@ class _Connection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
 
-    def data_received(self, data: bytes) -> None:
+    def get_buffer(self, sizehint: int) -> memoryview:
+        return self._buffer
+
+    def buffer_updated(self, nbytes: int) -> None:
+        self.received(self._buffer[:nbytes])
+
+    def received(self, data: bytes | memoryview) -> None:
+        """What has come."""
         answer, parts = self._answer, self._parts
         self._heard = self.loop.time()
         if answer is None:
@@ -288,6 +302,7 @@ class Engines:
 
     def __init__(self) -> None:
         self._kept: dict[str, deque[_Connection]] = {}
+        self._buffer = memoryview(bytearray(READ_AT_ONCE))
         self._sweeper: asyncio.TimerHandle | None = None
 
     async def ask(self, base_url: str, call: Call, patience: float) -> Answer:
@@ -332,7 +347,9 @@ class Engines:
         kept = self._kept.setdefault(base_url, deque())
         if self._sweeper is None:
             self._sweeper = loop.call_later(KEPT_FOR, self._sweep)
-        connecting = loop.create_connection(lambda: _Connection(kept), host, int(port))
+        connecting = loop.create_connection(
+            lambda: _Connection(kept, self._buffer), host, int(port)
+        )
         try:
             _, connection = await asyncio.wait_for(connecting, CONNECT_WITHIN)
         except (OSError, asyncio.TimeoutError) as error:
