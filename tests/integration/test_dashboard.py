@@ -124,7 +124,7 @@ def test_it_loads_from_the_router_alone_and_is_small(board: Dashboard, served: R
 
 def test_a_switch_from_the_page_while_a_stream_runs(board: Dashboard, served: Router) -> None:
     page = board.page
-    stream = Stream(served, BIG, max_tokens=60)
+    stream = Stream(served, BIG, max_tokens=120)
     board.state(BIG, "loaded")
     expect(board.row(BIG)).to_contain_text("1 answered")
     board.press(f"Switch to {OTHER}").click()
@@ -143,7 +143,7 @@ def test_a_switch_from_the_page_while_a_stream_runs(board: Dashboard, served: Ro
     expect(page.locator("#announce")).to_have_text(f"Switched to {OTHER}")
     expect(page.locator("#notes")).to_contain_text(f"{OTHER} is ready")
     text = stream.end()
-    assert "w59" in text
+    assert "w119" in text
     assert text.endswith("data: [DONE]\n\n")
     page.get_by_text("Its steps").click()
     told = [step.inner_text().split("\n")[0] for step in steps.all()]

@@ -10,7 +10,7 @@ import contextlib
 import logging
 import time
 from collections import deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from itertools import islice
@@ -92,7 +92,7 @@ class Board:
             with contextlib.suppress(asyncio.CancelledError):
                 await task
 
-    async def follow(self) -> AsyncIterator[bytes]:
+    async def follow(self) -> AsyncGenerator[bytes, None]:
         """Server-sent events: ``snapshot``, then ``delta`` whenever something changed."""
         viewer = _Viewer()
         self._viewers.add(viewer)
