@@ -39,7 +39,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Router]:
     router = Router(tmp_path_factory.mktemp("served"), module="tests.integration.with_gpus")
     models = {
         BIG: router.standin(BIG, interval=0.05, tokens=2000, first=0.2, load=0.4),
-        OTHER: router.standin(OTHER, interval=0.04, tokens=40, load=2.0),
+        OTHER: router.standin(OTHER, interval=0.04, tokens=40, load=4.0),
         SMALL: router.standin(SMALL, interval=0.02, tokens=60, load=0.2),
         BROKEN: router.standin(BROKEN, fault="exit-while-loading"),
     }
@@ -124,7 +124,7 @@ def test_it_loads_from_the_router_alone_and_is_small(board: Dashboard, served: R
 
 def test_a_switch_from_the_page_while_a_stream_runs(board: Dashboard, served: Router) -> None:
     page = board.page
-    stream = Stream(served, BIG, max_tokens=60)
+    stream = Stream(served, BIG, max_tokens=120)
     board.state(BIG, "loaded")
     expect(board.row(BIG)).to_contain_text("1 answered")
     board.press(f"Switch to {OTHER}").click()
@@ -141,9 +141,8 @@ def test_a_switch_from_the_page_while_a_stream_runs(board: Dashboard, served: Ro
     board.state(OTHER, "loaded")
     expect(page.locator("#switches h3")).to_have_text(f"Switched to {OTHER}")
     expect(page.locator("#announce")).to_have_text(f"Switched to {OTHER}")
-    expect(page.locator("#notes")).to_contain_text(f"{OTHER} is ready")
     text = stream.end()
-    assert "w59" in text
+    assert "w119" in text
     assert text.endswith("data: [DONE]\n\n")
     page.get_by_text("Its steps").click()
     told = [step.inner_text().split("\n")[0] for step in steps.all()]

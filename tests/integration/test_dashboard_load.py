@@ -95,6 +95,7 @@ def test_the_page_and_its_stream_cost_little(router: Router, clients: None) -> N
             ".observe(document.querySelector('#requests .rows'),"
             " {subtree: true, characterData: true})"
         )
+        page.evaluate("document.querySelector('#requests').scrollIntoView()")
         session = chrome.new_browser_cdp_session()
         time.sleep(2)
         # one change a tick: what came in the meantime was the page's own beginning

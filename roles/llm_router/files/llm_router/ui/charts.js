@@ -100,7 +100,7 @@ function makeChart(about, height) {
       cursor: { show: false },
       select: { show: false },
       scales: {
-        x: { range: () => [now() - SPAN, now()] },
+        x: { range: () => [end() - SPAN, end()] },
         y: { range: (_, min, max) => [0, about.top ?? Math.max(about.whole ? 4 : 0.1, (max ?? 0) * 1.15)] },
       },
       axes: [
@@ -140,14 +140,17 @@ function serie(about, index) {
   return about.fill && index === 0 ? { ...base, fill: colour("--fill") } : base;
 }
 
+/** The right edge: now, or the last point where the clocks are a little apart. */
+function end() {
+  return Math.max(now(), last(TIME) ?? 0);
+}
+
 function minutes() {
-  const end = now();
-  return [10, 8, 6, 4, 2].map((ago) => end - ago * 60 + (ago === 10 ? 1 : 0));
+  return [8, 6, 4, 2].map((ago) => end() - ago * 60);
 }
 
 function minutesAgo(at) {
-  const ago = Math.round((now() - at) / 60);
-  return ago === 10 ? "" : `−${ago} min`;
+  return `−${Math.round((end() - at) / 60)} min`;
 }
 
 function tickText(tick, about) {
