@@ -35,8 +35,13 @@ class Tabby(OpenAi):
         ("POST", "/v1/token/decode"): "decode",
         ("POST", "/v1/embeddings"): "embeddings",
     }
+    open_to_all = frozenset({"/health", "/.well-known/serviceinfo"})
+    admins_only = frozenset({"/v1/model/load", "/v1/model/unload"})
     loaded: str | None = None
     sick: str | None = None
+    api_keys: frozenset[str] = frozenset()
+    admin_key: str | None = None
+    """None: authentication is off."""
 
     def before_load(self) -> None:
         super().before_load()
@@ -68,6 +73,21 @@ class Tabby(OpenAi):
 
     def while_loading(self, connection: Connection, request: Request) -> bool:
         return False
+
+    def respond(self, connection: Connection, request: Request) -> None:
+        if request.path in self.open_to_all or self.allowed(request):
+            super().respond(connection, request)
+        else:
+            self.error(connection, 401, "Please provide an API key")
+
+    def allowed(self, request: Request) -> bool:
+        """An admin's key is valid everywhere, but not as ``x-admin-key`` on a user's paths."""
+        if self.admin_key is None:
+            return True
+        admins_only = request.path in self.admins_only
+        own_header = request.headers.get("x-admin-key" if admins_only else "x-api-key")
+        key = own_header or request.headers.get("authorization", "").partition(" ")[2]
+        return key == self.admin_key or (not admins_only and key in self.api_keys)
 
     def not_found(self, connection: Connection, request: Request) -> None:
         connection.answer(404, {"detail": "Not Found"})
