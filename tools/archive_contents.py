@@ -20,6 +20,7 @@ NEEDED = {
     "playbooks/site.yml",
     "plugins/modules/model_switch.py",
     "plugins/module_utils/engine_files.py",
+    "plugins/module_utils/yaml_edit.py",
     "roles/llm_router/meta/argument_specs.yml",
     "roles/llm_router/files/requirements.lock",
     "roles/llm_router/files/llm_router/__init__.py",

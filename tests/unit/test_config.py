@@ -95,8 +95,9 @@ def test_yaml_of_ansible_may_have_made_off_false(tmp_path: Path) -> None:
             "status: off",
             "timout: 3",
             "models.yml:16: models.org/gemma:3.timout: is not a known key; did you mean `timeout`? "
-            "known keys: backend, service, script, model_name, model_path, command, args, port, "
-            "timeout, status, group, ttl, preload, warm_up, repairs, aliases, variants, defaults, "
+            "known keys: backend, service, script, model_name, model_path, command, args, "
+            "settings, config_file, api_key_file, port, timeout, "
+            "status, group, ttl, preload, warm_up, repairs, aliases, variants, defaults, "
             "force, strip, context_length, upstream_paths",
         ),
         (
@@ -200,7 +201,7 @@ def test_models_that_share_a_unit_must_differ_in_something(tmp_path: Path) -> No
     assert said.startswith(
         "models.yml:19: models.two.service: sglang.service is the unit of mistral"
     )
-    assert "give each of them a `script:`" in said
+    assert "give each of them a `model_path:` or a `script:`" in said
     assert (
         settings_of(tmp_path, shared + "    script: /opt/llm/start_two.sh\n").models["two"].script
     )

@@ -3,47 +3,31 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from llm_router.config.load import Settings
-from llm_router.config.schema import DEFAULT_PORTS, Config, Model
-from llm_router.engine_files import (
-    EngineDirs,
-    EngineFileError,
-    EngineSpec,
-    FileResult,
-    apply,
-    desired_files,
-)
+from llm_router.config.schema import Config, Model
+from llm_router.config.spec import dirs_of, spec_of
+from llm_router.engine_files import EngineFileError, FileResult, apply, desired_files
+from llm_router.engine_keys import key_file, read_key
 
 
-def spec_of(model: Model) -> EngineSpec:
-    """What the config writer needs to know of a model."""
-    return EngineSpec(
-        name=model.name,
-        backend=model.backend,
-        unit=model.unit,
-        model_path=model.model_path,
-        model_name=model.model_name,
-        args=tuple(model.args),
-        port=model.port or DEFAULT_PORTS.get(model.backend),
-        script=model.script,
-    )
+def activate(
+    names: Iterable[str], models: Mapping[str, Model], config: Config, check: bool = False
+) -> list[FileResult]:
+    """Write what the units of ``names`` read; with ``check``, only say what would change.
 
-
-def dirs_of(config: Config) -> EngineDirs:
-    """Where config.yml says that units read from."""
-    return EngineDirs(llamacpp=config.engine_files.llamacpp)
-
-
-def activate(models: Iterable[Model], dirs: EngineDirs, check: bool = False) -> list[FileResult]:
-    """Write what the models' units read; with ``check``, only say what would change.
-
-    Blocks on the disk. Raises `EngineFileError`, and then nothing was written for any model whose
-    files could not be worked out.
+    ``models`` are all that there are. Blocks on the disk. Raises `EngineFileError`, and then
+    nothing was written for any model whose files could not be worked out.
     """
-    edits = [edit for model in models for edit in desired_files(spec_of(model), dirs)]
+    users = Counter(model.unit for model in models.values())
+    dirs = dirs_of(config)
+    edits = []
+    for name in names:
+        model = models[name]
+        key = read_key(key_file(model, config))
+        edits += desired_files(spec_of(model, api_key=key, alone=users[model.unit] == 1), dirs)
     return apply(edits, check)
 
 
@@ -66,14 +50,13 @@ def run_activate(
     told to reload; the helper sees to that before it starts a unit. Raises `EngineFileError`.
     """
     if names is None:
-        models = provisioned(settings.models)
+        names = [model.name for model in provisioned(settings.models)]
     else:
         unknown = [name for name in names if name not in settings.models]
         if unknown:
             known = ", ".join(settings.models) or "none"
             raise EngineFileError(f"there is no model {unknown[0]!r}; known models: {known}")
-        models = [settings.models[name] for name in names]
-    results = activate(models, dirs_of(settings.config), check)
+    results = activate(names, settings.models, settings.config, check)
     return {
         "changed": any(result.changed for result in results),
         "files": [

@@ -121,9 +121,9 @@ def _edit(options: argparse.Namespace, change: Callable[[str, str], str], done: 
         before = _read(path, options)
         try:
             after = change(before, str(shown))
-        except YAMLError as error:
+        except entries.YamlError as error:
             _check(options, path, shown, before)
-            raise Failed(f"{shown} is not valid YAML: {error}") from error
+            raise Failed(f"{shown}:{error.line}: {error.problem}") from error
         except entries.NotEditable as reason:
             raise Failed(f"{shown} {reason}; edit it by hand") from reason
         _check(options, path, shown, after)
@@ -201,7 +201,7 @@ def _names(options: argparse.Namespace) -> list[str] | None:
             config = YAML(typ="safe", pure=True).load(options.config.read_text()) or {}
             path = options.config.parent / config.get("models_file", "models.yml")
         return entries.names(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, AttributeError, TypeError, YAMLError):
+    except (OSError, ValueError, AttributeError, TypeError, YAMLError, entries.YamlError):
         return None
 
 

@@ -28,6 +28,14 @@ from llm_router.config.schema import (
     ModelsFile,
     Parameters,
 )
+from llm_router.config.spec import dirs_of, spec_of
+from llm_router.engine_files import (
+    EngineDirs,
+    EngineFileError,
+    SpecError,
+    config_path,
+    desired_files,
+)
 
 Section = TypeVar("Section", bound=BaseModel)
 
@@ -140,6 +148,7 @@ def _load_models(path: Path, config: Config, problems: list[Problem]) -> dict[st
             loc = ("models", name, key) if key else ("models", name)
             problems.append(Problem(doc.file, doc.line(loc), ".".join(loc), what, remedy))
     for place, what, remedy in chain(
+        _file_problems(parsed.models, config),
         _unit_problems(parsed.models),
         _preload_problems(parsed.models),
         _name_problems(parsed.models),
@@ -192,6 +201,59 @@ def _entry_problems(name: str, entry: ModelEntry, config: Config) -> Iterator[tu
         )
 
 
+def _file_problems(
+    models: dict[str, ModelEntry], config: Config
+) -> Iterator[tuple[tuple[str, ...], str, str]]:
+    """What cannot be written into the files that units read: (place, what, remedy)."""
+    for name, entry in models.items():
+        key = "settings" if entry.settings else "config_file" if entry.config_file else None
+        problem = _no_place_for(entry, config) if key else None
+        if key and problem:
+            yield (("models", name, key), *problem)
+        elif config.units == "systemd" and entry.service is not None:
+            model = Model(name=name, **dict(entry))
+            try:
+                desired_files(spec_of(model), dirs_of(config))
+                unread = key and config_path(spec_of(model), dirs_of(config)) is None
+            except SpecError as error:
+                yield (("models", name, *error.key.split(".", 1)), error.what, error.remedy)
+                continue
+            except EngineFileError:  # said by `_entry_problems`, or of a file on this machine
+                continue
+            if unread:
+                yield (
+                    ("models", name, "config_file"),
+                    f"is missing: nothing says which file {entry.service} reads",
+                    "name the file, for example `config_file: /etc/NAME/config.yml`",
+                )
+
+
+def _no_place_for(entry: ModelEntry, config: Config) -> tuple[str, str] | None:
+    """Why an entry's ``settings`` or ``config_file`` would go nowhere: (what, remedy)."""
+    if entry.script is not None:
+        return "has no effect beside `script`", "say it in the script, or take the script out"
+    if entry.backend == "command" or (config.units == "child" and entry.command):
+        return "has no effect for a command", "give the command its arguments as `args:`"
+    if config.units == "child" and entry.config_file is not None:
+        return "has no effect with `units: child`", "take it out"
+    if entry.model_path is None and (entry.settings or entry.backend != "tabby"):
+        return (
+            "has no effect without `model_path`",
+            "name the model's file or folder, for example `model_path: /srv/models/NAME`",
+        )
+    return None
+
+
+def _decides(entry: ModelEntry) -> bool:
+    """Whether what activation writes says which model the entry's unit loads."""
+    if entry.script is not None:
+        return True
+    known = config_path(spec_of(Model(name="x", **dict(entry))), EngineDirs()) is not None
+    if entry.backend == "tabby":
+        return known
+    return known and entry.model_path is not None
+
+
 def _unit_problems(
     models: dict[str, ModelEntry],
 ) -> Iterator[tuple[tuple[str, ...], str, str]]:
@@ -216,13 +278,28 @@ def _unit_problems(
                 f"instance {entry.service} belongs to {first} already",
                 "give each model a unit instance of its own",
             )
-        elif entry.script is None or models[first].script is None:
+        elif not (_decides(entry) and _decides(models[first])):
             # nothing on disk would differ between the two: a switch would load the same model
+            path = {"command": "", "llamacpp": ""}.get(entry.backend, "a `model_path:` or ")
             yield (
                 ("models", name, "service"),
                 f"{entry.service} is the unit of {first} too, and nothing says which one it loads",
-                "give each of them a `script:`, or a unit instance of its own "
+                f"give each of them {path}a `script:`, or a unit instance of its own "
                 f"(`service: {entry.backend}@NAME.service`)",
+            )
+        elif entry.config_file != models[first].config_file:
+            yield (
+                ("models", name, "config_file"),
+                f"is another file than that of {first}, and {entry.service} reads one",
+                "give every model of one unit the same `config_file:`",
+            )
+        elif entry.backend == "tabby" and bool(entry.model_path) != bool(models[first].model_path):
+            # the one would leave its directory of models to the other
+            yield (
+                ("models", name, "model_path"),
+                f"is there for one of {first} and {name} only, and both are loaded by "
+                f"{entry.service}",
+                "give every model of one TabbyAPI a `model_path:`, or none",
             )
 
 
@@ -446,7 +523,7 @@ def _explain(item: Any, section: type[BaseModel], loc: tuple[Any, ...]) -> tuple
 def _pattern_remedy(key: str, context: str) -> str:
     if key == "service":
         return "name a systemd unit, for example `sglang.service` or `llamacpp@NAME.service`"
-    if key in ("script", "model_path"):
+    if key in ("script", "model_path", "config_file", "api_key_file"):
         return "give an absolute path, beginning with /"
     if key == "sha256":
         return "give the 64 hex digits of sha256(key)"

@@ -63,6 +63,8 @@ Fallback = Literal["none", "loaded"]
 Pattern = Annotated[str, AfterValidator(_compiles)]
 Port = Annotated[int, Field(ge=1, le=65535)]
 RequestValues = Annotated[dict[str, JsonValue], AfterValidator(_json)]
+OptionName = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_.-]*$", max_length=200)]
+Options = Annotated[dict[OptionName, JsonValue], AfterValidator(_json)]
 OwnPath = Annotated[str, Field(pattern=r"^(GET|POST|PUT|PATCH|DELETE) (/[A-Za-z0-9_.~@:+-]+)+$")]
 ModelName = Annotated[str, Field(pattern=rf"^{MODEL_NAME.pattern}$", max_length=200)]
 
@@ -144,9 +146,21 @@ class RequestLimits(_Section):
 
 
 class EngineFiles(_Section):
-    """Directories that activation writes to."""
+    """Directories that activation writes to; ``etc`` has one for each of the other engines."""
 
     llamacpp: str = "/etc/llamacpp"
+    etc: str = "/etc"
+
+
+class EngineKeys(_Section):
+    """Files with the key that the router shows to an engine, one line each. One that is not there
+    is no key."""
+
+    sglang: str | None = "/etc/sglang/api_key"
+    vllm: str | None = "/etc/vllm/api_key"
+    tabby: str | None = "/etc/tabbyapi/api_key"
+    llamacpp: str | None = None
+    command: str | None = None
 
 
 class Config(_Section):
@@ -162,6 +176,7 @@ class Config(_Section):
     admin_socket: str = "/run/llm-router/admin.sock"
     helper_socket: str = "/run/llm-router-helper.sock"
     engine_files: EngineFiles = EngineFiles()
+    engine_keys: EngineKeys = EngineKeys()
     llamacpp_binary: str = "llama-server"
     status: Status = Status()
     scheduler: SchedulerConfig = SchedulerConfig()
@@ -199,6 +214,12 @@ class ModelEntry(_Section):
     model_path: Annotated[str, Field(pattern=r"^/")] | None = None
     command: list[Argument] | None = None
     args: list[Argument] = []
+    settings: Options = {}
+    """The engine's own options by their own names; see `llm_router.engine_files`."""
+    config_file: Annotated[str, Field(pattern=r"^/")] | None = None
+    """The file that its unit reads, where that is not where its name says."""
+    api_key_file: Annotated[str, Field(pattern=r"^/")] | None = None
+    """The file with its engine's key, where that is not the one of all engines of its kind."""
     port: Port | None = None
     timeout: Deadline | None = None
     status: Style | None = None
@@ -245,7 +266,9 @@ class Model(ModelEntry):
 
     @property
     def upstream_name(self) -> str:
-        """What its engine calls it."""
+        """What its engine calls it. TabbyAPI goes by the folder, whatever it is asked for."""
+        if self.backend == "tabby" and self.model_name is None and self.model_path is not None:
+            return self.model_path.rstrip("/").rpartition("/")[2]
         return self.model_name or self.name
 
 

@@ -23,7 +23,11 @@ def child_argv(model: Model, config: Config) -> list[str]:
         program = [config.llamacpp_binary]
     port = int(model.base_url.rpartition(":")[2])
     return program + llamacpp_arguments(
-        model_path=model.model_path or "", alias=model.upstream_name, port=port, args=model.args
+        model_path=model.model_path or "",
+        alias=model.upstream_name,
+        port=port,
+        args=model.args,
+        settings=model.settings,
     )
 
 

@@ -24,11 +24,11 @@ from typing import Any
 import anyio
 import anyio.to_thread
 
-from llm_router.activation import activate, dirs_of
+from llm_router.activation import activate
 from llm_router.config.schema import Config, Model
 from llm_router.engine_files import EngineFileError
 from llm_router.helper import jobs
-from llm_router.helper.catalog import Catalog, CatalogError
+from llm_router.helper.catalog import Catalog, CatalogError, Contents
 from llm_router.helper.journal import JournalError, read_journal
 from llm_router.helper.protocol import (
     MAX_REQUEST,
@@ -195,7 +195,7 @@ class HelperServer:
                 raise UnitError(f"model {request.model!r} is not in models.yml")
             else:
                 unit = model.service
-                result = await self._do(request, model, unit, contents.config)
+                result = await self._do(request, model, unit, contents)
         except (UnitError, CatalogError, EngineFileError, JournalError) as error:
             log.warning("%s %a %s: %s", request.verb, request.model, unit, error)
             return _refusal(str(error))
@@ -212,15 +212,16 @@ class HelperServer:
         return {"ok": True, **result}
 
     async def _do(
-        self, request: Request, model: Model, unit: str, config: Config
+        self, request: Request, model: Model, unit: str, contents: Contents
     ) -> dict[str, Any]:
+        config = contents.config
         if request.verb == "logs":
             return {"lines": await self._journal(unit, request.lines)}
         if request.verb == "stop":
             return await self._stop(request, unit, config)
         async with self._units[unit]:
             if request.verb == "activate":
-                return {"changed": await self._activate(model, unit, config)}
+                return {"changed": await self._activate(model, unit, contents)}
             self._started.add(model.name, unit)
             async with self._connect() as manager:
                 timeout = request.timeout or model.timeout or config.switch.timeout
@@ -235,8 +236,10 @@ class HelperServer:
             self._started.remove(request.model)
         return {"result": "done"}
 
-    async def _activate(self, model: Model, unit: str, config: Config) -> bool:
-        results = await anyio.to_thread.run_sync(activate, [model], dirs_of(config))
+    async def _activate(self, model: Model, unit: str, contents: Contents) -> bool:
+        results = await anyio.to_thread.run_sync(
+            activate, [model.name], contents.models, contents.config
+        )
         for result in results:
             if result.changed:
                 log.info("wrote %s", result.path)

@@ -1,0 +1,81 @@
+"""The keys by which the router is let in by its engines: where they are, and what they are now."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from pathlib import Path
+
+from llm_router.config.schema import Config, Model
+from llm_router.engine_files import EngineFileError
+
+log = logging.getLogger(__name__)
+
+
+def key_file(model: Model, config: Config) -> str | None:
+    """The file with the key of the model's engine; None where there is none to be."""
+    named: str | None = getattr(config.engine_keys, model.backend)
+    return model.api_key_file or named
+
+
+def read_key(path: str | None) -> str | None:
+    """The key in a file of one line; None where there is no such file.
+
+    Raises `EngineFileError` for a file that cannot be read, or has something else in it.
+    """
+    if path is None:
+        return None
+    try:
+        text = Path(path).read_text(encoding="ascii").strip()
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except OSError as error:
+        raise EngineFileError(
+            f"the engine's key in {path} cannot be read: {error.strerror}; the file should be "
+            "root:llm-router with mode 0640"
+        ) from error
+    except UnicodeDecodeError as error:
+        raise EngineFileError(f"{path} is not a key: use letters and digits") from error
+    if not text or not text.isprintable() or " " in text:
+        raise EngineFileError(f"{path} is not one line with a key; write one there, or remove it")
+    return text
+
+
+class EngineKeys:
+    """The headers that let a request in, by the files as they are now.
+
+    ``config`` gives the configuration of the moment. A request costs one look at a file's date.
+    """
+
+    def __init__(self, config: Callable[[], Config]) -> None:
+        self._config = config
+        self._known: dict[str, tuple[tuple[int, ...], dict[str, str]]] = {}
+
+    def headers(self, model: Model) -> dict[str, str]:
+        """What a request to the model's engine needs. Empty where there is no key, and where it
+        cannot be read: the log says so, and the engine will refuse."""
+        path = key_file(model, self._config())
+        if path is None:
+            return {}
+        stamp = _stamp(path)
+        known = self._known.get(path)
+        if known is None or known[0] != stamp:
+            known = self._known[path] = (stamp, _read(path))
+        return known[1]
+
+
+def _stamp(path: str) -> tuple[int, ...]:
+    try:
+        status = Path(path).stat()
+    except OSError as error:
+        return (error.errno or 0,)
+    return status.st_mtime_ns, status.st_ino, status.st_size, status.st_mode
+
+
+def _read(path: str) -> dict[str, str]:
+    try:
+        key = read_key(path)
+    except EngineFileError as error:
+        log.warning("%s", error)
+        return {}
+    return {"authorization": f"Bearer {key}"} if key is not None else {}
