@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
@@ -20,6 +21,8 @@ pytestmark = pytest.mark.contracts
 CHAT = "/v1/chat/completions"
 ENGINES = ("sglang", "vllm", "tabby", "llamacpp")
 ANSWER = "w0 w1 w2 w3 w4 "
+
+CLIENT = {"name": "c", "sha256": hashlib.sha256(b"of-the-client").hexdigest()}
 
 MODELS: dict[str, dict[str, Any]] = {
     "plain": {"load": 0.3, "interval": 0.01},
@@ -228,3 +231,44 @@ def test_a_vllm_that_ignores_sigterm_while_it_loads_is_killed(router: Router) ->
     assert "not done within 1 s" in ask(router, "a").json()["error"]["message"]
     assert router.engine_pids() == {}
     assert "killing it" in (router.dir / "router.log").read_text()
+
+
+@pytest.mark.parametrize("backend", ENGINES)
+def test_an_engine_is_shown_its_own_key_and_never_its_clients(router: Router, backend: str) -> None:
+    key_file = router.dir / "engine_key"
+    key_file.write_text("of-the-engine\n")
+    keyed = engine(router, backend, "keyed", api_key="of-the-engine")
+    free = engine(router, backend, "free")
+    router.write({"keyed": {**keyed, "api_key_file": str(key_file)}, "free": free})
+    (router.dir / "keys.yml").write_text(json.dumps({"keys": [CLIENT]}))
+    router.start()
+    headers = {"Authorization": "Bearer of-the-client", "x-api-key": "of-the-client"}
+    own_path = {"tabby": "/v1/models", "llamacpp": "/props"}.get(backend, "/v1/models")
+    for model in ("keyed", "free"):
+        asked = {"model": model, "messages": [{"role": "user", "content": "x"}]}
+        chat = httpx.post(router.url + CHAT, json=asked, headers=headers, timeout=30)
+        assert chat.json()["choices"][0]["message"]["content"] == ANSWER
+        passed = httpx.get(f"{router.url}/upstream/{model}{own_path}", headers=headers, timeout=30)
+        assert passed.status_code == 200
+    journal = (router.dir / "journal.jsonl").read_text()
+    assert "of-the-client" not in journal
+    requests = [line for line in map(json.loads, journal.splitlines()) if line["what"] == "request"]
+    for request in requests:
+        wanted = "Bearer of-the-engine" if request["name"] == "keyed" else None
+        assert request["headers"].get("authorization") == wanted, request["path"]
+    assert {r["path"] for r in requests if r["name"] == "keyed"} >= {CHAT, own_path}
+
+
+@pytest.mark.parametrize("backend", ENGINES)
+def test_a_key_that_the_engine_refuses_is_told_at_once(router: Router, backend: str) -> None:
+    model = engine(router, backend, "a", api_key="another")
+    router.write({"a": {**model, "api_key_file": str(router.dir / "none")}})
+    router.start()
+    message = ask(router, "a").json()["error"]["message"]
+    assert f"401); it was shown no key, as there is none in {router.dir}/none" in message or (
+        # llama.cpp lets anybody see its models: only the warm-up is refused
+        backend == "llamacpp" and "no first token: 401" in message
+    )
+    assert router.engine_pids() == {}
+    (router.dir / "none").write_text("another")  # and seen without a restart
+    assert ask(router, "a").status_code == 200

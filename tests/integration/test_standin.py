@@ -457,3 +457,22 @@ def test_arguments_may_come_from_the_environment(
     monkeypatch.setenv("STANDIN_ARGS", "--tokens 2 --first 0")
     answer = start("openai").post(CHAT, messages=[]).json()
     assert answer["usage"]["completion_tokens"] == 2
+
+
+@pytest.mark.parametrize(
+    ("engine", "guarded", "open_to_all"),
+    [
+        ("sglang", "/model_info", "/health"),
+        ("vllm", "/v1/models", "/version"),
+        ("tabby", "/v1/model", "/health"),
+        ("llamacpp", "/props", "/v1/models"),
+    ],
+)
+def test_a_key_is_asked_for_where_the_engine_asks(
+    start: Start, engine: str, guarded: str, open_to_all: str
+) -> None:
+    standin = start(engine, api_key="k")
+    assert standin.get(guarded).status_code == 401
+    assert standin.get(open_to_all).status_code == 200
+    shown = {"authorization": "Bearer k"}
+    assert httpx.get(standin.url + guarded, headers=shown).status_code == 200

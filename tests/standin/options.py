@@ -57,6 +57,7 @@ class Options(argparse.Namespace):
     journal: str | None
     flags: frozenset[str]
     models: list[str]
+    api_key: str | None
 
 
 def _faults(text: str) -> frozenset[str]:
@@ -99,6 +100,7 @@ def parse(argv: list[str]) -> Options:
         help="what the engine was started with: tools, metrics, dev, embeddings, reranking, "
         "force-usage, request-metrics, saver, empty, plain-health",
     )
+    add("--api-key", help="what whoever asks must show, where the engine wants it")
     add("--models", type=lambda text: text.split(","), default=[], help="tabby: what can be loaded")
     options = parser.parse_args(
         [*shlex.split(os.environ.get("STANDIN_ARGS", "")), *argv], Options()

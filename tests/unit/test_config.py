@@ -71,7 +71,7 @@ def test_yaml_of_ansible_may_have_made_off_false(tmp_path: Path) -> None:
             "    service: tabbyapi.service\n",
             "",
             "models.yml:7: models.monstral-123b-exl2-4bpw.service: is missing; name the systemd "
-            "unit that runs it, for example `service: tabby@monstral-123b-exl2-4bpw.service`",
+            "unit that runs it, for example `service: tabbyapi@monstral-123b-exl2-4bpw.service`",
         ),
         (
             "service: tabbyapi.service",
@@ -277,3 +277,122 @@ def test_check_prints_the_problems_and_exits_1(
     missing = str(tmp_path / "nowhere.yml")
     assert main(["check", "--config", missing]) == 1
     assert "does not exist; create it" in capsys.readouterr().err
+
+
+ENTRY = """\
+models:
+  a:
+    backend: sglang
+    service: sglang.service
+"""
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "expected"),
+    [
+        (
+            "sglang.service\n",
+            "sglang.service\n    settings: {dtype: half}\n",
+            "5: models.a.settings: has no effect without `model_path`; name the model's file or "
+            "folder, for example `model_path: /srv/models/NAME`",
+        ),
+        (
+            "sglang.service\n",
+            "sglang.service\n    script: /s\n    settings: {dtype: half}\n",
+            "6: models.a.settings: has no effect beside `script`; say it in the script, or take "
+            "the script out",
+        ),
+        (
+            "sglang.service\n",
+            "odd.service\n    model_path: /m\n    settings: {dtype: half}\n",
+            "2: models.a.config_file: is missing: nothing says which file odd.service reads; name "
+            "the file, for example `config_file: /etc/NAME/config.yml`",
+        ),
+        (
+            "backend: sglang\n",
+            "backend: command\n    port: 1\n    settings: {dtype: half}\n",
+            "5: models.a.settings: has no effect for a command; give the command its arguments as "
+            "`args:`",
+        ),
+        (
+            "sglang.service\n",
+            "sglang.service\n    model_path: /m\n    settings:\n      port: 1\n",
+            "7: models.a.settings.port: says port, which the router decides; say it as `port:`",
+        ),
+        (
+            "sglang.service\n",
+            "sglang.service\n    model_path: /m\n    args: [-tp, 2]\n",
+            "6: models.a.args: has '-tp', which cannot be a key of the engine's YAML; write the "
+            "long option's name and its value under `settings:`",
+        ),
+        (
+            "sglang.service\n",
+            "sglang.service\n    model_path: /m\n    settings: {--dtype: half}\n",
+            "6: models.a.settings.--dtype: '--dtype' has not the right form; name an option "
+            "without its dashes, for example `context-length`",
+        ),
+        (
+            "sglang.service\n",
+            "sglang.service\n    config_file: etc/x.yml\n",
+            "5: models.a.config_file: 'etc/x.yml' has not the right form; give an absolute path, "
+            "beginning with /",
+        ),
+        (
+            "sglang.service\n",
+            "sglang.service\n    model_path: /m\n"
+            "  b:\n    backend: sglang\n    service: sglang.service\n    model_path: /n\n"
+            "    config_file: /x.yml\n",
+            "10: models.b.config_file: is another file than that of a, and sglang.service reads "
+            "one; give every model of one unit the same `config_file:`",
+        ),
+        (
+            "backend: sglang\n    service: sglang.service\n",
+            "backend: tabby\n    service: tabbyapi.service\n"
+            "  b:\n    backend: tabby\n    service: tabbyapi.service\n    model_path: /n\n",
+            "8: models.b.model_path: is there for one of a and b only, and both are loaded by "
+            "tabbyapi.service; give every model of one TabbyAPI a `model_path:`, or none",
+        ),
+        (
+            "backend: sglang\n    service: sglang.service\n",
+            "backend: tabby\n    service: tabbyapi.service\n    model_path: /m/a\n"
+            "    model_name: b\n",
+            "5: models.a.model_path: '/m/a' does not end with its model_name; TabbyAPI calls a "
+            "model by its folder: use `model_path: …/b`",
+        ),
+        (
+            "backend: sglang\n    service: sglang.service\n",
+            "backend: tabby\n    service: tabbyapi.service\n    settings: {max_seq_len: 1}\n",
+            "5: models.a.settings: has no effect without `model_path`; name the model's file or "
+            "folder, for example `model_path: /srv/models/NAME`",
+        ),
+    ],
+)
+def test_what_no_engine_could_read(tmp_path: Path, old: str, new: str, expected: str) -> None:
+    assert problem(tmp_path, ENTRY.replace(old, new)) == [f"models.yml:{expected}"]
+
+
+SHARED = """\
+models:
+  a: {backend: tabby, service: tabbyapi.service}
+  b: {backend: tabby, service: tabbyapi.service, model_name: sub/B}
+  c: {backend: sglang, service: sglang.service, model_path: /c, settings: {tp-size: 2}}
+  d: {backend: sglang, service: sglang.service, script: /d.sh}
+  e: {backend: vllm, service: odd.service, config_file: /e.yml, model_path: /e}
+  f: {backend: vllm, service: odd.service, config_file: /e.yml, model_path: /f}
+  g: {backend: vllm, service: vllm.service, args: [-tp, 2]}
+  h: {backend: tabby, service: tabbyapi-exl2.service, model_path: /m/The-Folder/}
+  i: {backend: llamacpp, service: l.service, config_file: /l.env, model_path: /l, settings: {c: 1}}
+"""
+
+
+def test_models_share_a_unit_where_its_file_says_which_one_it_loads(tmp_path: Path) -> None:
+    models = settings_of(tmp_path, SHARED).models
+    assert models["b"].upstream_name == "sub/B"
+    assert models["h"].upstream_name == "The-Folder"
+    assert models["c"].settings == {"tp-size": 2}
+
+
+def test_two_names_for_one_tabby_model_are_no_two_models(tmp_path: Path) -> None:
+    (said,) = problem(tmp_path, SHARED.replace("model_name: sub/B", "model_name: a"))
+    assert said.startswith("models.yml:3: models.b.service: tabbyapi.service is the unit of a too")
+    assert "`service: tabbyapi@NAME.service`" in said

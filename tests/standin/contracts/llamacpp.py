@@ -16,6 +16,7 @@ class LlamaCpp(TypedApis):
     heeds_n = True
     opens_at = 0.0
     owner = "llamacpp"
+    open_paths = r"/health|/v1/health|/models|/v1/models|/"
     id_prefix = "chatcmpl-"
     routes: ClassVar[Routes] = {
         **TypedApis.routes,

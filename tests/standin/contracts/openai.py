@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import socket
 import sys
@@ -64,6 +65,8 @@ class OpenAi:
     reasoning_key = "reasoning_content"
     heeds_n = False
     """Whether a request for ``n`` choices has so many."""
+    open_paths = r"/health"
+    """What is answered without the key: a regular expression over the whole path."""
     usage_unasked = False
     """Whether a stream carries usage without being asked."""
     routes: ClassVar[Routes] = {
@@ -212,6 +215,9 @@ class OpenAi:
         connection.close()
 
     def respond(self, connection: Connection, request: Request) -> None:
+        if not self.let_in(request):
+            self.error(connection, 401, "Unauthorized", "authentication_error")
+            return
         if self.while_loading(connection, request):
             return
         handler = self.route(request.method, request.path)
@@ -223,6 +229,13 @@ class OpenAi:
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             # a body that is not what it should be
             self.error(connection, 400, f"{error!r}", "invalid_request_error")
+
+    def let_in(self, request: Request) -> bool:
+        """Whether it showed the key, or needs none."""
+        key = self.options.api_key
+        if key is None or re.fullmatch(self.open_paths, request.path):
+            return True
+        return request.headers.get("authorization") == f"Bearer {key}"
 
     def route(self, method: str, path: str) -> str | None:
         return self.routes.get((method, path))

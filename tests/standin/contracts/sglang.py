@@ -18,6 +18,7 @@ class Sglang(TypedApis):
     heeds_n = True
     opens_at = 0.8
     owner = "sglang"
+    open_paths = r"/(health|ready|metrics).*"
     id_prefix = ""
     routes: ClassVar[Routes] = {
         **TypedApis.routes,

@@ -20,6 +20,7 @@ class Tabby(OpenAi):
     load_failure = 1
     heeds_n = True
     opens_at = 1.0
+    open_paths = r"/health|/\.well-known/serviceinfo|/docs|/openapi\.json"
     separator = "\r\n\r\n"  # sse-starlette's
     owner = "tabbyAPI"
     id_prefix = "chatcmpl-"

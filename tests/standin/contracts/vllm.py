@@ -21,6 +21,7 @@ class Vllm(TypedApis):
     heeds_n = True
     opens_at = 1.0
     owner = "vllm"
+    open_paths = r"/(?!(v1|v2|inference|cohere)(/|$)).*"
     id_prefix = "chatcmpl-"
     reasoning_key = "reasoning"
     streams_heed_stop = True

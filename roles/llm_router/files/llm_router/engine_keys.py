@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
 from pathlib import Path
 
 from llm_router.config.schema import Config, Model
@@ -44,17 +43,16 @@ def read_key(path: str | None) -> str | None:
 class EngineKeys:
     """The headers that let a request in, by the files as they are now.
 
-    ``config`` gives the configuration of the moment. A request costs one look at a file's date.
+    A request costs one look at a file's date.
     """
 
-    def __init__(self, config: Callable[[], Config]) -> None:
-        self._config = config
+    def __init__(self) -> None:
         self._known: dict[str, tuple[tuple[int, ...], dict[str, str]]] = {}
 
-    def headers(self, model: Model) -> dict[str, str]:
+    def headers(self, model: Model, config: Config) -> dict[str, str]:
         """What a request to the model's engine needs. Empty where there is no key, and where it
         cannot be read: the log says so, and the engine will refuse."""
-        path = key_file(model, self._config())
+        path = key_file(model, config)
         if path is None:
             return {}
         stamp = _stamp(path)
@@ -63,13 +61,22 @@ class EngineKeys:
             known = self._known[path] = (stamp, _read(path))
         return known[1]
 
+    def shown(self, model: Model, config: Config) -> str:
+        """For a person: which key an engine was shown."""
+        path = key_file(model, config)
+        if path is None:
+            return "it was shown no key, as none is named by `api_key_file` or `engine_keys`"
+        if not self.headers(model, config):
+            return f"it was shown no key, as there is none in {path}"
+        return f"it was shown the key in {path}"
+
 
 def _stamp(path: str) -> tuple[int, ...]:
     try:
         status = Path(path).stat()
     except OSError as error:
         return (error.errno or 0,)
-    return status.st_mtime_ns, status.st_ino, status.st_size, status.st_mode
+    return status.st_mtime_ns, status.st_ino, status.st_size, status.st_mode, status.st_gid
 
 
 def _read(path: str) -> dict[str, str]:

@@ -187,11 +187,12 @@ class Proxy:
         call = exchange.call(exchange.model)
         idle = services.settings.config.requests.idle_timeout
         sent = services.clock()
+        key = services.engine_keys.headers(exchange.model, services.settings.config)
         async with services.client.stream(
             call.method,
             exchange.model.base_url + call.target,
             content=call.content,
-            headers={**call.headers, "accept-encoding": "identity"},
+            headers={**call.headers, **key, "accept-encoding": "identity"},
             timeout=httpx.Timeout(idle, connect=CONNECT_WITHIN, pool=None),
         ) as response:
             kind = response.headers.get("content-type", "")

@@ -17,6 +17,7 @@ from llm_router.api.exchange import Exchange
 from llm_router.api.metrics import Metrics
 from llm_router.config.load import Settings
 from llm_router.config.schema import Model
+from llm_router.engine_keys import EngineKeys
 from llm_router.engines import engine_for
 from llm_router.events import Event, EventStream, ModelLost, SwitchEnded
 from llm_router.scheduler.core import Core, Limits
@@ -43,6 +44,7 @@ class Services:
     switcher: Switcher
     metrics: Metrics
     started_at: int
+    engine_keys: EngineKeys = field(default_factory=EngineKeys)
     clock: Clock = time.monotonic
     last_switch: dict[str, SwitchEnded] = field(default_factory=dict)
     """By model: how its last switch went."""
@@ -102,11 +104,20 @@ async def running(settings: Settings, units: Units | None = None) -> AsyncIterat
     pool = httpx.Limits(max_connections=None, max_keepalive_connections=100)
     # trust_env: a proxy from the environment must never see what goes to an engine on loopback
     async with httpx.AsyncClient(limits=pool, trust_env=False) as client, units:
-        switcher = Switcher(settings, units, events, client)
+        keys = EngineKeys()
+        switcher = Switcher(settings, units, events, client, keys)
         async with Scheduler(core, switcher.run) as scheduler:
             metrics = Metrics(scheduler, events)
             services = Services(
-                settings, units, events, client, scheduler, switcher, metrics, int(time.time())
+                settings,
+                units,
+                events,
+                client,
+                scheduler,
+                switcher,
+                metrics,
+                int(time.time()),
+                keys,
             )
             events.subscribe(lambda event: _remember(services, event))
             events.subscribe(services.learned.listen)

@@ -162,7 +162,7 @@ def _load_models(path: Path, config: Config, problems: list[Problem]) -> dict[st
 def _entry_problems(name: str, entry: ModelEntry, config: Config) -> Iterator[tuple[str, str, str]]:
     """(key, what, remedy) of what no single field can know."""
     if config.units == "systemd" and entry.service is None:
-        example = f"{entry.backend}@{name}" if "/" not in name else f"{entry.backend}@NAME"
+        example = f"{_unit_stem(entry)}@{name if '/' not in name else 'NAME'}"
         yield (
             "service",
             "is missing",
@@ -199,6 +199,11 @@ def _entry_problems(name: str, entry: ModelEntry, config: Config) -> Iterator[tu
             f"{entry.backend} cannot run as a child process without a command",
             "give program and arguments as `command:`, or use `units: systemd`",
         )
+
+
+def _unit_stem(entry: ModelEntry) -> str:
+    """What the units of its backend are called."""
+    return "tabbyapi" if entry.backend == "tabby" else entry.backend
 
 
 def _file_problems(
@@ -244,14 +249,16 @@ def _no_place_for(entry: ModelEntry, config: Config) -> tuple[str, str] | None:
     return None
 
 
-def _decides(entry: ModelEntry) -> bool:
-    """Whether what activation writes says which model the entry's unit loads."""
-    if entry.script is not None:
-        return True
-    known = config_path(spec_of(Model(name="x", **dict(entry))), EngineDirs()) is not None
-    if entry.backend == "tabby":
-        return known
-    return known and entry.model_path is not None
+def _tells_apart(first: str, one: ModelEntry, second: str, other: ModelEntry) -> bool:
+    """Whether what activation writes says which of two models their unit loads."""
+    models = [Model(name=name, **dict(entry)) for name, entry in ((first, one), (second, other))]
+    for model in models:
+        written = config_path(spec_of(model), EngineDirs()) is not None
+        named = model.model_path is not None or model.backend == "tabby"
+        if model.script is None and not (written and named):
+            return False
+    loads = [(model.script, model.model_path, model.upstream_name) for model in models]
+    return loads[0] != loads[1]
 
 
 def _unit_problems(
@@ -278,14 +285,14 @@ def _unit_problems(
                 f"instance {entry.service} belongs to {first} already",
                 "give each model a unit instance of its own",
             )
-        elif not (_decides(entry) and _decides(models[first])):
+        elif not _tells_apart(first, models[first], name, entry):
             # nothing on disk would differ between the two: a switch would load the same model
             path = {"command": "", "llamacpp": ""}.get(entry.backend, "a `model_path:` or ")
             yield (
                 ("models", name, "service"),
                 f"{entry.service} is the unit of {first} too, and nothing says which one it loads",
                 f"give each of them {path}a `script:`, or a unit instance of its own "
-                f"(`service: {entry.backend}@NAME.service`)",
+                f"(`service: {_unit_stem(entry)}@NAME.service`)",
             )
         elif entry.config_file != models[first].config_file:
             yield (
@@ -529,6 +536,8 @@ def _pattern_remedy(key: str, context: str) -> str:
         return "give the 64 hex digits of sha256(key)"
     if key == "group":
         return "use letters, digits and . _ -"
+    if "[A-Za-z0-9_.-]*" in context:
+        return "name an option without its dashes, for example `context-length`"
     if "GET|POST" in context:
         return "give a method and a path, for example `GET /version`"
     return (

@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from llm_router.config.schema import Config, Model
 
-Verdict = Literal["ready", "loading", "wrong"]
+Verdict = Literal["ready", "loading", "wrong", "refused"]
 AsksForUsage = Literal["never", "streamed", "always"]
 OperationName = Literal[
     "chat",
@@ -59,7 +59,8 @@ def usual(*names: OperationName) -> dict[OperationName, str]:
 
 @dataclass(frozen=True)
 class Readiness:
-    """What a probe's answer means: ready, still loading, or up with another model."""
+    """What a probe's answer means: ready, still loading, up with another model, or up and not for
+    whoever asks."""
 
     verdict: Verdict
     detail: str = ""

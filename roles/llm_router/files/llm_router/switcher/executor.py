@@ -16,6 +16,7 @@ import httpx
 from llm_router.config.diff import needs_relaunch
 from llm_router.config.load import Settings
 from llm_router.config.schema import Model
+from llm_router.engine_keys import EngineKeys
 from llm_router.engines import ProbeAnswer, Readiness, engine_for
 from llm_router.events import EventStream, StepEnded, StepStarted, SwitchEnded, SwitchStarted
 from llm_router.scheduler.service import RunningSwitch, SwitchFailed
@@ -78,6 +79,7 @@ class Switcher:
         units: Units,
         events: EventStream,
         client: httpx.AsyncClient,
+        keys: EngineKeys | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._settings = settings
@@ -89,6 +91,7 @@ class Switcher:
         self._units = units
         self._events = events
         self._client = client
+        self._keys = keys or EngineKeys()
         self._clock = clock
 
     def configure(self, settings: Settings) -> None:
@@ -401,6 +404,11 @@ class Switcher:
         if readiness.verdict == "ready":
             return True
         await self._still_running(model)
+        if readiness.verdict == "refused":
+            raise _StepError(
+                f"the engine on {model.base_url} {readiness.detail}; "
+                f"{self._keys.shown(model, self._settings.config)}"
+            )
         if readiness.verdict == "wrong":
             raise _StepError(
                 f"the engine on {model.base_url} is up but {readiness.detail}, not "
@@ -421,13 +429,16 @@ class Switcher:
     async def _probe(self, model: Model) -> Readiness:
         """All probes of the model's engine; the first that is not ready speaks for them."""
         readiness = Readiness("ready")
+        key = self._keys.headers(model, self._settings.config)
         for probe in engine_for(model).probes:
             try:
                 response = await self._client.get(
-                    model.base_url + probe.path, timeout=probe.timeout
+                    model.base_url + probe.path, headers=key, timeout=probe.timeout
                 )
             except httpx.HTTPError as error:
                 return Readiness("loading", f"{probe.path}: {type(error).__name__}")
+            if response.status_code in (401, 403):
+                return Readiness("refused", f"refuses the router's key ({response.status_code})")
             readiness = probe.judge(ProbeAnswer(response.status_code, _json(response)), model)
             if readiness.verdict != "ready":
                 return readiness
@@ -436,7 +447,10 @@ class Switcher:
     async def _warm_up(self, model: Model) -> None:
         call = engine_for(model).warm_up(model)
         request = self._client.post(
-            model.base_url + call.path, json=dict(call.body), timeout=httpx.Timeout(None)
+            model.base_url + call.path,
+            json=dict(call.body),
+            headers=self._keys.headers(model, self._settings.config),
+            timeout=httpx.Timeout(None),
         )
         try:
             response = await request

@@ -1,0 +1,173 @@
+# Copyright: Roundhouse contributors
+# MIT License (see LICENSE)
+"""Whether a version of an engine fits a host, and which one would. Pure."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+name: release_fit
+short_description: Whether a version of an engine fits a host
+author: Roundhouse contributors
+version_added: 0.2.0
+description:
+  - >-
+    Looks a version up in an engine's matrix of releases, and compares what it needs with what a
+    host has.
+  - For the engines' roles, whose preflight shows the problem as it is.
+positional: _input
+options:
+  _input:
+    description:
+      - The matrix, rows of releases that need the same, the newest first.
+      - >-
+        Each row has C(since) and C(newest) (versions), C(glibc) (the oldest that will do) and
+        C(cuda) (the major versions of CUDA that there are wheels for, PyPI's first; none for
+        wheels without CUDA).
+    type: list
+    elements: dict
+    required: true
+  wish:
+    description:
+      - >-
+        C(label) (the engine's name), C(prefix) (of its role's variables), C(version), C(cuda) (its
+        major version, or 0 for that of PyPI's wheels) and C(gpu) (whether an NVIDIA driver must be
+        there).
+    type: dict
+    required: true
+  host:
+    description:
+      - >-
+        C(name), C(glibc), C(driver) (an NVIDIA driver's version, or empty) and C(no_driver) (why
+        there is none).
+    type: dict
+    required: true
+"""
+
+EXAMPLES = r"""
+- name: Refuse a version that does not fit
+  ansible.builtin.assert:
+    that: not __fit.problem
+    fail_msg: '{{ __fit.problem }}'
+  vars:
+    __fit: "{{ matrix | roundhouse.llm.release_fit(wish=wish, host=host) }}"
+    matrix:
+      - {since: 0.5.20, newest: 0.5.23, glibc: '2.34', cuda: [13]}
+    wish: {label: SGLang, prefix: sglang, version: 0.5.23, cuda: 0, gpu: true}
+    host: {name: gpu1, glibc: '2.39', driver: 580.65.06, no_driver: ''}
+"""
+
+RETURN = r"""
+_value:
+  description:
+    - >-
+      C(problem), one sentence, empty where the version fits; and C(row), the version's row of the
+      matrix, empty where there is none.
+  type: dict
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from packaging.version import Version
+
+Row = Mapping[str, Any]
+
+DRIVERS = {12: 525, 13: 580}
+"""The oldest NVIDIA driver for each major version of CUDA, by its minor version compatibility."""
+
+
+def release_fit(
+    matrix: Sequence[Row], wish: Mapping[str, Any], host: Mapping[str, Any]
+) -> dict[str, Any]:
+    """The row of the wished version, and what is wrong with it on this host."""
+    version = Version(str(wish["version"]))
+    row = next((row for row in matrix if version >= Version(str(row["since"]))), None)
+    return {"row": row or {}, "problem": _problem(matrix, row, wish, host)}
+
+
+def _problem(
+    matrix: Sequence[Row], row: Row | None, wish: Mapping[str, Any], host: Mapping[str, Any]
+) -> str:
+    label = f"{wish['label']} {wish['version']}"
+    if row is None:
+        return (
+            f"{wish['prefix']}_version is {wish['version']}, but this role knows {wish['label']} "
+            f"{matrix[-1]['since']} and newer."
+        )
+    cuda = int(wish["cuda"]) or _own_cuda(row)
+    if cuda and cuda not in row["cuda"]:
+        having = next((other["newest"] for other in matrix if cuda in other["cuda"]), None)
+        return f"{label} has no wheels for CUDA {cuda}: " + (
+            f"set {wish['prefix']}_version to {having}, the last that has."
+            if having
+            else f"leave {wish['prefix']}_cuda at 0."
+        )
+    if wish["gpu"] and cuda and not host["driver"]:
+        return (
+            f"{host['name']} has no working NVIDIA driver ({host['no_driver']}), but {label} "
+            f"needs {DRIVERS[cuda]} or newer: install it, or set {wish['prefix']}_require_gpu to "
+            "false if no GPU is meant to be there."
+        )
+    has, needs = [], []
+    if not _new_enough(host["glibc"], row["glibc"]):
+        has.append(f"glibc {host['glibc']}")
+        needs.append(f"{row['glibc']} or newer")
+    if not _drives(host, wish, cuda):
+        has.append(f"NVIDIA driver {host['driver']}")
+        needs.append(f"{DRIVERS[cuda]} or newer for CUDA {cuda}")
+    if not has:
+        return ""
+    remedies = _remedies(matrix, wish, host)
+    if has[0].startswith("NVIDIA"):
+        remedies.insert(0, "install a newer driver")
+    return (
+        f"{host['name']} has {' and '.join(has)}, but {label} needs {' and '.join(needs)}: "
+        f"{', or '.join(remedies) or 'no version that this role knows fits'}."
+    )
+
+
+def _remedies(matrix: Sequence[Row], wish: Mapping[str, Any], host: Mapping[str, Any]) -> list[str]:
+    """The newest version on PyPI that fits, and a newer one that another index has wheels of."""
+    fits = [
+        (row, cuda)
+        for row in matrix
+        if _new_enough(host["glibc"], row["glibc"])
+        for cuda in row["cuda"] or [0]
+        if _drives(host, wish, cuda)
+    ]
+    setting = f"set {wish['prefix']}_version to"
+    on_pypi = next((row for row, cuda in fits if cuda == _own_cuda(row)), None)
+    remedies = []
+    if on_pypi:
+        remedies.append(f"{setting} {on_pypi['newest']}, the newest on PyPI that fits")
+    if fits and fits[0][0] is not on_pypi:
+        row, cuda = fits[0]
+        remedies.append(
+            f"{setting} {row['newest']} and {wish['prefix']}_cuda to {cuda} with an index that has "
+            "such wheels"
+        )
+    return remedies
+
+
+def _own_cuda(row: Row) -> int:
+    """The CUDA that PyPI's wheels are for; 0: none."""
+    return int(row["cuda"][0]) if row["cuda"] else 0
+
+
+def _drives(host: Mapping[str, Any], wish: Mapping[str, Any], cuda: int) -> bool:
+    """Whether the host's driver will do for that CUDA; without one there is nothing to compare."""
+    if not wish["gpu"] or not cuda or not host["driver"]:
+        return True
+    return _new_enough(host["driver"], DRIVERS[cuda])
+
+
+def _new_enough(has: object, needs: object) -> bool:
+    return Version(str(has)) >= Version(str(needs))
+
+
+class FilterModule:
+    """What Ansible loads."""
+
+    def filters(self) -> dict[str, Any]:
+        """Each filter by its name."""
+        return {"release_fit": release_fit}
