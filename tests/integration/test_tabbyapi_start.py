@@ -285,6 +285,22 @@ def test_an_exl2_model_needs_the_flavor_that_has_exllamav2(
     assert "require the exllamav2 backend" in output
 
 
+def test_an_engine_stays_with_the_release_that_it_was_started_from(tabby: Tabby) -> None:
+    release = tabby.checkout.parent / "release"
+    (release / "bin").mkdir(parents=True)
+    python = release / "bin/python"
+    python.write_text(f'#!/bin/sh\nexec {sys.executable} "$@"\n')
+    python.chmod(0o755)
+    tabby.checkout.rename(release / "app")
+    current = release.with_name("current")
+    current.symlink_to("release")
+    tabby.checkout = current / "app"
+    process = tabby.serves(guarded=True)
+    command = Path(f"/proc/{process.pid}/cmdline").read_text().split("\0")
+    assert command[1:4] == [str(START), str(release / "app"), str(tabby.config)]
+    tabby.end(process)
+
+
 def test_without_the_libraries_of_a_gpu_it_ends(tabby: Tabby) -> None:
     tabby.write(developer={"unsafe_launch": False})
     process = tabby.run(guarded=True)

@@ -129,10 +129,20 @@ def masking(keys: list[str]) -> Callable[[Any], None]:
     return mask
 
 
+def stay(checkout: Path, path: str) -> None:
+    """Where CHECKOUT is reached by a link, start again by what it points to now: what Python
+    imports later must not come from the release of then."""
+    here = checkout.resolve()
+    python = here.parent / "bin/python"
+    if here != checkout and python.exists():
+        os.execv(python, [str(python), __file__, str(here), path])
+
+
 def main() -> None:
     from loguru import logger
 
     checkout, path = sys.argv[1:]
+    stay(Path(checkout), path)
     try:
         config = read(Path(path))
         check_config(config, Path(path))

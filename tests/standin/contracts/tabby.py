@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import socket
 import time
 from typing import Any, ClassVar, NoReturn
@@ -36,13 +37,12 @@ class Tabby(OpenAi):
         ("POST", "/v1/token/decode"): "decode",
         ("POST", "/v1/embeddings"): "embeddings",
     }
-    open_to_all = frozenset({"/health", "/.well-known/serviceinfo"})
     admins_only = frozenset({"/v1/model/load", "/v1/model/unload"})
     loaded: str | None = None
     sick: str | None = None
     api_keys: frozenset[str] = frozenset()
     admin_key: str | None = None
-    """None: authentication is off."""
+    """None: they are not read from api_tokens.yml, and ``--api-key`` says who may ask."""
 
     def before_load(self) -> None:
         super().before_load()
@@ -75,16 +75,10 @@ class Tabby(OpenAi):
     def while_loading(self, connection: Connection, request: Request) -> bool:
         return False
 
-    def respond(self, connection: Connection, request: Request) -> None:
-        if request.path in self.open_to_all or self.allowed(request):
-            super().respond(connection, request)
-        else:
-            self.error(connection, 401, "Please provide an API key")
-
-    def allowed(self, request: Request) -> bool:
+    def let_in(self, request: Request) -> bool:
         """An admin's key is valid everywhere, but not as ``x-admin-key`` on a user's paths."""
-        if self.admin_key is None:
-            return True
+        if self.admin_key is None or re.fullmatch(self.open_paths, request.path):
+            return super().let_in(request)
         admins_only = request.path in self.admins_only
         own_header = request.headers.get("x-admin-key" if admins_only else "x-api-key")
         key = own_header or request.headers.get("authorization", "").partition(" ")[2]
