@@ -34,7 +34,7 @@ demo-down: ## take away everything that `make demo` put up
 
 ##@ Check it
 
-.PHONY: check test test-unit test-integration test-contracts test-openapi test-properties test-load test-timing test-metrics soak soak-short lint types lint-yaml lint-ansible lint-docs sanity build molecule test-systemd test-demo
+.PHONY: check test test-unit test-integration test-contracts test-openapi test-properties test-load test-timing test-metrics soak soak-short lint types lint-yaml lint-ansible lint-docs sanity build molecule test-systemd test-vllm test-demo
 check: env ## everything that needs no hosts: linters, types, docs, unit and fast integration tests
 	@$(BIN)/python tools/gate.py check
 test: env ## everything: check, ansible-test sanity, the archive, integration tests, Molecule on real hosts
@@ -85,6 +85,8 @@ molecule: env model ## Molecule: every scenario on real systemd hosts
 	@molecule test --all $(ARGS)
 test-systemd: env ## units, helper and config writer against a real systemd, on a host
 	@tests/systemd/run
+test-vllm: env ## opt-in: vLLM's CPU build for real, on a host (5 GB, some minutes; tests/vllm/run)
+	@tests/vllm/run
 test-demo: ## make demo, embedded and on a host, each again, and that nothing is left
 	@tests/demo
 

@@ -41,7 +41,6 @@ class Tabby:
         self.environment: dict[str, str] = {}
         for made in (self.checkout, self.config.parent, self.cwd / "logs"):
             made.mkdir(parents=True)
-        tabbyapi_repository.write_tree(self.checkout)
         self.flavor("exl3")
         self.tokens()
         self.model("good", "exl3")
@@ -49,7 +48,7 @@ class Tabby:
         self.processes: list[subprocess.Popen[str]] = []
 
     def flavor(self, name: str) -> None:
-        (self.checkout / "FLAVOR").write_text(f"{name}\n")
+        tabbyapi_repository.write_tree(self.checkout, name)
 
     def tokens(self) -> None:
         (self.cwd / "api_tokens.yml").write_text(f"api_key: {KEY}\nadmin_key: {KEY}\n")
