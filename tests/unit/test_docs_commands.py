@@ -98,8 +98,8 @@ def test_every_router_subcommand_exists() -> None:
         )
 
 
-def test_the_models_that_are_shown_are_valid(tmp_path: Path) -> None:
-    (block,) = blocks("yaml")
+@pytest.mark.parametrize("block", blocks("yaml"))
+def test_the_models_that_are_shown_are_valid(tmp_path: Path, block: str) -> None:
     (tmp_path / "models.yml").write_text(block)
     (tmp_path / "config.yml").write_text("schema: 1\n")
     checked = subprocess.run(
