@@ -34,7 +34,7 @@ demo-down: ## take away everything that `make demo` put up
 
 ##@ Check it
 
-.PHONY: check test test-unit test-integration test-contracts test-openapi test-properties test-load test-timing test-metrics soak soak-short lint types lint-yaml lint-ansible lint-docs sanity build molecule test-systemd test-vllm test-demo
+.PHONY: check test test-unit test-integration test-contracts test-packages test-openapi test-properties test-load test-timing test-metrics soak soak-short lint types lint-yaml lint-ansible lint-docs sanity build molecule test-systemd test-vllm test-demo
 check: env ## everything that needs no hosts: linters, types, docs, unit and fast integration tests
 	@$(BIN)/python tools/gate.py check
 test: env ## everything: check, ansible-test sanity, the archive, integration tests, Molecule on real hosts
@@ -57,9 +57,11 @@ lint-docs: env ## the plugins' and roles' documentation, the changelog
 test-unit: env ## pytest tests/unit
 	@$(PYTEST) -q --junit-xml=$(REPORTS)/test-unit.xml tests/unit $(ARGS)
 test-integration: env model ## pytest tests/integration: real processes, real engines, loopback
-	@$(PYTEST) -q -n 2 --dist loadfile -m "not timing and not promtool and not openapi and not contracts and not load" --junit-xml=$(REPORTS)/test-integration.xml tests/integration $(ARGS)
+	@$(PYTEST) -q -n 2 --dist loadfile -m "not timing and not promtool and not openapi and not contracts and not packages and not load" --junit-xml=$(REPORTS)/test-integration.xml tests/integration $(ARGS)
 test-contracts: env ## each engine's contract: the stand-ins by themselves, and the router with each
 	@$(PYTEST) -q -n 2 --dist loadfile -m contracts --junit-xml=$(REPORTS)/test-contracts.xml tests/integration $(ARGS)
+test-packages: env ## the engines' real packages: what PyPI, their metadata and their sources say; nothing is installed
+	@$(PYTEST) -q -m packages --junit-xml=$(REPORTS)/test-packages.xml tests/integration $(ARGS)
 test-metrics: env ## /metrics through promtool
 	@tools/bootstrap promtool
 	@$(PYTEST) -q -m promtool --junit-xml=$(REPORTS)/test-metrics.xml tests/integration $(ARGS)
@@ -69,7 +71,7 @@ test-load: env ## thousands who wait, and two models asked for in turn
 	@$(PYTEST) -q -m load --junit-xml=$(REPORTS)/test-load.xml tests/integration $(ARGS)
 test-properties: env ## 10,000 random runs of the scheduler and more, or ROUNDHOUSE_RUNS
 	@ROUNDHOUSE_RUNS=$${ROUNDHOUSE_RUNS:-10000} $(PYTEST) -q -n 2 --junit-xml=$(REPORTS)/test-properties.xml \
-		tests/unit/test_scheduler_core.py tests/unit/test_scheduler_simulation.py $(ARGS)
+		tests/unit/test_scheduler_core.py tests/unit/test_scheduler_simulation.py tests/unit/test_yaml_edit.py $(ARGS)
 soak: env ## 5 minutes of 200 clients while engines and routers are killed (ARGS="--seconds 60")
 	@$(MODULE) tests.soak.soak $(ARGS)
 soak-short: env ## the same for 40 s

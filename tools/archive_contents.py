@@ -18,13 +18,19 @@ NEEDED = {
     "LICENSE",
     "meta/runtime.yml",
     "playbooks/site.yml",
+    "plugins/modules/model_config.py",
+    "plugins/modules/model_info.py",
     "plugins/modules/model_switch.py",
     "plugins/module_utils/engine_files.py",
+    "plugins/module_utils/file_edits.py",
+    "plugins/module_utils/router_admin.py",
     "plugins/module_utils/yaml_edit.py",
     "roles/llm_router/meta/argument_specs.yml",
     "roles/llm_router/files/requirements.lock",
     "roles/llm_router/files/llm_router/__init__.py",
     "roles/llamacpp/meta/argument_specs.yml",
+    "roles/sglang/meta/argument_specs.yml",
+    "roles/vllm/meta/argument_specs.yml",
 }
 NEVER_PARTS = {"__pycache__", ".venv", ".cache", ".git", "fragments", "tests", "molecule", "demo"}
 

@@ -32,6 +32,7 @@ CHECK = (
 TEST = (
     *CHECK,
     "test-contracts",
+    "test-packages",
     "test-openapi",
     "test-metrics",
     "test-properties",

@@ -2,7 +2,7 @@
 # Copyright (c) 2026 Roundhouse contributors
 # MIT License (see LICENSE)
 # SPDX-License-Identifier: MIT
-"""Asks the router to switch its host to a model."""
+"""Asks the router to switch its host to a model, or to unload one."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ author:
   - Roundhouse contributors (@roundhouse-llm)
 description:
   - Asks the router that runs on the host to load a model, and waits until the model has answered.
+  - Or to unload one, and waits until its GPUs are free.
   - Answers that are being streamed by the model of before are finished first.
   - A model that is loaded already is left alone.
 requirements:
@@ -21,13 +22,13 @@ requirements:
 attributes:
   check_mode:
     support: full
-    description: Says what a switch would do now, and switches nothing.
+    description: Says what a switch would do now, by the router's own plan, and switches nothing.
   diff_mode:
     support: full
     description: Shows the loaded model before and after.
   idempotent:
     support: full
-    description: Changes nothing when the model is loaded and answers.
+    description: Changes nothing when the model is loaded and answers, or is not loaded.
   platform:
     support: full
     platforms: posix
@@ -36,17 +37,33 @@ options:
   name:
     description:
       - The model, by its name in C(models.yml).
+      - Needed with O(state=loaded). With O(state=unloaded), nothing is unloaded unless it is this
+        model that is loaded; without a name, it is whatever is loaded in O(group).
     type: str
-    required: true
+  state:
+    description:
+      - Whether the model shall be V(loaded) or V(unloaded).
+    type: str
+    choices: [loaded, unloaded]
+    default: loaded
+  group:
+    description:
+      - The device group to unload, with O(state=unloaded) and without O(name).
+    type: str
+    default: default
   timeout:
     description:
       - Seconds to wait at most. Without it the router's own limits for draining and loading hold.
+      - A switch that has begun goes on when the time is over.
     type: float
   socket:
     description:
       - The router's admin socket. Whoever can open it may switch; root can.
     type: path
     default: /run/llm-router/admin.sock
+seealso:
+  - module: roundhouse.llm.model_info
+  - module: roundhouse.llm.model_config
 """
 
 EXAMPLES = r"""
@@ -58,36 +75,80 @@ EXAMPLES = r"""
   roundhouse.llm.model_switch:
     name: monstral-123b-exl2-4bpw
     timeout: 900
+  register: switched
+
+- name: Say which step took how long
+  ansible.builtin.debug:
+    msg: '{{ item.step }} of {{ item.model }}: {{ item.seconds }} s'
+  loop: '{{ switched.steps }}'
+
+- name: Free the GPUs for the night
+  roundhouse.llm.model_switch:
+    state: unloaded
+
+- name: Unload this model, but no other that may be loaded instead
+  roundhouse.llm.model_switch:
+    name: mistral-large-2411-awq
+    state: unloaded
 """
 
 RETURN = r"""
 model:
-  description: The model that is loaded now, or would be.
+  description: The model that is loaded now, or would be; none after O(state=unloaded).
   type: str
   returned: success
   sample: mistral-large-2411-awq
 previous:
-  description: The model that was loaded before; none if there was none.
+  description: The model that was loaded before in its device group; none if there was none.
   type: str
   returned: success
   sample: monstral-123b-exl2-4bpw
 seconds:
-  description: How long the switch took.
+  description: How long the router took.
   type: float
   returned: success, not in check mode
   sample: 44.1
 steps:
-  description: The steps that the switch took, or would take, in order.
+  description: The steps that were taken, or would be, in order.
   type: list
   elements: dict
   returned: success
+  contains:
+    step:
+      description: What is done.
+      type: str
+      sample: WaitUntilReady
+    model:
+      description: With which model.
+      type: str
+      sample: mistral-large-2411-awq
+    seconds:
+      description: How long it took.
+      type: float
+      returned: not in check mode
+      sample: 41.9
+    deadline:
+      description: After how many seconds it would be given up.
+      type: float
+      returned: in check mode
+      sample: 180.0
+    expected_seconds:
+      description: How long it takes as a rule; none where the router has not seen it often enough.
+      type: float
+      returned: in check mode
+      sample: 42.3
   sample:
-    - step: stop
+    - step: Stop
       model: monstral-123b-exl2-4bpw
-    - step: start
+      seconds: 1.2
+    - step: Start
       model: mistral-large-2411-awq
+      seconds: 0.1
+    - step: WaitUntilReady
+      model: mistral-large-2411-awq
+      seconds: 41.9
 log_lines:
-  description: The last lines that the model's engine logged.
+  description: The last lines that the engine at fault logged.
   type: list
   elements: str
   returned: when the switch failed
@@ -95,94 +156,33 @@ log_lines:
     - 'torch.OutOfMemoryError: CUDA out of memory.'
 """
 
-import http.client
-import json
-import socket
 from typing import Any, Optional
-from urllib.parse import quote
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.roundhouse.llm.plugins.module_utils.router_admin import (
+    SOCKET,
+    RouterError,
+    call,
+    plan,
+    status,
+    unload_plan,
+)
 
 # The router's own deadline should come first: it knows why.
 GRACE = 15.0
-UNIT = "llm-router.service"
-MORE = "see `journalctl -u llm-router`."
 
 
-class RouterError(Exception):
-    """The router cannot be asked, or said no. The message is one sentence for a person."""
-
-    def __init__(self, message: str, log_lines: Optional[list[str]] = None) -> None:
-        super().__init__(message)
-        self.log_lines = log_lines or []
-
-
-class _UnixConnection(http.client.HTTPConnection):
-    def __init__(self, path: str, timeout: Optional[float]) -> None:
-        super().__init__("localhost", timeout=timeout)
-        self._path = path
-
-    def connect(self) -> None:
-        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        self.sock.settimeout(self.timeout)
-        self.sock.connect(self._path)
-
-
-def call(
-    path: str, timeout: Optional[float], method: str, target: str, body: Any = None
-) -> dict[str, Any]:
-    """One request to the admin API over the socket at ``path``. Raises `RouterError`."""
-    connection = _UnixConnection(path, timeout)
-    try:
-        connection.request(
-            method,
-            target,
-            body=None if body is None else json.dumps(body),
-            headers={"Content-Type": "application/json", "Accept": "application/json"},
-        )
-        response = connection.getresponse()
-        status, text = response.status, response.read().decode("utf-8", "replace")
-    except (FileNotFoundError, ConnectionRefusedError) as error:
-        raise RouterError(f"{UNIT} is not running on this host ({path}); {MORE}") from error
-    except PermissionError as error:
-        raise RouterError(f"{path} is for root and llm-router: set `become: true`.") from error
-    except TimeoutError as error:
-        raise RouterError(f"{UNIT} did not answer within {timeout:g} s; {MORE}") from error
-    except (OSError, http.client.HTTPException) as error:
-        raise RouterError(f"{UNIT} broke the connection off ({error!r}); {MORE}") from error
-    finally:
-        connection.close()
-    return _answer(status, text)
-
-
-def _answer(status: int, text: str) -> dict[str, Any]:
-    try:
-        answer = json.loads(text)
-    except ValueError:
-        answer = None
-    if isinstance(answer, dict):
-        # /health is 503 with a full answer when the router cannot do its work
-        problem = answer.get("error")
-        if problem is None and (status < 400 or "current_model" in answer):
-            return answer
-        if isinstance(problem, dict) and problem.get("message"):
-            raise RouterError(str(problem["message"]), problem.get("log_lines"))
-    raise RouterError(
-        f"{UNIT} gave an answer that is not the router's (HTTP {status}, {text[:200]!r}); {MORE}"
-    )
-
-
-def switch(path: str, name: str, timeout: Optional[float], check_mode: bool) -> dict[str, Any]:
-    """What the module returns. Raises `RouterError`."""
+def load(path: str, name: str, timeout: Optional[float], check_mode: bool) -> dict[str, Any]:
+    """Have ``name`` loaded. Raises `RouterError`."""
     if check_mode:
-        # the plan first: it refuses an unknown model
-        plan = call(path, 30.0, "GET", "/admin/plan?model=" + quote(name, safe=""))
-        previous = call(path, 30.0, "GET", "/health").get("current_model")
+        foretold = plan(path, name)  # it refuses an unknown model
+        now = status(path)
+        group = now["models"][name]["group"]
         return {
-            "changed": bool(plan["changed"]),
-            "model": plan.get("model", name),
-            "previous": previous,
-            "steps": plan.get("steps", []),
+            "changed": bool(foretold["changed"]),
+            "model": name,
+            "previous": now["groups"][group]["loaded"],
+            "steps": foretold["steps"],
         }
     body: dict[str, Any] = {"model": name}
     if timeout is not None:
@@ -190,7 +190,36 @@ def switch(path: str, name: str, timeout: Optional[float], check_mode: bool) -> 
     done = call(path, None if timeout is None else timeout + GRACE, "POST", "/admin/switch", body)
     return {
         "changed": bool(done["changed"]),
-        "model": done.get("model", name),
+        "model": name,
+        "previous": done.get("previous"),
+        "seconds": done.get("seconds", 0.0),
+        "steps": done.get("steps", []),
+    }
+
+
+def unload(
+    path: str, name: Optional[str], group: str, timeout: Optional[float], check_mode: bool
+) -> dict[str, Any]:
+    """Have ``name`` not loaded, or nothing in ``group``. Raises `RouterError`."""
+    now = status(path)
+    if name is not None:
+        if name not in now["models"]:
+            plan(path, name)  # says which models there are
+        group = now["models"][name]["group"]
+    loaded = now["groups"].get(group, {}).get("loaded")
+    nothing = {"changed": False, "model": loaded, "previous": loaded, "seconds": 0.0, "steps": []}
+    if name is not None and loaded != name:
+        return nothing
+    if check_mode:
+        foretold = unload_plan(path, group)
+        changed = bool(foretold["changed"])
+        left = None if changed else loaded
+        steps = foretold["steps"]
+        return {"changed": changed, "model": left, "previous": loaded, "steps": steps}
+    done = call(path, timeout, "POST", "/admin/unload", {"group": group})
+    return {
+        "changed": bool(done["changed"]),
+        "model": None,
         "previous": done.get("previous"),
         "seconds": done.get("seconds", 0.0),
         "steps": done.get("steps", []),
@@ -200,21 +229,29 @@ def switch(path: str, name: str, timeout: Optional[float], check_mode: bool) -> 
 def main() -> None:
     module = AnsibleModule(
         argument_spec={
-            "name": {"type": "str", "required": True},
+            "name": {"type": "str"},
+            "state": {"type": "str", "choices": ["loaded", "unloaded"], "default": "loaded"},
+            "group": {"type": "str", "default": "default"},
             "timeout": {"type": "float"},
-            "socket": {"type": "path", "default": "/run/llm-router/admin.sock"},
+            "socket": {"type": "path", "default": SOCKET},
         },
+        required_if=[("state", "loaded", ["name"])],
         supports_check_mode=True,
     )
     wanted = module.params
+    path, timeout = wanted["socket"], wanted["timeout"]
     try:
-        result = switch(wanted["socket"], wanted["name"], wanted["timeout"], module.check_mode)
+        if wanted["state"] == "loaded":
+            result = load(path, wanted["name"], timeout, module.check_mode)
+        else:
+            result = unload(path, wanted["name"], wanted["group"], timeout, module.check_mode)
     except RouterError as error:
         module.fail_json(msg=str(error), log_lines=error.log_lines)
         return
+    after = result["model"] if result["changed"] else result["previous"]
     result["diff"] = {
         "before": f"{result['previous'] or 'no model'}\n",
-        "after": f"{result['model'] if result['changed'] else result['previous'] or 'no model'}\n",
+        "after": f"{after or 'no model'}\n",
     }
     module.exit_json(**result)
 

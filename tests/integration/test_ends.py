@@ -215,3 +215,12 @@ def test_a_head_that_does_not_come_costs_no_connection_for_long(router: Router) 
             b"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-length: 9\r\n\r\n{"
         )
         assert b"408" in client.recv(65536).splitlines()[0]
+
+
+def test_a_router_that_is_told_to_stop_cleans_up_and_ends_well(router: Router) -> None:
+    router.write({"a": router.standin("a")})
+    for number in (signal.SIGTERM, signal.SIGINT):
+        router.start()
+        assert (router.dir / "admin.sock").is_socket()
+        assert router.stop(number) == 0
+        assert not (router.dir / "admin.sock").exists()

@@ -119,6 +119,18 @@ def test_it_loads_and_answers_streamed_and_whole(served: Router) -> None:
     assert events(served).count("start plain") == 1
 
 
+def test_its_context_is_known_once_it_was_ready(served: Router) -> None:
+    assert ask(served, "plain").status_code == 200
+
+    def context(name: str) -> object:
+        return httpx.get(f"{served.url}/v1/models/{name}").json().get("context_length")
+
+    assert (context("plain"), context("never-ready")) == (4096, None)
+    served.stop()
+    served.start()
+    assert context("plain") == 4096
+
+
 def test_characters_survive_the_worst_borders(served: Router) -> None:
     whole = ask(served, "utf8").json()["choices"][0]["message"]["content"]
     assert text_of(stream(served, "utf8")) == whole
@@ -136,6 +148,19 @@ def test_usage_does_not_reach_who_did_not_ask(served: Router) -> None:
     chunks = stream(served, "plain")
     assert not [chunk for chunk in chunks[:-1] if chunk.get("usage")]
     assert chunks[-2]["choices"][0]["finish_reason"] == "stop"
+
+
+@pytest.mark.parametrize("path", [CHAT, "/v1/completions"])
+def test_usage_that_vllm_tells_unasked_goes_no_further(router: Router, path: str) -> None:
+    # as the role's unit starts it
+    flags = "force-usage,request-metrics"
+    router.write({"plain": engine(router, "vllm", "plain", flags=flags)})
+    router.start()
+    chunks = stream(router, "plain", path)
+    assert chunks[-1] == "[DONE]"
+    assert not [chunk for chunk in chunks[:-1] if "usage" in chunk or not chunk["choices"]]
+    asked = stream(router, "plain", path, stream_options={"include_usage": True})
+    assert asked[-2]["usage"]["completion_tokens"] == 5
 
 
 @pytest.mark.parametrize("path", [CHAT, "/v1/completions"])

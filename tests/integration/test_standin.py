@@ -365,6 +365,14 @@ def test_sglang_drains_without_limit(start: Start) -> None:
     assert data_of(stream_and_terminate(sglang))[-1] == "[DONE]"
 
 
+def test_sglang_drains_nothing_if_it_is_told_so(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SGL_FORCE_SHUTDOWN", "1")
+    with pytest.raises(httpx.RemoteProtocolError):
+        stream_and_terminate(start("sglang", interval=0.1, tokens=100))
+
+
 # faults
 
 

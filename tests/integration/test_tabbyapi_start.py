@@ -86,7 +86,9 @@ class Tabby:
         self.processes.append(process)
         return process
 
-    def get(self, path: str, port: int = 0, **headers: str) -> httpx.Response:
+    def get(
+        self, path: str, port: int = 0, headers: dict[str, str] | None = None
+    ) -> httpx.Response:
         headers = headers or {"authorization": f"Bearer {KEY}"}
         url = f"http://127.0.0.1:{port or self.port}{path}"
         return httpx.get(url, headers=headers, timeout=10)
@@ -152,7 +154,7 @@ def test_a_right_config_is_served_by_the_models_own_settings(tabby: Tabby) -> No
 )
 def test_who_may_ask(tabby: Tabby, headers: dict[str, str], path: str, status: int) -> None:
     tabby.serves(guarded=True)
-    assert tabby.get(path, **headers).status_code == status
+    assert tabby.get(path, headers=headers).status_code == status
 
 
 def test_a_config_that_is_no_yaml(tabby: Tabby) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from bench.waiters import measure
+from bench.waiters import LONGEST_STALL, measure
 
 from .conftest import Router
 
@@ -18,4 +18,5 @@ def test_all_who_wait_for_one_load_are_served_and_take_little_memory(router: Rou
     result = measure(router, clients, load=3.0)
     assert [outcome.kind for outcome in result.outcomes] == ["answered"] * clients
     assert (result.peak - result.idle) * 1000 / clients < KB_A_REQUEST
-    assert len(result.stalls) > 10
+    # on the processor: what other processes of a test machine take is not the router's
+    assert max(turn["cpu"] for turn in result.turns) < LONGEST_STALL

@@ -98,6 +98,11 @@ ExecStart=/usr/bin/python3 {SCRATCH}/dump.py %i $LLAMACPP_ARGS
     ),
     "shared.service": "[Service]\nType=exec\nExecStart=/bin/sleep 1001\n",
     "alone.service": "[Service]\nType=exec\nExecStart=/bin/sleep 1004\n",
+    # the seconds are in the file that it reads, and tell which model it serves
+    "sglang.service": (
+        "[Service]\nType=exec\nUser=sglang\nExecStart=/bin/sh -c 'exec sleep "
+        '$$(sed -n "s/^context-length: //p" /etc/sglang/sglang.yml)\'\n'
+    ),
     "llm-router-helper.socket": f"""\
 [Socket]
 ListenStream={SOCKET}
@@ -113,7 +118,7 @@ StartLimitIntervalSec=0
 Type=exec
 Environment=PYTHONPATH={os.environ.get("PYTHONPATH", "")} PYTHONDONTWRITEBYTECODE=1
 ExecStart={sys.executable} -m llm_router helper
-ReadWritePaths=-/etc/llamacpp -/etc/systemd/system
+ReadWritePaths=-/etc/llamacpp -/etc/systemd/system -/etc/sglang -/etc/tabbyapi
 CapabilityBoundingSet=CAP_DAC_OVERRIDE CAP_CHOWN CAP_FOWNER
 NoNewPrivileges=yes
 ProtectSystem=strict
@@ -145,6 +150,16 @@ MODELS = {
     },
     "missing": {"backend": "vllm", "service": "missing.service"},
     "alone": {"backend": "sglang", "service": "alone.service"},
+    **{
+        f"yaml-{seconds}": {
+            "backend": "sglang",
+            "service": "sglang.service",
+            "model_path": "/srv/models/x",
+            "settings": {"context-length": seconds, **more},
+        }
+        for seconds, more in ((2001, {"tool-call-parser": "qwen25"}), (2002, {}))
+    },
+    **{name: {"backend": "tabby", "service": "tabbyapi.service"} for name in ("EXL2", "EXL3")},
     "shared-a": {
         "backend": "sglang", "service": "shared.service", "script": "/bin/sleep 1002",
     },
@@ -152,6 +167,16 @@ MODELS = {
         "backend": "sglang", "service": "shared.service", "script": f"{SCRATCH}/b.sh",
     },
 }  # fmt: skip
+
+
+KEY = "the-key-of-the-engine\n"
+TABBY = """\
+# Mine.
+model:
+  model_dir: models
+  model_name:
+  cache_mode: Q8  # it fits like this
+"""
 
 
 class Watch:
@@ -328,6 +353,21 @@ async def models_that_share_a_unit() -> None:
         assert await units.activate(second) is False
 
 
+async def models_that_share_a_file() -> None:
+    """Each is written over the one before, for an engine that runs as a user of its own."""
+    async with entered() as (units, models, _):
+        for name in ("yaml-2001", "yaml-2002"):
+            assert await units.activate(models[name]) is True
+            await units.start(models[name])
+            pid = (await units.state(models[name])).main_pid
+            wanted = f"sleep {name[5:]}".split()
+            with anyio.fail_after(5):
+                while Path(f"/proc/{pid}/cmdline").read_text().split("\0")[:-1] != wanted:
+                    await anyio.sleep(0.02)
+            await units.stop(models[name], 5)
+            assert await units.activate(models[name]) is False
+
+
 async def a_drop_in_of_the_past_goes() -> None:
     async with entered() as (units, models, _):
         alone = models["alone"]
@@ -348,6 +388,7 @@ UNPRIVILEGED = [
     a_start_that_nobody_wants_any_more,
     a_start_limit_of_the_past,
     models_that_share_a_unit,
+    models_that_share_a_file,
     a_drop_in_of_the_past_goes,
 ]
 
@@ -455,7 +496,39 @@ async def the_helper_believes_only_root() -> None:
     assert "only root and the router's user" in answer, answer
 
 
+async def the_engines_files_are_the_engines() -> None:
+    """SGLang's has its key, for itself alone; TabbyAPI's is its owner's, and all but one line."""
+    client = HelperClient(SOCKET)
+    await client.activate("yaml-2001")
+    sglang = Path("/etc/sglang/sglang.yml")
+    assert (sglang.owner(), sglang.group(), oct(sglang.stat().st_mode)) == (
+        "root",
+        "sglang",
+        "0o100640",
+    )
+    assert f"api-key: {KEY}" in sglang.read_text()
+    for user, code in (("sglang", 0), (USER, 1), ("nobody", 1)):
+        read = [*("setpriv", f"--reuid={user}", f"--regid={user}", "--clear-groups"), "cat"]
+        if user == "nobody":
+            read[2] = "--regid=nogroup"
+        done = subprocess.run([*read, sglang], capture_output=True, check=False)
+        assert done.returncode == code, (user, done)
+    await client.activate("yaml-2002")
+    assert "qwen25" not in sglang.read_text()
+    tabby = Path("/etc/tabbyapi/config.yml")
+    for name in ("EXL2", "EXL3"):
+        await client.activate(name)
+        assert tabby.read_text() == TABBY.replace("model_name:", f"model_name: {name}")
+        assert (tabby.owner(), oct(tabby.stat().st_mode)) == ("sglang", "0o100600")
+    tabby.write_text(half := TABBY[:-20])
+    sentence = await refused(client.activate("EXL2"))
+    assert "/etc/tabbyapi/config.yml:5: the last line has no end" in sentence, sentence
+    assert tabby.read_text() == half
+    tabby.write_text(TABBY)
+
+
 PRIVILEGED = [
+    the_engines_files_are_the_engines,
     systemd_reads_its_units_anew,
     systemd_is_executed_anew,
     the_bus_is_restarted,
@@ -482,6 +555,17 @@ def prepare() -> None:
     for name in ("config.yml", "models.yml"):
         (ETC / name).chmod(0o640)
         os.chown(ETC / name, 0, pwd.getpwnam(USER).pw_gid)
+    try:
+        engine = pwd.getpwnam("sglang")
+    except KeyError:
+        subprocess.run(["useradd", "--system", "--no-create-home", "sglang"], check=True)
+        engine = pwd.getpwnam("sglang")
+    key, tabby = Path("/etc/sglang/api_key"), Path("/etc/tabbyapi/config.yml")
+    for path, text in ((key, KEY), (tabby, TABBY)):
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(text)
+        path.chmod(0o600)
+    os.chown(tabby, engine.pw_uid, -1)
     (SCRATCH / "dump.py").write_text(DUMP)
     (SCRATCH / "b.sh").write_text("#!/bin/sh\nsleep 1003\n")
     (SCRATCH / "b.sh").chmod(0o755)

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from llm_router import activation
-from llm_router.activation import provisioned, run_activate, spec_of
+from llm_router.activation import provisioned, run_activate
 from llm_router.config.load import Settings, load_settings
+from llm_router.config.spec import spec_of
 from llm_router.engine_files import EngineDirs, EngineFileError
 
 MODELS: dict[str, Any] = {
@@ -93,3 +95,59 @@ def test_check_foretells_and_writes_nothing(settings: Settings, tmp_path: Path) 
 def test_an_unknown_name_is_refused_with_the_known_ones(settings: Settings) -> None:
     with pytest.raises(EngineFileError, match="no model 'x'; known models: gemma, qwen, big"):
         run_activate(settings, ["gemma", "x"])
+
+
+SHARED: dict[str, Any] = {
+    "one": {
+        "backend": "sglang",
+        "service": "sglang.service",
+        "model_path": "/m/one",
+        "settings": {"dtype": "half"},
+    },
+    "two": {"backend": "sglang", "service": "sglang.service", "model_path": "/m/two"},
+    "a": {"backend": "tabby", "service": "tabbyapi.service"},
+    "b": {"backend": "tabby", "service": "tabbyapi.service", "model_name": "sub/B"},
+    "sole": {"backend": "tabby", "service": "tabbyapi-exl2.service"},
+}
+
+
+@pytest.fixture
+def shared(tmp_path: Path) -> Settings:
+    config = {"engine_files": {"etc": str(tmp_path)}, "engine_keys": {"sglang": None}}
+    (tmp_path / "config.yml").write_text(json.dumps(config))
+    (tmp_path / "models.yml").write_text(json.dumps({"models": SHARED}))
+    return load_settings(tmp_path / "config.yml")
+
+
+def test_models_of_one_unit_take_turns_in_its_file(shared: Settings, tmp_path: Path) -> None:
+    assert run_activate(shared, None)["changed"] is False  # none of them has a unit to itself
+    for name in ("one", "two", "one"):
+        assert _changed(run_activate(shared, [name])) == ["sglang/sglang.yml"]
+        text = (tmp_path / "sglang/sglang.yml").read_text()
+        assert f"model-path: /m/{name}\n" in text
+        assert ("dtype: half" in text) == (name == "one")
+
+
+def test_a_tabbyapi_that_serves_several_must_have_its_file(
+    shared: Settings, tmp_path: Path
+) -> None:
+    assert run_activate(shared, ["sole"])["changed"] is False
+    with pytest.raises(EngineFileError, match=r"config\.yml does not exist; name"):
+        run_activate(shared, ["a"])
+    (tmp_path / "tabbyapi").mkdir()
+    (tmp_path / "tabbyapi/config.yml").write_text("model:\n  model_name:\n")
+    for name, text in (("a", "a"), ("b", "sub/B")):
+        assert _changed(run_activate(shared, [name])) == ["tabbyapi/config.yml"]
+        written = (tmp_path / "tabbyapi/config.yml").read_text()
+        assert written == f"model:\n  model_name: {text}\n"
+
+
+def test_a_key_that_cannot_be_read_stops_before_anything_is_written(
+    shared: Settings, tmp_path: Path
+) -> None:
+    (tmp_path / "key").write_text("two\nlines\n")
+    one = shared.models["one"].model_copy(update={"api_key_file": str(tmp_path / "key")})
+    broken = replace(shared, models={**shared.models, "one": one})
+    with pytest.raises(EngineFileError, match="key is not one line with a key"):
+        run_activate(broken, ["two", "one"])
+    assert not (tmp_path / "sglang").exists()

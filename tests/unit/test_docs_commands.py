@@ -77,11 +77,11 @@ def test_the_files_to_edit_are_in_the_example() -> None:
 def test_every_role_variable_exists() -> None:
     known = {
         option
-        for role in ("llm_router", "llamacpp")
+        for role in ("llm_router", "llamacpp", "sglang", "vllm", "uv")
         for option in yaml.safe_load((ROOT / f"roles/{role}/defaults/main.yml").read_text())
     }
     known |= {"llm_model"}  # of the switch, on the command line
-    told = set(re.findall(r"\b(?:llm_router|llamacpp|llm)_[a-z_]+\b", README))
+    told = set(re.findall(r"\b(?:llm_router|llamacpp|sglang|vllm|uv|llm)_[a-z_]+\b", README))
     units = {"llm_servers", "llm_router"}  # a group, and a role
     assert told - units <= known
 
@@ -99,7 +99,7 @@ def test_every_router_subcommand_exists() -> None:
 
 
 @pytest.mark.parametrize("block", blocks("yaml"))
-def test_the_models_that_are_shown_are_valid(tmp_path: Path, block: str) -> None:
+def test_the_models_that_are_shown_are_valid(block: str, tmp_path: Path) -> None:
     (tmp_path / "models.yml").write_text(block)
     (tmp_path / "config.yml").write_text("schema: 1\n")
     checked = subprocess.run(

@@ -13,16 +13,18 @@ from hypothesis import strategies as st
 from llm_router.engine_files import (
     DROP_IN,
     EngineDirs,
-    EngineFileError,
     EngineSpec,
+    desired_files,
+    join_arguments,
+)
+from llm_router.file_edits import (
+    EngineFileError,
     EnvironmentKey,
     FileEdit,
     NoFile,
     WholeFile,
     apply,
-    desired_files,
     environment_line,
-    join_arguments,
     render,
 )
 

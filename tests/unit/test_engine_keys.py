@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 
 from llm_router.config.schema import Config, Model
-from llm_router.config.schema import EngineKeys as KeyFiles
-from llm_router.engine_files import EngineFileError
-from llm_router.engine_keys import EngineKeys, key_file, read_key
+from llm_router.engine_files import EngineFileError, read_key
+from llm_router.engine_keys import EngineKeys, key_file
+
+CONFIG = Config.model_validate({})
 
 
 def model(backend: str = "vllm", **fields: str) -> Model:
@@ -18,11 +19,11 @@ def model(backend: str = "vllm", **fields: str) -> Model:
 
 
 def test_a_models_own_file_comes_before_its_engines() -> None:
-    assert key_file(model(), Config()) == "/etc/vllm/api_key"
-    assert key_file(model("tabby"), Config()) == "/etc/tabbyapi/api_key"
-    assert key_file(model(api_key_file="/k"), Config()) == "/k"
-    assert key_file(model("llamacpp"), Config()) is None
-    assert key_file(model(), Config(engine_keys=KeyFiles(vllm=None))) is None
+    assert key_file(model(), CONFIG) == "/etc/vllm/api_key"
+    assert key_file(model("tabby"), CONFIG) == "/etc/tabbyapi/api_key"
+    assert key_file(model(api_key_file="/k"), CONFIG) == "/k"
+    assert key_file(model("llamacpp"), CONFIG) is None
+    assert key_file(model(), Config.model_validate({"engine_keys": {"vllm": None}})) is None
 
 
 @pytest.mark.parametrize("text", ["secret", "secret\n", "secret\r\n"])
@@ -47,8 +48,8 @@ def test_a_file_that_cannot_be_read_is_told_once(
     (tmp_path / "key").mkdir()
     keys, asker = EngineKeys(), model(api_key_file=str(tmp_path / "key"))
     with caplog.at_level(logging.WARNING):
-        assert keys.headers(asker, Config()) == {}
-        assert keys.headers(asker, Config()) == {}
+        assert keys.headers(asker, CONFIG) == {}
+        assert keys.headers(asker, CONFIG) == {}
     assert [record.message for record in caplog.records] == [
         f"the engine's key in {tmp_path}/key cannot be read: Is a directory; the file should be "
         "root:llm-router with mode 0640"
@@ -58,13 +59,13 @@ def test_a_file_that_cannot_be_read_is_told_once(
 def test_a_new_key_is_seen_at_once(tmp_path: Path) -> None:
     file = tmp_path / "key"
     keys, asker = EngineKeys(), model(api_key_file=str(file))
-    assert keys.headers(asker, Config()) == {}
-    assert keys.shown(asker, Config()) == f"it was shown no key, as there is none in {file}"
+    assert keys.headers(asker, CONFIG) == {}
+    assert keys.shown(asker, CONFIG) == f"it was shown no key, as there is none in {file}"
     file.write_text("one")
-    assert keys.headers(asker, Config()) == {"authorization": "Bearer one"}
+    assert keys.headers(asker, CONFIG) == {"authorization": "Bearer one"}
     file.with_suffix(".new").write_text("two")
     file.with_suffix(".new").replace(file)
-    assert keys.headers(asker, Config()) == {"authorization": "Bearer two"}
-    assert keys.shown(asker, Config()) == f"it was shown the key in {file}"
+    assert keys.headers(asker, CONFIG) == {"authorization": "Bearer two"}
+    assert keys.shown(asker, CONFIG) == f"it was shown the key in {file}"
     file.unlink()
-    assert keys.headers(asker, Config()) == {}
+    assert keys.headers(asker, CONFIG) == {}

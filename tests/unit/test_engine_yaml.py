@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import grp
 import os
+import re
 import stat
 from dataclasses import replace
 from pathlib import Path
@@ -14,14 +15,12 @@ import yaml
 
 from llm_router.engine_files import (
     EngineDirs,
-    EngineFileError,
     EngineSpec,
-    FileResult,
     SpecError,
-    apply,
     desired_files,
     server_options,
 )
+from llm_router.file_edits import EngineFileError, FileResult, apply
 
 BIG = EngineSpec(
     name="big",
@@ -356,7 +355,11 @@ class TestTabby:
         [
             ("", "is empty"),
             ("network: [\n", "config.yml:"),
-            (CONFIG[: CONFIG.index("_mode: 'Q8'")], "config.yml:20: is not valid YAML"),
+            (
+                CONFIG[: CONFIG.index("About models") + 3],
+                "config.yml:10: the last line has no end",
+            ),
+            (CONFIG[: CONFIG.index("_mode: 'Q8'")] + NL, "config.yml:21: is not valid YAML"),
             (
                 CONFIG + "model:\n  a: 1\n",
                 f"config.yml:{CONFIG.count(NL) + 1}: model is there twice",
@@ -379,6 +382,11 @@ class TestTabby:
         assert host.tabby.read_text() == text
         assert host.tabby.stat().st_mtime_ns == status.st_mtime_ns
         assert [path.name for path in host.tabby.parent.iterdir()] == ["config.yml"]
+
+
+def test_half_a_file_is_refused_by_activation(host: Host) -> None:
+    host.tabby.write_text(CONFIG[: len(CONFIG) // 2])
+    assert re.match(r"etc/tabbyapi/config\.yml:\d+: ", host.refused(TABBY))
 
 
 @pytest.mark.parametrize(

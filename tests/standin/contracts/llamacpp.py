@@ -36,6 +36,9 @@ class LlamaCpp(TypedApis):
         self.pause(0.03)
         self.exit(0)
 
+    def model_entry(self) -> dict[str, Any]:
+        return {"meta": {"n_ctx": self.options.context, "n_ctx_train": 131072, "n_params": 1}}
+
     def health(self, connection: Connection, request: Request) -> None:
         connection.answer(200, {"status": "ok"})
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from collections.abc import Callable
 from typing import Any, ClassVar, NoReturn
@@ -54,7 +55,7 @@ class Sglang(TypedApis):
     def terminate(self) -> NoReturn:
         self.draining = True
         self.pause(5)
-        while not self.drained(0):
+        while not self.drained(0) and os.environ.get("SGL_FORCE_SHUTDOWN") != "1":
             self.pause(5)
         self.pause(0.5)
         self.exit(0)

@@ -9,8 +9,9 @@ from typing import Any
 from llm_router.config.load import Settings
 from llm_router.config.schema import Config, Model
 from llm_router.config.spec import dirs_of, spec_of
-from llm_router.engine_files import EngineFileError, FileResult, apply, desired_files
-from llm_router.engine_keys import key_file, read_key
+from llm_router.engine_files import desired_files, read_key
+from llm_router.engine_keys import key_file
+from llm_router.file_edits import EngineFileError, FileResult, apply
 
 
 def activate(

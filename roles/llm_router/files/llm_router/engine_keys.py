@@ -6,7 +6,7 @@ import logging
 from pathlib import Path
 
 from llm_router.config.schema import Config, Model
-from llm_router.engine_files import EngineFileError
+from llm_router.engine_files import EngineFileError, read_key
 
 log = logging.getLogger(__name__)
 
@@ -15,29 +15,6 @@ def key_file(model: Model, config: Config) -> str | None:
     """The file with the key of the model's engine; None where there is none to be."""
     named: str | None = getattr(config.engine_keys, model.backend)
     return model.api_key_file or named
-
-
-def read_key(path: str | None) -> str | None:
-    """The key in a file of one line; None where there is no such file.
-
-    Raises `EngineFileError` for a file that cannot be read, or has something else in it.
-    """
-    if path is None:
-        return None
-    try:
-        text = Path(path).read_text(encoding="ascii").strip()
-    except (FileNotFoundError, NotADirectoryError):
-        return None
-    except OSError as error:
-        raise EngineFileError(
-            f"the engine's key in {path} cannot be read: {error.strerror}; the file should be "
-            "root:llm-router with mode 0640"
-        ) from error
-    except UnicodeDecodeError as error:
-        raise EngineFileError(f"{path} is not a key: use letters and digits") from error
-    if not text or not text.isprintable() or " " in text:
-        raise EngineFileError(f"{path} is not one line with a key; write one there, or remove it")
-    return text
 
 
 class EngineKeys:

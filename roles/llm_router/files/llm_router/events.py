@@ -49,7 +49,8 @@ class StepEnded:
 class SwitchEnded:
     """A plan ended. ``error`` is None when ``model`` is loaded now (None: nothing is).
 
-    ``main_pid`` is then its unit's, 0 when that is not known.
+    ``main_pid`` is then its unit's, 0 when that is not known; ``context_length``, in tokens, what
+    its engine says, None when it says nothing.
     """
 
     group: str
@@ -60,6 +61,7 @@ class SwitchEnded:
     error: str | None = None
     steps: tuple[StepEnded, ...] = ()
     main_pid: int = 0
+    context_length: int | None = None
 
 
 @dataclass(frozen=True)

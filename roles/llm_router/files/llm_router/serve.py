@@ -9,6 +9,7 @@ import math
 import os
 import signal
 import socket
+from collections.abc import Iterator
 from pathlib import Path
 
 import uvicorn
@@ -21,11 +22,19 @@ from llm_router.api.services import Services
 from llm_router.config.load import Settings
 from llm_router.config.schema import Config
 from llm_router.events import RouterStopping
+from llm_router.garbage import collect_when_quiet
 from llm_router.http_protocol import bounded
 
 log = logging.getLogger(__name__)
 
 
+ACCEPTED_AT_ONCE = 8
+"""Connections that are taken in one turn of the event loop: asyncio takes as many as its listener's
+backlog, and a thousand of them would hold up everybody else's tokens for half a second."""
+BACKLOG = 2048
+"""Connections that may wait in the kernel to be taken."""
+QUIET = 200
+"""With so few requests in flight, looking for cyclic garbage takes some 10 ms."""
 LAST_WORDS = 5
 """Seconds beyond ``requests.shutdown_timeout`` for clients to read that their answer was ended."""
 
@@ -45,17 +54,34 @@ class _Server(uvicorn.Server):
                 log_config=None,
                 access_log=False,
                 server_header=False,
+                backlog=ACCEPTED_AT_ONCE,
+                loop="llm_router.event_loop:new",
                 # X-Forwarded-For is anybody's to write; nothing here trusts an address
                 proxy_headers=False,
                 timeout_graceful_shutdown=math.ceil(self._patience) + LAST_WORDS,
             )
         )
 
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """End orderly. uvicorn's own would have the process killed by the signal in the end, before
+        anything that comes after it."""
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self.handle_exit, number, None)
+        yield
+
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Listen, then say so."""
         await super().startup(sockets=sockets)
+        for listener in sockets or ():
+            listener.listen(BACKLOG)
         if self.started:
             asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, self._reload)
+            in_flight = self._app.state.services.in_flight
+            self._collecting = asyncio.create_task(
+                collect_when_quiet(lambda: len(in_flight) < QUIET)
+            )
             _notify("READY=1")
 
     def _reload(self) -> None:
@@ -67,6 +93,7 @@ class _Server(uvicorn.Server):
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Say so to systemd and to all who wait, then let running answers end."""
         _notify("STOPPING=1")
+        self._collecting.cancel()
         services: Services = self._app.state.services
         services.scheduler.stop()
         services.events.publish(RouterStopping())
@@ -93,8 +120,6 @@ def serve(settings: Settings) -> int:
     server = _Server(create_app(settings), settings)
     try:
         server.run(sockets=sockets)
-    except KeyboardInterrupt:
-        pass
     finally:
         Path(config.admin_socket).unlink(missing_ok=True)
     return 0 if server.started else 1
@@ -105,7 +130,7 @@ def listen_tcp(config: Config) -> socket.socket:
     host, port = config.listen.host, config.listen.port
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
-        listener = socket.create_server((host, port), family=family, backlog=2048)
+        listener = socket.create_server((host, port), family=family, backlog=BACKLOG)
     except OSError as error:
         raise OSError(f"{host} port {port}: {error.strerror or error}") from error
     # a client that takes no more of its answer loses its connection, and its lease with it;

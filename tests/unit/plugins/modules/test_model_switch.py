@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import json
 import socketserver
-import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
@@ -28,56 +27,11 @@ UNKNOWN = {
     }
 }
 
-Answers = dict[str, tuple[int, Any]]
 
-
-class Router:
-    """Gives prepared answers by method and path, and keeps what was asked."""
-
-    def __init__(self, socket: Path, answers: Answers) -> None:
-        self.socket = socket
-        self.asked: list[tuple[str, Any]] = []
-        router = self
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_GET(self) -> None:
-                self.answer(None)
-
-            def do_POST(self) -> None:
-                body = self.rfile.read(int(self.headers["Content-Length"]))
-                self.answer(json.loads(body))
-
-            def answer(self, body: Any) -> None:
-                call = f"{self.command} {self.path}"
-                router.asked.append((call, body))
-                status, content = answers[call]
-                payload = content if isinstance(content, bytes) else json.dumps(content).encode()
-                self.send_response_only(status)
-                self.send_header("Content-Length", str(len(payload)))
-                self.end_headers()
-                self.wfile.write(payload)
-
-        self.server = socketserver.ThreadingUnixStreamServer(str(socket), Handler)
-        self.thread = threading.Thread(target=self.server.serve_forever, args=(0.01,))
-        self.thread.start()
-
-    def close(self) -> None:
-        self.server.shutdown()
-        self.thread.join()
-        self.server.server_close()
-
-
-@pytest.fixture
-def router(tmp_path: Path) -> Iterator[Callable[[Answers], Router]]:
-    started: list[Router] = []
-
-    def start(answers: Answers) -> Router:
-        started.append(Router(tmp_path / "admin.sock", answers))
-        return started[-1]
-
-    yield start
-    for each in started:
-        each.close()
+def status(*models: str, loaded: str | None) -> dict[str, Any]:
+    """What the router says of models in the group `default`."""
+    entries = {name: {"state": "stopped", "group": "default"} for name in models}
+    return {"models": entries, "groups": {"default": {"loaded": loaded}}, "switches": []}
 
 
 @pytest.fixture
@@ -123,11 +77,11 @@ def test_check_mode_asks_for_the_plan_only(router: Any, run: Any) -> None:
                 200,
                 {"model": "org/big", "changed": True, "steps": STEPS},
             ),
-            "GET /health": (503, {"status": "unhealthy", "current_model": None}),
+            "GET /admin/status": (200, status("org/big", loaded=None)),
         }
     ).asked
     result = run(name="org/big", _ansible_check_mode=True)
-    assert [each[0] for each in asked] == ["GET /admin/plan?model=org%2Fbig", "GET /health"]
+    assert [each[0] for each in asked] == ["GET /admin/plan?model=org%2Fbig", "GET /admin/status"]
     assert result["changed"]
     assert result["steps"] == STEPS
     assert result["diff"] == {"before": "no model\n", "after": "org/big\n"}
@@ -159,6 +113,46 @@ def test_a_failed_switch_brings_the_reason_and_the_log(router: Any, run: Any) ->
     assert result["failed"]
     assert result["msg"] == error["message"]
     assert result["log_lines"] == error["log_lines"]
+
+
+def test_a_model_is_unloaded(router: Any, run: Any) -> None:
+    unloaded = {"changed": True, "group": "default", "previous": "big", "seconds": 1.5}
+    asked = router(
+        {
+            "GET /admin/status": (200, status("big", "small", loaded="big")),
+            "POST /admin/unload": (200, {**unloaded, "steps": STEPS[:1]}),
+        }
+    ).asked
+    result = run(name="big", state="unloaded")
+    assert asked[-1] == ("POST /admin/unload", {"group": "default"})
+    assert (result["changed"], result["model"], result["previous"]) == (True, None, "big")
+    assert (result["seconds"], result["steps"]) == (1.5, STEPS[:1])
+    assert result["diff"] == {"before": "big\n", "after": "no model\n"}
+
+
+def test_another_model_than_the_one_to_unload_stays(router: Any, run: Any) -> None:
+    asked = router({"GET /admin/status": (200, status("big", "small", loaded="small"))}).asked
+    result = run(name="big", state="unloaded")
+    assert [each[0] for each in asked] == ["GET /admin/status"]
+    assert (result["changed"], result["model"]) == (False, "small")
+    assert result["diff"] == {"before": "small\n", "after": "small\n"}
+
+
+def test_check_mode_foretells_an_unload(router: Any, run: Any) -> None:
+    plan = {"model": None, "changed": True, "steps": STEPS[:1]}
+    router(
+        {
+            "GET /admin/status": (200, status("big", loaded="big")),
+            "GET /admin/plan?group=default": (200, plan),
+        }
+    )
+    result = run(state="unloaded", _ansible_check_mode=True)
+    assert (result["changed"], result["previous"], result["steps"]) == (True, "big", STEPS[:1])
+    assert result["diff"] == {"before": "big\n", "after": "no model\n"}
+
+
+def test_a_model_to_load_needs_a_name(run: Any) -> None:
+    assert "name" in run()["msg"]
 
 
 def test_no_router_names_the_unit_and_its_journal(run: Any) -> None:

@@ -108,6 +108,7 @@ class _GroupCall(BaseModel):
 async def unload(call: _GroupCall, services: Admin) -> dict[str, Any]:
     """Free a group's device once its running answers have ended, and wait for that."""
     _known_group(services, call.group)
+    began = services.clock()
     try:
         previous = await services.scheduler.unload(call.group)
     except SwitchRunning as error:
@@ -125,7 +126,14 @@ async def unload(call: _GroupCall, services: Admin) -> dict[str, Any]:
             kind="server_error",
             log_lines=error.log_lines,
         ) from error
-    return {"changed": previous is not None, "group": call.group, "previous": previous}
+    last = services.last_unload.get(call.group) if previous is not None else None
+    return {
+        "changed": previous is not None,
+        "group": call.group,
+        "previous": previous,
+        "seconds": round(services.clock() - began, 3),
+        "steps": _steps_taken(last),
+    }
 
 
 @router.post("/cancel")
@@ -218,13 +226,18 @@ async def cancel_request(number: int, services: Admin) -> dict[str, Any]:
 
 
 @router.get("/plan")
-async def plan(model: str, services: Admin) -> dict[str, Any]:
-    """What a request for ``model`` would do now; changes nothing. What is expected was learned
-    from past switches, and leaves out the drain."""
-    _known(services, model)
-    loaded = services.scheduler.core.group_of(model).current
+async def plan(services: Admin, model: str | None = None, group: str = "default") -> dict[str, Any]:
+    """What a request for ``model`` would do now, or without one, what unloading ``group`` would;
+    changes nothing. What is expected was learned from past switches, and leaves out the drain."""
     try:
-        steps = await services.switcher.plan_for(model, loaded)
+        if model is None:
+            _known_group(services, group)
+            loaded = services.scheduler.core.groups[group].current
+            steps = await services.switcher.unload_plan_for(group, loaded)
+        else:
+            _known(services, model)
+            loaded = services.scheduler.core.group_of(model).current
+            steps = await services.switcher.plan_for(model, loaded)
     except UnitError as error:
         raise ApiError(503, "units_unavailable", str(error), kind="server_error") from error
     learned = services.learned

@@ -26,8 +26,9 @@ def _entry(services: Services, known: Name[Model]) -> dict[str, Any]:
         "loaded": state == "loaded",
         "state": state,
     }
-    if model.context_length is not None:
-        entry["context_length"] = model.context_length
+    context_length = model.context_length or services.learned.context_length(known.model)
+    if context_length is not None:
+        entry["context_length"] = context_length
     if known.name != known.model:
         # vLLM's name for it: what this one is made of
         entry["parent"] = known.model

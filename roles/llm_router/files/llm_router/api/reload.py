@@ -54,6 +54,7 @@ class Reloader:
         old = services.settings
         services.settings = replace(new, config=without_restart(old.config, new.config))
         services.switcher.configure(services.settings)
+        services.learned.configure(services.settings.models)
         services.units.configure(services.settings.models)
         groups = {name: model.group for name, model in new.models.items()}
         services.scheduler.configure(groups, limits_of(new), changes.relaunch)

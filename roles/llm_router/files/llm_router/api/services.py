@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import httpx
 
@@ -43,12 +44,14 @@ class Services:
     scheduler: Scheduler
     switcher: Switcher
     metrics: Metrics
+    learned: Learned
     started_at: int
     engine_keys: EngineKeys = field(default_factory=EngineKeys)
     clock: Clock = time.monotonic
     last_switch: dict[str, SwitchEnded] = field(default_factory=dict)
     """By model: how its last switch went."""
-    learned: Learned = field(default_factory=Learned)
+    last_unload: dict[str, SwitchEnded] = field(default_factory=dict)
+    """By group: how its last unload went."""
     main_pids: dict[str, int] = field(default_factory=dict)
     """By model: the main process of its unit when it was found or made ready."""
     in_flight: dict[int, Exchange] = field(default_factory=dict)
@@ -108,6 +111,7 @@ async def running(settings: Settings, units: Units | None = None) -> AsyncIterat
         switcher = Switcher(settings, units, events, client, keys)
         async with Scheduler(core, switcher.run) as scheduler:
             metrics = Metrics(scheduler, events)
+            learned = Learned(Path(settings.config.state_dir) / "learned.json", settings.models)
             services = Services(
                 settings,
                 units,
@@ -116,6 +120,7 @@ async def running(settings: Settings, units: Units | None = None) -> AsyncIterat
                 scheduler,
                 switcher,
                 metrics,
+                learned,
                 int(time.time()),
                 keys,
             )
@@ -133,6 +138,7 @@ def _remember(services: Services, event: Event) -> None:
     if isinstance(event, SwitchEnded):
         outcome = f"failed: {event.error}" if event.error else "done"
         if event.model is None:
+            services.last_unload[event.group] = event
             log.info("unload of %s %s after %.2f s", event.previous, outcome, event.seconds)
             return
         services.last_switch[event.model] = event
@@ -163,6 +169,7 @@ async def _find_running(services: Services) -> None:
         log.info("found %s %s", name, readiness.verdict)
         if readiness.verdict == "ready":
             services.main_pids[name] = await services.switcher.main_pid(services.models[name])
+            services.learned.found(name, readiness.context_length)
             services.scheduler.found_loaded(name)
         else:
             services.scheduler.adopt(group, name)

@@ -7,13 +7,11 @@ one step. Edits by this command wait for each other.
 from __future__ import annotations
 
 import argparse
-import fcntl
+import contextlib
 import json
-import os
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -111,13 +109,17 @@ def _written(value: Any) -> Any:
 
 def _edit(options: argparse.Namespace, change: Callable[[str, str], str], done: str) -> int:
     from llm_router.cli.settings import config_of
-    from llm_router.engine_files import EngineFileError, FileEdit, WholeFile, apply
+    from llm_router.file_edits import EngineFileError, FileEdit, WholeFile, apply, locked
 
     config = config_of(options)
     shown = options.models or options.config.parent / config.models_file
     # a link stays a link: what it points to is edited
     path = shown.resolve()
-    with _locked(path.parent):
+    with contextlib.ExitStack() as stack:
+        try:
+            stack.enter_context(locked(path.parent))
+        except EngineFileError as error:
+            raise Failed(str(error)) from error
         before = _read(path, options)
         try:
             after = change(before, str(shown))
@@ -142,20 +144,6 @@ def _edit(options: argparse.Namespace, change: Callable[[str, str], str], done: 
         print(done.format(name=options.name, file=shown))
         _advise(options.name, after, config.admin_socket)
     return Exit.DONE
-
-
-@contextmanager
-def _locked(directory: Path) -> Iterator[None]:
-    """One editor at a time. The directory is locked, since the file itself is replaced."""
-    try:
-        descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    except OSError as error:
-        raise Failed(f"{directory} cannot be opened: {error.strerror}") from error
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(descriptor)
 
 
 def _read(path: Path, options: argparse.Namespace) -> str:

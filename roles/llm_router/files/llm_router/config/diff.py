@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from dataclasses import dataclass
 from typing import Any
 
@@ -87,6 +89,12 @@ def compare(old: Settings, new: Settings) -> Changes:
 def needs_relaunch(old: Model, new: Model | None) -> bool:
     """Whether an engine that was started as ``old`` is not what ``new`` asks for."""
     return new is None or bool(_different(old, new) - LIVE_MODEL_KEYS)
+
+
+def launch_id(model: Model) -> str:
+    """12 hex digits of all that its engine is started with: others, when that changes."""
+    values = model.model_dump(mode="json", exclude=set(LIVE_MODEL_KEYS))
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:12]
 
 
 def without_restart(old: Config, new: Config) -> Config:

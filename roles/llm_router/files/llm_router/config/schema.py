@@ -12,11 +12,12 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, JsonValue
 
+from llm_router.engine_files import DEFAULT_PORTS, KEY_FILES
+
 Backend = Literal["sglang", "vllm", "tabby", "llamacpp", "command"]
 StatusStyle = Literal["auto", "content", "event", "reasoning", "off"]
 Scope = Literal["use", "switch", "admin"]
 
-DEFAULT_PORTS: dict[str, int] = {"sglang": 30000, "vllm": 8000, "tabby": 5000, "llamacpp": 8080}
 MODEL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/+@-]*")
 UNIT_NAME = re.compile(r"[A-Za-z0-9:_.\\-]+(@[A-Za-z0-9:_.\\@-]+)?\.service")
 
@@ -156,9 +157,9 @@ class EngineKeys(_Section):
     """Files with the key that the router shows to an engine, one line each. One that is not there
     is no key."""
 
-    sglang: str | None = "/etc/sglang/api_key"
-    vllm: str | None = "/etc/vllm/api_key"
-    tabby: str | None = "/etc/tabbyapi/api_key"
+    sglang: str | None = KEY_FILES["sglang"]
+    vllm: str | None = KEY_FILES["vllm"]
+    tabby: str | None = KEY_FILES["tabby"]
     llamacpp: str | None = None
     command: str | None = None
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from llm_router.config.schema import DEFAULT_PORTS, Config, Model
-from llm_router.engine_files import EngineDirs, EngineSpec
+from llm_router.config.schema import Config, Model
+from llm_router.engine_files import EngineDirs, EngineSpec, spec_of_entry
 
 
 def spec_of(model: Model, *, api_key: str | None = None, alone: bool = True) -> EngineSpec:
@@ -11,20 +11,8 @@ def spec_of(model: Model, *, api_key: str | None = None, alone: bool = True) -> 
 
     ``alone``: whether no other model has a say in what its unit serves.
     """
-    return EngineSpec(
-        name=model.name,
-        backend=model.backend,
-        unit=model.unit,
-        model_path=model.model_path,
-        model_name=model.model_name,
-        args=tuple(model.args),
-        port=model.port or DEFAULT_PORTS.get(model.backend),
-        script=model.script,
-        settings=model.settings,
-        config_file=model.config_file,
-        api_key=api_key,
-        alone=alone,
-    )
+    entry = model.model_dump(exclude_none=True)
+    return spec_of_entry(model.name, entry, api_key=api_key, alone=alone)
 
 
 def dirs_of(config: Config) -> EngineDirs:

@@ -60,10 +60,14 @@ def usual(*names: OperationName) -> dict[OperationName, str]:
 @dataclass(frozen=True)
 class Readiness:
     """What a probe's answer means: ready, still loading, up with another model, or up and not for
-    whoever asks."""
+    whoever asks.
+
+    ``context_length``: tokens that the model can hold, where the answer says so.
+    """
 
     verdict: Verdict
     detail: str = ""
+    context_length: int | None = None
 
 
 READY = Readiness("ready")
@@ -169,16 +173,26 @@ def http_ok(answer: ProbeAnswer, _: Model) -> Readiness:
     return Readiness("loading", f"answers {answer.status}")
 
 
+def ready(context_length: Any) -> Readiness:
+    """Ready, with what the engine says of its context if that is a number of tokens."""
+    known = isinstance(context_length, int) and context_length > 0
+    return Readiness("ready", context_length=context_length if known else None)
+
+
 def serves_model(answer: ProbeAnswer, model: Model) -> Readiness:
-    """``/v1/models`` lists the model under the name that the router will use."""
+    """``/v1/models`` lists the model under the name that the router will use.
+
+    The context's length stands there too: as ``max_model_len`` (SGLang, vLLM) or in ``meta`` as
+    ``n_ctx`` (llama.cpp).
+    """
     if answer.status != 200 or not isinstance(answer.body, dict):
         return Readiness("loading", f"/v1/models answers {answer.status}")
     data = answer.body.get("data")
-    ids = (
-        [item.get("id") for item in data if isinstance(item, dict)]
-        if isinstance(data, list)
-        else []
-    )
-    if model.upstream_name in ids:
-        return READY
-    return Readiness("wrong", f"it serves {', '.join(map(str, ids)) or 'nothing'}")
+    items = [item for item in data if isinstance(item, dict)] if isinstance(data, list) else []
+    for item in items:
+        if item.get("id") == model.upstream_name:
+            meta = item.get("meta")
+            here = meta.get("n_ctx") if isinstance(meta, dict) else None
+            return ready(item.get("max_model_len") or here)
+    ids = ", ".join(str(item.get("id")) for item in items)
+    return Readiness("wrong", f"it serves {ids or 'nothing'}")

@@ -7,7 +7,7 @@ its path, and answers 503 while nothing is.
 from __future__ import annotations
 
 from llm_router.config.schema import Model
-from llm_router.engines.base import READY, Engine, Probe, ProbeAnswer, Readiness, Repairs, usual
+from llm_router.engines.base import Engine, Probe, ProbeAnswer, Readiness, Repairs, ready, usual
 
 
 def _model_loaded(answer: ProbeAnswer, model: Model) -> Readiness:
@@ -15,7 +15,8 @@ def _model_loaded(answer: ProbeAnswer, model: Model) -> Readiness:
         return Readiness("loading", f"/v1/model answers {answer.status}")
     loaded = str(answer.body.get("id"))
     if loaded == model.upstream_name.rpartition("/")[2]:
-        return READY
+        parameters = answer.body.get("parameters")
+        return ready(parameters.get("max_seq_len") if isinstance(parameters, dict) else None)
     return Readiness("wrong", f"it serves {loaded}")
 
 

@@ -43,7 +43,7 @@ log = logging.getLogger(__name__)
 
 Clock = Callable[[], float]
 
-WOKEN_AT_ONCE = 20
+WOKEN_AT_ONCE = 10
 """How many requests are told of their lease in one turn of the event loop."""
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -67,6 +67,7 @@ class _Run:
     previous_touched: bool = False
     target_touched: bool = False
     main_pid: int = 0
+    context_length: int | None = None
     ended: list[StepEnded] = field(default_factory=list)
 
 
@@ -122,6 +123,11 @@ class Switcher:
             return ()
         return await self._plan(self._models[name], loaded, trust_loading=False)
 
+    async def unload_plan_for(self, group: str, loaded: str | None) -> tuple[Step, ...]:
+        """What unloading ``group`` would do now. Empty when nothing is loaded. Raises
+        `UnitError`."""
+        return await self._unload_plan(group, loaded) if loaded is not None else ()
+
     async def run(self, switch: RunningSwitch) -> None:
         """Make ``switch.target`` the loaded model of its group, or none if it is None.
 
@@ -149,6 +155,7 @@ class Switcher:
                 message,
                 tuple(run.ended),
                 run.main_pid,
+                run.context_length,
             )
         )
         if error is not None:
@@ -284,7 +291,7 @@ class Switcher:
         error: _StepError | None = None
         try:
             with anyio.fail_after(self._time_for(step, run)):
-                await self._perform(switch, target, step)
+                await self._perform(switch, target, step, run)
         except TimeoutError:
             error = _StepError(f"not done within {step.deadline:g} s", blame=_blames(step))
         except UnitError as failed:
@@ -311,7 +318,9 @@ class Switcher:
             run.load_until = self._clock() + step.deadline
         return max(0.0, run.load_until - self._clock())
 
-    async def _perform(self, switch: RunningSwitch, target: Model | None, step: Step) -> None:
+    async def _perform(
+        self, switch: RunningSwitch, target: Model | None, step: Step, run: _Run
+    ) -> None:
         if isinstance(step, Drain):
             await _drain(switch, step)
         elif isinstance(step, Stop):
@@ -327,7 +336,7 @@ class Switcher:
             self._record.add(target)
             await self._units.start(target)
         elif isinstance(step, WaitUntilReady):
-            await self._poll(self._check_ready, target)
+            run.context_length = await self._wait_until_ready(target)
         elif isinstance(step, WarmUp):
             await self._warm_up(target)
         else:
@@ -393,29 +402,25 @@ class Switcher:
             f"port {port} is in use by another process; find it with `ss -ltnp 'sport = :{port}'`"
         )
 
-    async def _poll(self, check: Callable[[Model], Awaitable[bool]], model: Model) -> None:
+    async def _wait_until_ready(self, model: Model) -> int | None:
+        """Returns the length of its context, if its engine says that."""
         delay = FIRST_POLL
-        while not await check(model):
+        while (readiness := await self._probe(model)).verdict != "ready":
+            await self._still_running(model)
+            if readiness.verdict == "refused":
+                raise _StepError(
+                    f"the engine on {model.base_url} {readiness.detail}; "
+                    f"{self._keys.shown(model, self._settings.config)}"
+                )
+            if readiness.verdict == "wrong":
+                raise _StepError(
+                    f"the engine on {model.base_url} is up but {readiness.detail}, not "
+                    f"'{model.upstream_name}'; set the engine's name for it as `model_name`",
+                    wrong=True,
+                )
             await anyio.sleep(delay)
             delay = min(delay * 2, LONGEST_POLL)
-
-    async def _check_ready(self, model: Model) -> bool:
-        readiness = await self._probe(model)
-        if readiness.verdict == "ready":
-            return True
-        await self._still_running(model)
-        if readiness.verdict == "refused":
-            raise _StepError(
-                f"the engine on {model.base_url} {readiness.detail}; "
-                f"{self._keys.shown(model, self._settings.config)}"
-            )
-        if readiness.verdict == "wrong":
-            raise _StepError(
-                f"the engine on {model.base_url} is up but {readiness.detail}, not "
-                f"'{model.upstream_name}'; set the engine's name for it as `model_name`",
-                wrong=True,
-            )
-        return False
+        return readiness.context_length
 
     async def _still_running(self, model: Model) -> None:
         try:
@@ -428,7 +433,7 @@ class Switcher:
 
     async def _probe(self, model: Model) -> Readiness:
         """All probes of the model's engine; the first that is not ready speaks for them."""
-        readiness = Readiness("ready")
+        context_length = None
         key = self._keys.headers(model, self._settings.config)
         for probe in engine_for(model).probes:
             try:
@@ -442,7 +447,8 @@ class Switcher:
             readiness = probe.judge(ProbeAnswer(response.status_code, _json(response)), model)
             if readiness.verdict != "ready":
                 return readiness
-        return readiness
+            context_length = context_length or readiness.context_length
+        return Readiness("ready", context_length=context_length)
 
     async def _warm_up(self, model: Model) -> None:
         call = engine_for(model).warm_up(model)

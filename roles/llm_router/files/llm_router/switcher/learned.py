@@ -1,35 +1,84 @@
-"""How long steps of switches have taken, so that a plan can say what to expect."""
+"""What past switches say of the next one: how long its steps take, and what a model can hold.
+
+Kept over restarts of the router: see `notes`. What was learned of a model counts for as long as its
+engine is configured as it was then.
+"""
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
 from statistics import median
+from typing import Any
 
-from llm_router.events import Event, StepEnded
+from llm_router.config.diff import launch_id
+from llm_router.config.schema import Model
+from llm_router.events import Event, StepEnded, SwitchEnded
+from llm_router.notes import read_notes, write_notes
 from llm_router.switcher.plan import Drain, Step
 
 REMEMBERED = 9
 
 
-class Learned:
-    """The last durations of each kind of step, by model, in seconds. A listener of the events."""
+@dataclass
+class _Known:
+    """Of one model; ``steps``: the last durations of each kind of step, in seconds."""
 
-    def __init__(self) -> None:
-        self._seconds: dict[tuple[str, str], deque[float]] = {}
+    launch: str
+    context_length: int | None = None
+    steps: dict[str, deque[float]] = field(default_factory=dict)
+
+    def note(self, step: str, seconds: float) -> None:
+        self.steps.setdefault(step, deque(maxlen=REMEMBERED)).append(seconds)
+
+
+class Learned:
+    """A listener of the events."""
+
+    def __init__(self, path: Path, models: Mapping[str, Model]) -> None:
+        self._path = path
+        self._known: dict[str, _Known] = {}
+        for name, entry in read_notes(path).items():
+            known = _read(entry)
+            if known is not None:
+                self._known[name] = known
+        self.configure(models)
+
+    def configure(self, models: Mapping[str, Model]) -> None:
+        """Forget what was learned of models that are gone, or whose engine is another now."""
+        ids = {name: launch_id(model) for name, model in models.items()}
+        kept = {n: k for n, k in self._known.items() if ids.get(n) == k.launch}
+        self._known = {name: kept.get(name) or _Known(launch) for name, launch in ids.items()}
 
     def listen(self, event: Event) -> None:
-        """Take note of a step that did what it should."""
-        if isinstance(event, StepEnded) and event.error is None:
-            key = event.step, event.model
-            self._seconds.setdefault(key, deque(maxlen=REMEMBERED)).append(event.seconds)
+        """Take note of a step that did what it should, and keep it when its switch has ended."""
+        if isinstance(event, StepEnded) and event.error is None and event.model in self._known:
+            self._known[event.model].note(event.step, event.seconds)
+        elif isinstance(event, SwitchEnded) and event.error is None:
+            if event.model in self._known and event.context_length is not None:
+                self._known[event.model].context_length = event.context_length
+            self._write()
+
+    def found(self, model: str, context_length: int | None) -> None:
+        """What the engine of a model says that was found running."""
+        if context_length is not None and self.context_length(model) != context_length:
+            self._known[model].context_length = context_length
+            self._write()
+
+    def context_length(self, model: str) -> int | None:
+        """Tokens, as the model's engine said when it was last ready; None if it never did."""
+        known = self._known.get(model)
+        return known.context_length if known is not None else None
 
     def expected(self, step: Step) -> float | None:
         """The median of what it took; None when it has never been seen.
 
         A drain takes as long as the answers that run just then: the past says nothing about it.
         """
-        seen = self._seconds.get((step.name, step.model))
+        known = self._known.get(step.model)
+        seen = known.steps.get(step.name) if known is not None else None
         return median(seen) if seen and not isinstance(step, Drain) else None
 
     def total(self, steps: Sequence[Step]) -> float | None:
@@ -37,3 +86,27 @@ class Learned:
         times = [self.expected(step) for step in steps if not isinstance(step, Drain)]
         known = [seconds for seconds in times if seconds is not None]
         return sum(known) if len(known) == len(times) else None
+
+    def _write(self) -> None:
+        entries = {
+            name: {
+                "launch": known.launch,
+                "context_length": known.context_length,
+                "steps": {step: list(seen) for step, seen in known.steps.items()},
+            }
+            for name, known in self._known.items()
+            if known.steps or known.context_length
+        }
+        write_notes(self._path, entries)
+
+
+def _read(entry: Any) -> _Known | None:
+    """None for what another release, or somebody's editor, has written."""
+    try:
+        known = _Known(str(entry["launch"]), entry["context_length"])
+        for step, seen in entry["steps"].items():
+            for seconds in seen:
+                known.note(step, float(seconds))
+    except (KeyError, TypeError, ValueError, AttributeError):
+        return None
+    return known

@@ -1,0 +1,108 @@
+"""What the engines' units say, as Ansible makes it out of the roles' variables."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).resolve().parents[2]
+COLLECTIONS = ROOT / ".cache/collections"
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """Command lines and environments, in one run of Ansible for all cases."""
+    directory = tmp_path_factory.mktemp("units")
+    cases: dict[str, tuple[str, dict[str, Any]]] = {
+        "vllm": ("vllm", {}),
+        "older": ("vllm", {"vllm_version": "0.19.1"}),
+        "sleep": ("vllm", {"vllm_sleep": True}),
+        "words": ("vllm", {"vllm_arguments": ["--reasoning-effort-map", '{"low": "100%"}']}),
+        "sglang": ("sglang", {"sglang_environment": {"HF_HUB_OFFLINE": "0"}}),
+    }
+    plays = [
+        {
+            "hosts": "localhost",
+            "connection": "local",
+            "gather_facts": False,
+            "vars_files": [
+                str(ROOT / f"roles/{role}/{part}/main.yml") for part in ("defaults", "vars")
+            ],
+            "vars": {
+                "__engine_host": {"name": "gpu1", "glibc": "2.39", "driver": "580.65.06"},
+                **given,
+            },
+            "tasks": [
+                {
+                    "ansible.builtin.copy": {
+                        "content": f"{{{{ {{'units': __{role}_units, 'env': __{role}_environment}}"
+                        " | to_json }}",
+                        "dest": str(directory / f"{case}.json"),
+                        "mode": "0600",
+                    }
+                }
+            ],
+        }
+        for case, (role, given) in cases.items()
+    ]
+    # over the files' variables, as an inventory's are not
+    for play, (_, given) in zip(plays, cases.values(), strict=True):
+        extra = directory / f"{plays.index(play)}.yml"
+        extra.write_text(yaml.safe_dump(given))
+        play["vars_files"].append(str(extra))  # type: ignore[attr-defined]
+    (directory / "play.yml").write_text(yaml.safe_dump(plays))
+    done = subprocess.run(
+        [str(Path(sys.executable).with_name("ansible-playbook")), "-i", "localhost,", "play.yml"],
+        cwd=directory,
+        env=os.environ | {"ANSIBLE_COLLECTIONS_PATH": str(COLLECTIONS)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return {case: json.loads((directory / f"{case}.json").read_text()) for case in cases}
+
+
+def test_vllm_counts_and_listens_on_loopback(made: dict[str, Any]) -> None:
+    instance, shared = made["vllm"]["units"]
+    start = (
+        "/opt/vllm/current/bin/vllm serve --host 127.0.0.1 --enable-force-include-usage "
+        "--enable-per-request-metrics --config /etc/vllm/"
+    )
+    assert (instance["name"], instance["exec"]) == ("vllm@", f"{start}%i.yml")
+    assert (shared["name"], shared["exec"]) == ("vllm", f"{start}vllm.yml")
+    assert made["vllm"]["env"]["VLLM_NO_USAGE_STATS"] == "1"
+
+
+def test_an_older_vllm_is_not_given_what_it_does_not_know(made: dict[str, Any]) -> None:
+    assert "per-request-metrics" not in made["older"]["units"][0]["exec"]
+
+
+def test_vllms_development_endpoints_are_open_only_for_sleep(made: dict[str, Any]) -> None:
+    assert "VLLM_SERVER_DEV_MODE" not in made["vllm"]["env"]
+    assert made["sleep"]["env"]["VLLM_SERVER_DEV_MODE"] == "1"
+    command = made["sleep"]["units"][0]["exec"]
+    assert "--enable-sleep-mode" in command
+    assert "--host 127.0.0.1" in command
+
+
+def test_words_are_quoted_as_systemd_reads_them(made: dict[str, Any]) -> None:
+    assert r'--reasoning-effort-map "{\"low\": \"100%%\"}"' in made["words"]["units"][0]["exec"]
+
+
+def test_sglang_runs_from_its_release_and_does_not_drain_for_ever(made: dict[str, Any]) -> None:
+    command = made["sglang"]["units"][0]["exec"]
+    assert "readlink -f /opt/sglang/current" in command
+    assert "-m sglang.launch_server" in command
+    assert command.endswith("--host 127.0.0.1 --enable-metrics --config /etc/sglang/%i.yml")
+    environment = made["sglang"]["env"]
+    assert environment["SGL_FORCE_SHUTDOWN"] == "1"
+    assert environment["HF_HUB_OFFLINE"] == "0"
+    assert environment["TORCHINDUCTOR_CACHE_DIR"].startswith("/var/cache/sglang/")
