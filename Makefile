@@ -48,6 +48,7 @@ lint: env ## ruff: rules and formatting
 	@ruff check . && ruff format --check .
 types: env ## mypy --strict
 	@mypy roles/llm_router/files/llm_router
+	@mypy roles/tabbyapi/files
 	@mypy $(TYPED)
 	@if [ -d plugins ]; then mypy plugins; fi
 lint-yaml: env ## yamllint

@@ -117,15 +117,15 @@ def _hash(data: bytes) -> str:
     return f"sha256={digest.rstrip(b'=').decode()}"
 
 
-def ruamel(directory: Path) -> str:
-    """The YAML library of the environment that runs this, as the wheel that it once was."""
-    package = importlib.metadata.distribution("ruamel.yaml")
+def installed(directory: Path, name: str) -> str:
+    """A library of the environment that runs this, as the wheel that it once was."""
+    package = importlib.metadata.distribution(name)
     files = {
         entry.as_posix(): Path(str(entry.locate())).read_bytes()
         for entry in package.files or []
         if entry.suffix == ".py"
     }
-    return wheel(directory, "ruamel.yaml", package.version, files)
+    return wheel(directory, name, package.version, files)
 
 
 def slow(directory: Path) -> str:
@@ -151,7 +151,7 @@ def build(directory: Path) -> list[str]:
     directory.mkdir(parents=True, exist_ok=True)
     needs: tuple[str, ...] = ("ruamel.yaml",)
     made = [
-        ruamel(directory),
+        installed(directory, "ruamel.yaml"),
         slow(directory),
         wheel(directory, "standin-kernels", "0.4.10rc1", {"standin_kernels.py": b""}),
     ]

@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import os
 import select
+import signal
 import socket
 import time
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
@@ -34,6 +36,11 @@ class Stop:
     def __init__(self) -> None:
         self.fd, self._writer = os.pipe()
         self.at: float | None = None
+        # a signal that comes just before the wait would not end it, and its handler would not run
+        self._signalled, waker = os.pipe()
+        for end in (self._signalled, waker):
+            os.set_blocking(end, False)
+        signal.set_wakeup_fd(waker)
 
     def set(self) -> None:
         if self.at is None:
@@ -42,9 +49,17 @@ class Stop:
 
     def wait(self, seconds: float | None) -> bool:
         """Whether it was set within so many seconds."""
+        until = None if seconds is None else time.monotonic() + seconds
         poll = select.poll()
         poll.register(self.fd, select.POLLIN)
-        return bool(poll.poll(None if seconds is None else seconds * 1000))
+        poll.register(self._signalled, select.POLLIN)
+        while self.at is None:
+            left = None if until is None else max(0.0, until - time.monotonic())
+            if not poll.poll(None if left is None else left * 1000):
+                return False
+            with suppress(BlockingIOError):
+                os.read(self._signalled, 64)
+        return True
 
 
 @dataclass

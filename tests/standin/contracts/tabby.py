@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import socket
 import time
 from typing import Any, ClassVar, NoReturn
@@ -36,9 +37,13 @@ class Tabby(OpenAi):
         ("POST", "/v1/token/decode"): "decode",
         ("POST", "/v1/embeddings"): "embeddings",
     }
+    admins_only = frozenset({"/v1/model/load", "/v1/model/unload"})
     device_calls = frozenset({"load", "unload"})
     loaded: str | None = None
     sick: str | None = None
+    api_keys: frozenset[str] = frozenset()
+    admin_key: str | None = None
+    """None: they are not read from api_tokens.yml, and ``--api-key`` says who may ask."""
 
     def before_load(self) -> None:
         super().before_load()
@@ -70,6 +75,15 @@ class Tabby(OpenAi):
 
     def while_loading(self, connection: Connection, request: Request) -> bool:
         return False
+
+    def let_in(self, request: Request) -> bool:
+        """An admin's key is valid everywhere, but not as ``x-admin-key`` on a user's paths."""
+        if self.admin_key is None or re.fullmatch(self.open_paths, request.path):
+            return super().let_in(request)
+        admins_only = request.path in self.admins_only
+        own_header = request.headers.get("x-admin-key" if admins_only else "x-api-key")
+        key = own_header or request.headers.get("authorization", "").partition(" ")[2]
+        return key == self.admin_key or (not admins_only and key in self.api_keys)
 
     def not_found(self, connection: Connection, request: Request) -> None:
         connection.answer(404, {"detail": "Not Found"})
