@@ -60,9 +60,11 @@ lint-docs: env ## the plugins' and roles' documentation, the changelog
 		antsibull-docs lint-collection-docs --plugin-docs --validate-collection-refs self . && \
 		antsibull-changelog lint
 test-unit: env ## pytest tests/unit
-	@$(PYTEST) -q --junit-xml=$(REPORTS)/test-unit.xml tests/unit $(ARGS)
+	@$(PYTEST) -q -n 2 --dist loadfile --junit-xml=$(REPORTS)/test-unit.xml tests/unit $(ARGS)
 test-integration: env model ## pytest tests/integration: real processes, real engines, loopback
-	@$(PYTEST) -q -n 2 --dist loadfile -m "not timing and not promtool and not ui and not openapi and not contracts and not packages and not load" --junit-xml=$(REPORTS)/test-integration.xml tests/integration $(ARGS)
+	@$(PYTEST) -q -n 2 --dist loadfile -m "not timing and not promtool and not ui and not openapi and not contracts and not packages and not load and not long" --junit-xml=$(REPORTS)/test-integration.xml tests/integration $(ARGS)
+test-long: env model ## the integration tests that take long
+	@$(PYTEST) -q -n 2 --dist loadfile -m long --junit-xml=$(REPORTS)/test-long.xml tests/integration $(ARGS)
 test-contracts: env ## each engine's contract: the stand-ins by themselves, and the router with each
 	@$(PYTEST) -q -n 2 --dist loadfile -m contracts --junit-xml=$(REPORTS)/test-contracts.xml tests/integration $(ARGS)
 test-packages: env ## the engines' real packages: what PyPI, their metadata and their sources say; nothing is installed
@@ -86,7 +88,7 @@ soak: env ## 5 minutes of 200 clients while engines and routers are killed (ARGS
 	@$(MODULE) tests.soak.soak $(ARGS)
 soak-residency: env ## 1,000 switches of models that sleep, wake and stop, while calls go wrong
 	@$(MODULE) tests.soak.residency $(ARGS)
-soak-short: env ## the same for 40 s
+soak-short: env ## a soak of 40 s
 	@$(MODULE) tests.soak.soak --seconds 40 $(ARGS)
 test-timing: env ## the integration tests that measure time, one after the other
 	@$(PYTEST) -q -m timing --junit-xml=$(REPORTS)/test-timing.xml tests/integration $(ARGS)
@@ -118,6 +120,9 @@ bench-waiters: env ## 10,000 requests wait for one load: served, memory, stalls
 	@$(MODULE) bench.waiters $(ARGS)
 bench-fairness: env ## two models asked for in turn: switches and waits against first come, first served
 	@$(MODULE) bench.fairness $(ARGS)
+
+bench-switch: env model ## what the router adds to a switch; what reading ahead takes away
+	@$(MODULE) bench.switch --model $(CACHE)/models/gemma-3-270m-q4_k_m.gguf $(ARGS)
 
 ##@ Keep it
 

@@ -31,6 +31,7 @@ CHECK = (
 )
 TEST = (
     *CHECK,
+    "test-long",
     "test-contracts",
     "test-packages",
     "test-openapi",
@@ -39,6 +40,7 @@ TEST = (
     "test-properties",
     "test-load",
     "soak-short",
+    "soak-residency",
     "build",
     "sanity",
     "test-demo",

@@ -185,6 +185,7 @@ def test_the_engine_never_reads_the_routers_own_lines(standin: Router) -> None:
     assert got["model"] == "a"
 
 
+@pytest.mark.long
 def test_the_wait_is_counted_down(router: Router) -> None:
     model = {**router.standin("a", load=1.2), "timeout": 9}
     router.write({"a": model}, status={"interval": 0.5})

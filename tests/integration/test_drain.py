@@ -7,8 +7,11 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 
 import httpx
+import pytest
 
 from .conftest import Router, wait_until
+
+pytestmark = pytest.mark.long
 
 
 def ask(router: Router, model: str, tokens: int = 2) -> httpx.Response:

@@ -13,6 +13,8 @@ import pytest
 
 from tests.hub.hub import Hub, Repository
 
+pytestmark = pytest.mark.long
+
 ROOT = Path(__file__).parents[2]
 TOKEN = "hf_0123456789secret"
 

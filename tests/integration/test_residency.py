@@ -11,6 +11,8 @@ import pytest
 
 from .conftest import Router
 
+pytestmark = pytest.mark.long
+
 CHAT = "/v1/chat/completions"
 GIB = 2**30
 FLAGS = {"vllm": "dev", "sglang": "saver", "tabby": "empty"}
