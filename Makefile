@@ -98,7 +98,7 @@ build: env ## the collection's archive in dist/, its contents tested
 	@rm -rf dist && tools/export-tree .cache/build && ansible-galaxy collection build --output-path dist .cache/build
 	@python tools/archive_contents.py dist/*.tar.gz
 molecule: env model ## Molecule: every scenario on real systemd hosts
-	@molecule test --all $(ARGS)
+	@for scenario in molecule/*/molecule.yml; do molecule test -s $$(basename $$(dirname $$scenario)) $(ARGS); done
 test-systemd: env ## units, helper and config writer against a real systemd, on a host
 	@tests/systemd/run
 test-vllm: env ## opt-in: vLLM's CPU build for real, on a host (5 GB, some minutes; tests/vllm/run)
