@@ -192,9 +192,10 @@ def it_is_taken_away() -> None:
     left = (
         "ls -d /opt/llm* /etc/llm* /etc/systemd/system/llm* /etc/haproxy/roundhouse 2>/dev/null; "
     )
-    left += "pgrep -a 'llama-server|haproxy'; getent passwd llm-router llamacpp; ls /srv/models"
+    left += "pgrep -x llama-server; pgrep -x haproxy; getent passwd llm-router llamacpp; ls /srv/models"
     for host in SUITES:
-        assert ssh(host, left, fails=True).split() == ["tiny-a.gguf", "tiny-b.gguf"], host
+        found = ssh(host, left, fails=True)
+        assert found.split() == ["tiny-a.gguf", "tiny-b.gguf"], (host, found)
     told = play("uninstall.yml", sure)
     assert not any(changed(told, host) for host in SUITES), told
     step("it is taken away, the models are there")

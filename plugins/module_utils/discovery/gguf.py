@@ -75,6 +75,6 @@ def _behind_array(head: bytes, position: int) -> int:
     length = int(length)
     if kind != _STRING:
         return position + length * struct.calcsize("<" + _FORMATS[kind])
-    for _ in range(length):
-        _, position = _text(head, position)
+    for _item in range(length):
+        position = _text(head, position)[1]
     return position

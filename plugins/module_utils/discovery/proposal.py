@@ -149,7 +149,8 @@ def overridden(engine: Engine) -> Iterator[str]:
 
 def _tabby_entries(engine: Engine, found: Survey, notes: list[str]) -> Iterator[Entry]:
     tabby, launch = engine.tabby, engine.launch
-    assert tabby is not None  # noqa: S101
+    if tabby is None:
+        raise TypeError(f"{engine.unit} is not TabbyAPI's")
     if not tabby.config_file:
         notes.append(
             f"{engine.unit} starts TabbyAPI, and its config.yml was not found or read: "
@@ -170,7 +171,7 @@ def _tabby_entries(engine: Engine, found: Survey, notes: list[str]) -> Iterator[
         else:
             usable.append((inside, model))
     loaded = engine.serves or posixpath.basename(tabby.model_name)
-    names = [name for name, _ in usable]
+    names = [inside for inside, _model in usable]
     if tabby.model_name and tabby.model_name not in names:
         notes.append(
             f"{tabby.config_file} names {tabby.model_name}, and {tabby.model_dir} has no "

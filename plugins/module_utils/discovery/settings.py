@@ -38,7 +38,7 @@ def _scalar(text: str) -> str:
     text = text.strip()
     if text.startswith('"'):
         try:
-            value, _ = json.JSONDecoder().raw_decode(text)
+            value = json.JSONDecoder().raw_decode(text)[0]
         except ValueError:
             return ""
         return str(value)
