@@ -192,7 +192,8 @@ def it_is_taken_away() -> None:
     left = (
         "ls -d /opt/llm* /etc/llm* /etc/systemd/system/llm* /etc/haproxy/roundhouse 2>/dev/null; "
     )
-    left += "pgrep -x llama-server; pgrep -x haproxy; getent passwd llm-router llamacpp; ls /srv/models"
+    left += "pgrep -x llama-server; pgrep -x haproxy; "
+    left += "getent passwd llm-router llamacpp; ls /srv/models"
     for host in SUITES:
         found = ssh(host, left, fails=True)
         assert found.split() == ["tiny-a.gguf", "tiny-b.gguf"], (host, found)
