@@ -74,7 +74,7 @@ test-metrics: env ## /metrics through promtool
 	@$(PYTEST) -q -m promtool --junit-xml=$(REPORTS)/test-metrics.xml tests/integration $(ARGS)
 test-ui: env ## the dashboard in a real browser; without Chromium it is skipped, in CI it fails
 	@tools/bootstrap chromium || echo "test-ui: no Chromium, so its tests are skipped (in CI they fail)"
-	@$(PYTEST) -q -m ui --junit-xml=$(REPORTS)/test-ui.xml tests/integration $(ARGS)
+	@$(PYTEST) -q -m ui --junit-xml=$(REPORTS)/test-ui.xml tests/integration/test_dashboard.py $(ARGS)
 screenshots: test-ui ## docs/img anew from what that browser saw
 	@for shot in switch dark phone; do cp .cache/reports/ui/$$shot.png docs/img/dashboard-$$shot.png; done
 test-openapi: env ## requests made out of the router's own OpenAPI description
@@ -116,6 +116,9 @@ test-demo: ## make demo, embedded and on a host, each again, and that nothing is
 
 bench: env ## the data path beside HAProxy, sglang-router, LiteLLM (ARGS="--rounds 5"; BENCH_PEER=name=http://…)
 	@$(MODULE) bench.run $(ARGS)
+bench-ui: env ## what the dashboard costs browser and router, with 200 models and 500 requests
+	@tools/bootstrap chromium
+	@$(PYTEST) -q -m ui tests/integration/test_dashboard_load.py $(ARGS)
 bench-waiters: env ## 10,000 requests wait for one load: served, memory, stalls
 	@$(MODULE) bench.waiters $(ARGS)
 bench-fairness: env ## two models asked for in turn: switches and waits against first come, first served

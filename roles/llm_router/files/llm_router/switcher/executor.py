@@ -326,10 +326,12 @@ class Switcher:
             if not isinstance(step, (GiveUp, TakeBack)):
                 raise
             log.warning("%s of '%s' failed, and it is stopped: %s", step.name, step.model, error)
-        instead: list[Step] = [Stop(step.model, self._settings.config.switch.stop_timeout)]
-        if isinstance(step, TakeBack):
-            instead.append(Activate(step.model, self._settings.config.switch.stop_timeout))
-            instead.append(Start(step.model, step.deadline))
+        limits = self._settings.config.switch
+        instead: list[Step] = [Stop(step.model, limits.stop_timeout)]
+        if isinstance(step, TakeBack) and target is not None:
+            run.load_until = None  # a start has all the time that it would have had
+            instead.append(Activate(step.model, limits.stop_timeout))
+            instead.append(Start(step.model, target.timeout or limits.timeout))
         for other in instead:
             await self._timed(switch, target, other, run)
 
@@ -369,7 +371,7 @@ class Switcher:
             return None
         if isinstance(step, Stop):
             return step.deadline + STOP_MARGIN
-        if not isinstance(step, (TakeBack, Start, WaitUntilReady, WarmUp)):
+        if not isinstance(step, (Start, WaitUntilReady, WarmUp)):
             return step.deadline
         if run.load_until is None:
             run.load_until = self._clock() + step.deadline

@@ -160,7 +160,8 @@ def make_plan(
     elif back is not None:
         if back == "unload":  # for its next start
             steps.append(Activate(target.name, switch.stop_timeout))
-        steps.append(TakeBack(target.name, load_time, back))
+        time = load_time if back == "unload" else switch.sleep_timeout
+        steps.append(TakeBack(target.name, time, back))
     steps.append(WaitUntilReady(target.name, load_time))
     if target.warm_up:
         steps.append(WarmUp(target.name, load_time))
