@@ -6,7 +6,6 @@ It is looked at every `TICK` seconds while anybody looks on, and encoded once fo
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import time
 from collections import deque
@@ -25,6 +24,7 @@ from llm_router.api.overview import group_status, model_mark, model_status
 from llm_router.api.series import Series
 from llm_router.api.services import Services
 from llm_router.api.wire import to_json
+from llm_router.background import in_background
 from llm_router.events import Event, RouterStopping
 
 log = logging.getLogger(__name__)
@@ -82,15 +82,11 @@ class Board:
         """Collect the series, and tell viewers, for as long as the block runs."""
         unsubscribe = self._services.events.subscribe(self._listen)
         self._series.on_point = self._new_point
-        task = asyncio.create_task(self._run())
         try:
-            async with self._series.sampling():
+            async with in_background(self._run()), self._series.sampling():
                 yield
         finally:
             unsubscribe()
-            task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await task
 
     async def follow(self) -> AsyncGenerator[bytes, None]:
         """Server-sent events: ``snapshot``, then ``delta`` whenever something changed."""

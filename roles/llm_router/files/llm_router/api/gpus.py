@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager
 from typing import Any
 
 import anyio
+
+from llm_router.background import in_background
 
 log = logging.getLogger(__name__)
 
@@ -24,16 +24,9 @@ class Gpus:
     def __init__(self) -> None:
         self.latest: list[Entry] = []
 
-    @asynccontextmanager
-    async def watching(self) -> AsyncIterator[None]:
+    def watching(self) -> AbstractAsyncContextManager[None]:
         """Look again and again, in a thread: a driver in trouble holds up nobody."""
-        task = asyncio.create_task(self._watch())
-        try:
-            yield
-        finally:
-            task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await task
+        return in_background(self._watch())
 
     async def _watch(self) -> None:
         nvml = await anyio.to_thread.run_sync(open_nvml, abandon_on_cancel=True)

@@ -5,14 +5,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager
 from dataclasses import replace
 from pathlib import Path
 
 import anyio
 
 from llm_router.api.services import Services, limits_of, preload
+from llm_router.background import in_background
 from llm_router.config.diff import Changes, compare, without_restart
 from llm_router.config.errors import ConfigError
 from llm_router.config.load import Settings, load_settings
@@ -63,16 +63,9 @@ class Reloader:
         if changes.restart:
             log.warning("not before the router is restarted: %s", ", ".join(changes.restart))
 
-    @asynccontextmanager
-    async def watching(self) -> AsyncIterator[None]:
+    def watching(self) -> AbstractAsyncContextManager[None]:
         """Reload whenever one of the files changed, for as long as the block runs."""
-        task = asyncio.create_task(self._watch())
-        try:
-            yield
-        finally:
-            task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await task
+        return in_background(self._watch())
 
     async def _watch(self) -> None:
         read = self._stamps()

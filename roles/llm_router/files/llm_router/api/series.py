@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from statistics import median
 from typing import Any
 
 from llm_router.api.activity import ttft
 from llm_router.api.services import Services
+from llm_router.background import in_background
 
 EVERY = 1.0
 POINTS = 600
@@ -56,16 +56,9 @@ class Series:
         self._tokens = 0
         self._sampled = services.clock()
 
-    @asynccontextmanager
-    async def sampling(self) -> AsyncIterator[None]:
+    def sampling(self) -> AbstractAsyncContextManager[None]:
         """A point a second, for as long as the block runs."""
-        task = asyncio.create_task(self._run())
-        try:
-            yield
-        finally:
-            task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await task
+        return in_background(self._run())
 
     async def _run(self) -> None:
         while True:
