@@ -255,6 +255,36 @@ def test_of_models_that_share_a_unit_the_one_that_answers_is_adopted(monkeypatch
     run(test())
 
 
+def test_an_engine_that_is_started_is_in_doubt_no_more(monkeypatch: Patch) -> None:
+    async def test() -> None:
+        units = FakeUnits()
+        async with router(monkeypatch, {"a": {}}, units, set()) as services:
+            sleepers = services.switcher._sleepers
+            unit = services.models["a"].unit
+            sleepers.unsure(unit)  # as a router leaves it that ends in the middle of a call
+            await load(services, "a")
+            assert not sleepers.is_unsure(unit)
+
+    run(test())
+
+
+def test_an_engine_that_was_given_up_is_in_doubt_no_more(monkeypatch: Patch) -> None:
+    async def test() -> None:
+        units = FakeUnits()
+        async with router(monkeypatch, {"a": {}}, units, {"a"}) as services:
+            ticket = services.scheduler.request("a")
+            switch = services.scheduler.switches["default"]
+            await until(lambda: switch.step == "WaitUntilReady")
+            sleepers = services.switcher._sleepers
+            sleepers.unsure(services.models["a"].unit)
+            switch.scope.cancel()
+            with pytest.raises(Refused):
+                await ticket.wait()
+            assert not sleepers.is_unsure(services.models["a"].unit)
+
+    run(test())
+
+
 def test_an_operator_cancels_a_switch_and_the_former_model_comes_back(monkeypatch: Patch) -> None:
     async def test() -> None:
         units = FakeUnits()

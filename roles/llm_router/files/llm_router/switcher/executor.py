@@ -258,12 +258,17 @@ class Switcher:
             timeout = self._settings.config.switch.stop_timeout
             try:
                 with anyio.fail_after(timeout + STOP_MARGIN):
-                    await self._units.stop(target, timeout)
-                self._record.remove(target.name)
+                    await self._stop(target, timeout)
             except (UnitError, TimeoutError) as failed:
                 reason = f"{reason}; and its unit could not be stopped: {failed}"
         left = await self._left(switch, run)
         return SwitchFailed(reason, lines, blame=error.blame, loaded=left)
+
+    async def _stop(self, model: Model, grace: float) -> None:
+        """Stop the unit of ``model`` and forget what was known of its engine."""
+        await self._units.stop(model, grace)
+        self._record.remove(model.name)
+        self._sleepers.forget(model.unit)
 
     async def _log_of(self, model: Model) -> list[str]:
         try:
@@ -383,11 +388,8 @@ class Switcher:
         if isinstance(step, Drain):
             await _drain(switch, step)
         elif isinstance(step, Stop):
-            model = self._as_started(step.model)
-            await self._units.stop(model, step.deadline)
+            await self._stop(self._as_started(step.model), step.deadline)
             self._before.pop(step.model, None)
-            self._record.remove(step.model)
-            self._sleepers.forget(model.unit)
         elif isinstance(step, GiveUp):
             await self._give_up_device(switch, step)
         elif target is None:
@@ -398,6 +400,7 @@ class Switcher:
             await self._take_back_device(switch, target, step)
         elif isinstance(step, Start):
             await self._port_closed(target)
+            self._sleepers.forget(target.unit)  # what is started now is awake, whatever was before
             self._record.add(target)
             await self._units.start(target)
         elif isinstance(step, WaitUntilReady):
