@@ -132,6 +132,15 @@ def test_without_rollback_nothing_is_loaded_after_a_failure() -> None:
     assert len(it.switch_failed("g", "x", [], 1.0)) == 1
 
 
+def test_the_former_model_does_not_come_back_while_another_one_is_pinned() -> None:
+    it = loaded()
+    it.request(1, "b", 0.0)
+    it.pin("b", 8.0, 1.0)
+    assert len(it.switch_failed("g", "x", [], 2.0)) == 1
+    assert it.next_wakeup() == 8.0
+    assert it.tick(8.0) == [BeginSwitch("g", "a", None, "rollback")]
+
+
 def test_too_many_failures_in_a_row_refuse_at_once_until_cleared() -> None:
     it = core(max_failures=2)
     for ticket in (1, 2):

@@ -500,13 +500,18 @@ class Core:
             resident = now >= self._resident_from(group)
             if group.loaded is None or fenced or (resident and not group.held):
                 actions.append(self._begin(name, self._next_model(group, oldest, now), "request"))
-        elif group.loaded is None and group.bring_back is not None:
+        elif group.loaded is None and self._may_bring_back(group):
             actions.append(self._begin(name, group.bring_back, "rollback"))
         elif group.loaded is not None and not group.held and group.pinned is None:
             ttl = self._ttl(group)
             if ttl is not None and now >= group.idle_since + ttl:
                 actions.append(self._begin(name, None, "idle"))
         return actions
+
+    @staticmethod
+    def _may_bring_back(group: Group) -> bool:
+        """A pin of another model is obeyed; when it ends the model comes back."""
+        return group.bring_back is not None and group.pinned in (None, group.bring_back)
 
     def _fenced(self, group: Group, oldest: Waiter, now: float) -> bool:
         if now >= self._patient_until(oldest):
