@@ -42,7 +42,7 @@ _PLAIN = re.compile(r"[A-Za-z/](?:[A-Za-z0-9._/+@-]|:(?=[A-Za-z0-9._/+@-]))*")
 _WORDS_WITH_A_MEANING = {"y", "n", "yes", "no", "on", "off", "true", "false", "null"}
 _NOT_PRINTABLE = re.compile("[\x7f-\x9f\u2028\u2029\ufeff\ufffe\uffff]")
 _PROPERTIES = re.compile(r"(?:[&!][^\s,\[\]{}]*(?:[ \t]+|$))*")
-_BLOCK_HEADER = re.compile(r"[|>][-+0-9]*[ \t]*(#.*)?")
+_BLOCK_HEADER = re.compile(r"[|>][-+0-9]*[ \t]*(#[^\r\n]*)?")
 _INDENT = "  "
 
 Path = Sequence[str]
@@ -403,7 +403,9 @@ def _is_for_a_block(text: str, place: _Pair) -> bool:
 def _add_first(text: str, root: Optional[_Node], key: str, value: Any) -> str:
     """A key at the top."""
     if root is None or (root.value == "" and not root.pairs):
-        position, indent = len(text), ""
+        # nothing is in it that a line of dots could be a part of
+        ended = re.search(r"^\.\.\.", text, re.MULTILINE)
+        position, indent = ended.start() if ended else len(text), ""
         if root is not None and root.start != root.end:
             raise NotEditable("has an anchor or a tag and nothing else")
     elif root.mapping and root.flow:
