@@ -16,12 +16,14 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import IO, Any
 from urllib.parse import urlsplit
 
 from bench import peers
@@ -97,12 +99,13 @@ def _family(pid: int) -> list[int]:
     return found
 
 
-def load(wish: Wish) -> subprocess.Popen[str]:
-    """A load that begins."""
+def load(wish: Wish, said: IO[str]) -> subprocess.Popen[str]:
+    """A load that begins. What came of it is written to ``said``: a pipe that is read when the
+    load has ended would be full before."""
     process = subprocess.Popen(
         [sys.executable, "-m", "bench.load"],
         stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
+        stdout=said,
         text=True,
         env={**os.environ, "PYTHONPATH": str(peers.ROOT)},
     )
@@ -110,14 +113,6 @@ def load(wish: Wish) -> subprocess.Popen[str]:
     json.dump(asdict(wish), process.stdin)
     process.stdin.close()
     return process
-
-
-def result(process: subprocess.Popen[str]) -> Load:
-    """What came of it, when it has ended."""
-    assert process.stdout is not None
-    said = process.stdout.read()
-    process.wait()
-    return Load(**json.loads(said)) if said else Load(failed=1, said="the load itself failed")
 
 
 def measure(peer: peers.Peer, case: str, seconds: float, cpus: list[int]) -> Figures:
@@ -129,18 +124,20 @@ def measure(peer: peers.Peer, case: str, seconds: float, cpus: list[int]) -> Fig
         wish.connections = max(1, wish.connections // 10)
     pid = peer.process.pid if peer.process is not None else None
     before, base = (cpu_seconds(pid), memory(pid)) if pid else (0.0, 0.0)
-    running, most = load(wish), base
-    while running.poll() is None:
-        if pid:
-            most = max(most, memory(pid))
+    with tempfile.TemporaryFile("w+", encoding="utf-8") as said:
+        running, most = load(wish, said), base
         try:
-            running.wait(0.25)
-        except subprocess.TimeoutExpired:
-            continue
+            while running.poll() is None:
+                if pid:
+                    most = max(most, memory(pid))
+                with suppress(subprocess.TimeoutExpired):
+                    running.wait(0.25)
         except BaseException:
             running.kill()
             raise
-    got = result(running)
+        said.seek(0)
+        text = said.read()
+    got = Load(**json.loads(text)) if text else Load(failed=1, said="the load itself failed")
     figures: Figures = {
         "req_s": got.requests / got.seconds if got.seconds else 0.0,
         "ttft_p50_ms": 1000 * quantile(got.ttft, 0.5),
