@@ -88,6 +88,13 @@ def test_another_token_is_recognised(text: str) -> None:
     assert usual.run(b"x" + event, 1) == (1, 1 + len(event))
 
 
+def test_one_of_another_kind_between_them_ends_the_run() -> None:
+    usual, event, other = usual_of(content("a")), content("b"), chunk({"content": "a"}, "stop")
+    assert usual.run(event + other + event, 0) == (1, len(event))
+    assert usual.run(event * 2 + DONE, 0) == (2, 2 * len(event))
+    assert usual.run(event + content("@").replace(b"@", b"\0") + event, 0) == (1, len(event))
+
+
 @pytest.mark.parametrize(
     "event",
     [

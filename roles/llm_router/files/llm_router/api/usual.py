@@ -16,30 +16,59 @@ TEXTS = ("content", "reasoning_content", "reasoning", "text")
 # a JSON string's inside; no two ways to read it, so that a mismatch costs no more than a match
 _INSIDE = rb'[^"\\\x00-\x1f]*(?:\\(?:["\\/bfnrt]|u[0-9a-fA-F]{4})[^"\\\x00-\x1f]*)*'
 _TEXT = re.compile(rb'"(?:%b)": ?"(%b)"' % ("|".join(TEXTS).encode(), _INSIDE))
+_BORDER = b"\x00"
+_SOME = rb"(?!\x00|\Z)%b" % _INSIDE
+_text = re.compile(_SOME).fullmatch
+_texts = re.compile(rb"%b(?:\x00%b)*" % (_SOME, _SOME)).fullmatch
+"""Texts with borders between them, none of them empty."""
 _OTHER = "\x01\x02"
 
 
 class Usual:
-    """Recognises events that differ from one only in the token's text, which is never empty."""
+    """Recognises events that differ from one only in the token's text, which is never empty.
+
+    Made anew for each stream, whose id is in ``before``: no pattern is compiled for it.
+    """
 
     def __init__(self, before: bytes, after: bytes) -> None:
-        self._before = before
-        one = rb'%b(?!")%b%b' % (re.escape(before), _INSIDE, re.escape(after))
-        self._run = re.compile(rb"(?:%b)+" % one).match
+        self._before, self._after, self._between = before, after, after + before
+        self._skip, self._tail = len(before), len(after)
 
     def run(self, data: bytes, start: int) -> tuple[int, int]:
-        """How many usual events stand at ``start`` one after the other, and where they end."""
-        match = self._run(data, start)
-        if match is None:
+        """How many usual events stand at ``start`` one after the other, and where they end.
+
+        Where something else stands between usual ones it may be the first of them only.
+        """
+        if not data.startswith(self._before, start):
             return 0, start
-        end = match.end()
-        if not data.isascii():
-            try:
-                data[start:end].decode("utf-8", "surrogatepass")
-            except UnicodeDecodeError:
-                return 0, start
-        # the bytes before a text have quotes that no text has: they stand at events' beginnings
-        return data.count(self._before, start, end), end
+        first = start + self._skip
+        last = data.find(self._after, first)
+        if last + self._tail < len(data):
+            end = data.rfind(self._after, first)
+            tokens = self._count(data[first:end]) if end > last else 0
+            if tokens:
+                return tokens, end + self._tail
+        if last < 0 or not _text(data, first, last):
+            return 0, start
+        if not data.isascii() and not _is_utf8(data[first:last]):
+            return 0, start
+        return 1, last + self._tail
+
+    def _count(self, texts: bytes) -> int:
+        """How many they are; 0 where there is more between them than between usual events."""
+        joined = texts.replace(self._between, _BORDER)
+        borders = (len(texts) - len(joined)) // (len(self._between) - 1)
+        if joined.count(_BORDER) != borders or not _texts(joined):
+            return 0
+        return borders + 1 if texts.isascii() or _is_utf8(texts) else 0
+
+
+def _is_utf8(text: bytes) -> bool:
+    try:
+        text.decode("utf-8", "surrogatepass")
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 def learn(event: bytes, body: dict[str, Any]) -> Usual | None:
