@@ -1,8 +1,8 @@
 """What the dashboard costs, its browser and its router, with much to show.
 
-200 models, and 500 answers under way that each get a token a second. Counted is processor time, for
-each change of the picture, and told as percent of one core at five changes a second: so a machine
-that is busy with other things changes nothing about it.
+200 models, and 500 answers under way that get five tokens a second each: every change of the
+picture has them all. Counted is processor time, for each change, and told as percent of one core at
+five changes a second: so a machine that is busy with other things changes nothing about it.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def anyio_backend() -> str:
 @pytest.fixture
 def clients(router: Router) -> Iterator[None]:
     """500 clients whose answers are under way. They read nothing, and so cost nothing."""
-    busy = router.standin("busy", interval=1.0, tokens=1000)
+    busy = router.standin("busy", interval=0.2, tokens=5000)
     others = {f"model-{number:03d}": router.standin("x") for number in range(MODELS - 1)}
     router.write({"busy": busy, **others})
     router.start()
