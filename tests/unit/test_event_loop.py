@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from llm_router import garbage
-from llm_router.event_loop import MOST, FewAtOnce, new
+from llm_router.event_loop import APART, CROWD, MOST, FewAtOnce, new
 
 
 @contextlib.contextmanager
@@ -88,6 +88,32 @@ def test_a_turn_ends_though_more_is_ready() -> None:
     with sockets(many) as pairs, asyncio.Runner(loop_factory=new) as runner:
         runner.run(crowd())
     assert len(turns) >= many / MOST
+
+
+def test_after_a_busy_turn_it_lets_news_gather(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 100.0
+    slept: list[float] = []
+    monkeypatch.setattr("llm_router.event_loop.time.monotonic", lambda: now)
+    monkeypatch.setattr("llm_router.event_loop.time.sleep", slept.append)
+
+    def looks(timeout: float | None) -> list[float]:
+        slept.clear()
+        assert selector.select(timeout)
+        return slept
+
+    with sockets(CROWD) as pairs, FewAtOnce() as selector:
+        for here, there in pairs:
+            selector.register(here, selectors.EVENT_READ)
+            there.send(b"x")
+        assert looks(None) == [], "the first look is at once"
+        assert looks(0) == [], "with work to do it does not wait"
+        assert looks(None) == [pytest.approx(APART)]
+        assert looks(APART / 4) == [pytest.approx(APART / 4)], "no longer than was asked for"
+        now += APART
+        assert looks(None) == [], "the time has passed with work"
+        pairs[0][0].recv(1)
+        looks(None)
+        assert looks(None) == [], "few are told at once"
 
 
 def test_garbage_is_collected_in_quiet_moments_and_at_last_in_any(
