@@ -62,7 +62,8 @@ class Stream:
         )
         flow = SimpleNamespace(write_paused=False)
         protocol = SimpleNamespace(transport=self.client, flow=flow, line=None)
-        self.reply = Reply(Line(protocol, cycle), OPENAI)
+        self._line = Line(protocol, cycle)
+        self.reply = Reply(self._line, OPENAI)
         self.connection = _Connection(deque(), memoryview(bytearray(1)))
         self.connection.connection_made(self.engine)  # type: ignore[arg-type]
         self.answered: list[tuple[Any, ...]] = []
@@ -89,7 +90,8 @@ class Stream:
         feed = self.connection.received
         feed(HEAD)
         proxy = Proxy(CHAT, lambda _: self._exchange)
-        relay = proxy._relay(self._services, self._exchange, self.reply, answer, 0.0)
+        services, exchange = self._services, self._exchange
+        relay = proxy._relay(services, exchange, self.reply, self._line, answer, 0.0)
         task = asyncio.create_task(relay)
         await asyncio.sleep(0)
         for piece in first:

@@ -153,7 +153,8 @@ def test_a_pause_is_no_silence_and_loses_nothing() -> None:
                 asyncio.get_running_loop().call_later(0.5, answer.resume)
             got.append(data)
 
-        await answer.deliver(take)
+        answer.deliver(take)
+        await answer.delivered()
         answer.close()
         return b"".join(got)
 
@@ -196,7 +197,8 @@ def test_a_fault_in_who_takes_is_told_where_the_answer_is_awaited() -> None:
     async def deliver(engines: Engines, url: str) -> None:
         answer = await engines.ask(url, POST, 10.0)
         try:
-            await answer.deliver(broken)
+            answer.deliver(broken)
+            await answer.delivered()
         finally:
             answer.close()
 

@@ -35,6 +35,8 @@ class Line:
         self._chunked = False
         self._silent = False
         self._left: int | None = None
+        self._held = b""
+        self._holds = False
         self.on_gone: Callable[[], object] | None = None
         """Called when the client has left."""
         self.on_full: Callable[[], None] | None = None
@@ -101,29 +103,52 @@ class Line:
         cycle.response_started = True
         cycle.waiting_for_100_continue = False
         if not self.gone:
-            self._protocol.transport.write(b"".join(parts))
+            self._send(b"".join(parts))
         if body is not None:
             self.end()
+
+    def hold(self) -> None:
+        """What is sent next goes out with what comes after it, or with `flush`: each by itself
+        would be a packet, and a call of the kernel."""
+        self._holds = True
+
+    def flush(self) -> None:
+        """Send what is held."""
+        self._holds = False
+        if self._held:
+            self._send(b"")
+
+    def _send(self, data: bytes) -> None:
+        whole, self._held = self._held + data, b""
+        if self._holds:
+            self._held, self._holds = whole, False
+        else:
+            self._protocol.transport.write(whole)
 
     def write(self, data: bytes) -> None:
         """Send a piece of the body."""
         if self._silent or not data or self._cycle.disconnected:
             return
         if self._chunked:
-            self._protocol.transport.write(b"%x\r\n%b\r\n" % (len(data), data))
-            return
-        if self._left is not None:
+            data = b"%x\r\n%b\r\n" % (len(data), data)
+        elif self._left is not None:
             self._left -= len(data)
-        self._protocol.transport.write(data)
+        if self._holds or self._held:
+            self._send(data)
+        else:
+            self._protocol.transport.write(data)
 
     def end(self, data: bytes = b"") -> None:
         """Send the last piece. The connection is closed where that has to tell the end."""
+        self._holds = self._chunked
         self.write(data)
         cycle, transport = self._cycle, self._protocol.transport
         if cycle.disconnected:
             return
+        self._holds = False
         if self._chunked:
-            transport.write(b"0\r\n\r\n")
+            self._send(b"0\r\n\r\n")
+        self.flush()
         cycle.response_complete = True
         cycle.message_event.set()
         # half of what was announced must not look whole

@@ -216,7 +216,7 @@ class Proxy:
             events = answer.headers.get("content-type", "").startswith("text/event-stream")
             well = answer.status == 200
             if well and events and exchange.operation.generates:
-                await self._relay(services, exchange, reply, answer, sent)
+                await self._relay(services, exchange, reply, line, answer, sent)
                 return
             if not exchange.operation.generates and (not reply.started or well):
                 await self._pass_on(services, exchange, reply, answer, events=events)
@@ -262,7 +262,8 @@ class Proxy:
                 headers += [("cache-control", "no-cache"), ("x-accel-buffering", "no")]
             reply.start(answer.status, [*headers, *_headers(exchange)])
         try:
-            await answer.deliver(reply.write)
+            answer.deliver(reply.write)
+            await answer.delivered()
         except UpstreamError as error:
             if reply.passing:
                 log.warning("the answer of %s broke off: %s", exchange.model.name, error)
@@ -279,6 +280,7 @@ class Proxy:
         services: Services,
         exchange: Exchange,
         reply: Reply,
+        line: Line,
         answer: Answer,
         sent: float,
     ) -> None:
@@ -293,18 +295,24 @@ class Proxy:
         )
         exchange.measured, exchange.sent = relay.measured, sent
         if not reply.started:
+            line.hold()  # the beginning goes with what has come of the body
             reply.start_events(_headers(exchange))
-        measured, feed, write, clock = relay.measured, relay.feed, reply.write, services.clock
+        measured, feed, write, clock = relay.measured, relay.feed, line.write, services.clock
 
         def take(data: bytes) -> None:
             out = feed(data, clock())
             # said before it is out: if that takes its time, nothing else may follow it
             reply.said_done = measured.finished
+            if answer.ended:
+                line.hold()  # the last piece goes with the end
             write(out)
 
         broke: UpstreamError | None = None
         try:
-            await answer.deliver(take)
+            answer.deliver(take)
+            if not answer.ended:
+                line.flush()
+            await answer.delivered()
         except UpstreamError as error:
             broke = error
         finally:
@@ -321,6 +329,7 @@ class Proxy:
         if measured.finished or (broke is None and measured.answered):
             reply.end(rest)
             return
+        line.flush()
         reply.write(rest)
         if isinstance(broke, Silent):
             raise _silent(services, exchange)

@@ -121,6 +121,8 @@ class SseRelay:
                     self._vain = 0
                     self.measured.token_events += tokens
                     self.measured.last_token = now
+                    if end - start == len(data):
+                        return data
                     out.append(data[start:end])
                     start = end
                     continue

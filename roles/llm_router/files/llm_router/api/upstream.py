@@ -53,21 +53,22 @@ class Answer:
         self._waiter: asyncio.Future[None] | None = None
         self._error: BaseException | None = None
         self.ended = False
-        """Whether all of it has come."""
+        """Whether all of it has come; so already when its last piece is taken."""
         self.status = 0
         self.headers: Mapping[str, str] = {}
         """Names in lower case; of several with one name the last."""
 
-    async def deliver(self, take: Take) -> None:
-        """Have each piece of the body given to ``take`` as it comes, until its end.
-
-        Raises `UpstreamError`, and whatever ``take`` raises.
-        """
+    def deliver(self, take: Take) -> None:
+        """Have each piece of the body given to ``take``: what has come now, the others as they
+        come. Raises what ``take`` raises."""
         if self._untaken:
             take(b"".join(self._untaken))
             self._untaken.clear()
         self._take = take
         self.resume()
+
+    async def delivered(self) -> None:
+        """Until the last piece is taken. Raises `UpstreamError`, and whatever ``take`` raised."""
         while not self.ended:
             await self.wait()
         if self._error is not None:
@@ -76,7 +77,8 @@ class Answer:
     async def read(self) -> bytes:
         """The whole body. Raises `UpstreamError`."""
         parts: list[bytes] = []
-        await self.deliver(parts.append)
+        self.deliver(parts.append)
+        await self.delivered()
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
     def pause(self) -> None:
@@ -114,7 +116,8 @@ class Answer:
         try:
             self._take(data)
         except Exception as error:  # noqa: BLE001 - it is raised where the answer is awaited
-            self.failed(error)
+            self._error = self._error or error
+            self.wake()
 
     def failed(self, error: BaseException) -> None:
         """No more will come."""
@@ -248,13 +251,13 @@ class _Connection(asyncio.BufferedProtocol):
             answer.failed(UpstreamError("answered something that is not HTTP"))
             self.abort()
             return
+        if self._complete and not answer.ended:
+            answer.ended = True
+            answer.wake()
         if parts:
             piece = parts[0] if len(parts) == 1 else b"".join(parts)
             parts.clear()
             answer.came(piece)
-        if self._complete and not answer.ended:
-            answer.ended = True
-            answer.wake()
 
     def eof_received(self) -> None:
         """The answer may have had no other end."""

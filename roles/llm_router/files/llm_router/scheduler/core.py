@@ -556,6 +556,8 @@ class Core:
 
     def _oldest_other(self, group: Group) -> Waiter | None:
         """The oldest that could cause a switch now."""
+        if not group.queues:
+            return None
         return min(self._firsts(group), key=_arrival, default=None)
 
     def _firsts(self, group: Group) -> list[Waiter]:
