@@ -140,11 +140,11 @@ def test_events_of_two_lines_or_choices_teach_nothing() -> None:
 def test_one_parse_is_enough_for_a_stream(monkeypatch: pytest.MonkeyPatch) -> None:
     parsed = []
 
-    def loads(data: bytes) -> Any:
+    def parse(data: bytes) -> Any:
         parsed.append(data)
         return json.loads(data)
 
-    monkeypatch.setattr(sse, "json", type("J", (), {"loads": staticmethod(loads)}))
+    monkeypatch.setattr(sse, "from_json", parse)
     it = SseRelay(lambda _: b"", lambda _: {}, False, repairs=Repairs(role=False))
     whole = b"".join(content(f"w{number} ") for number in range(200))
     assert b"".join(it.feed(piece, 0.0) for piece in cut_up(whole, [7000, 15000])) == whole

@@ -6,7 +6,6 @@ A plain ASGI function per path, because this is the hot path: FastAPI serves eve
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 import sys
 from collections.abc import Mapping, MutableMapping
@@ -35,7 +34,7 @@ from llm_router.api.reply import ClientGone, Receive, Reply, Send, read_body
 from llm_router.api.services import Services
 from llm_router.api.sse import Measured, SseRelay
 from llm_router.api.upstream import Answer, Silent, UpstreamError
-from llm_router.api.wire import to_json
+from llm_router.api.wire import from_json, to_json
 from llm_router.config.schema import Config, Model
 from llm_router.engines import engine_for, repairs_for
 from llm_router.engines.base import Repairs
@@ -345,7 +344,7 @@ class Proxy:
         that says so. What is not an answer passes as it is.
         """
         try:
-            body = json.loads(data)
+            body = from_json(data)
         except ValueError:
             return data
         if not isinstance(body, dict):
@@ -502,7 +501,7 @@ def _engine_rate(body: Mapping[str, Any]) -> float | None:
 def _as_error(model: str, code: int, data: bytes) -> ApiError:
     """An engine's refusal, for a stream whose 200 is out already."""
     try:
-        message = json.loads(data)["error"]["message"]
+        message = from_json(data)["error"]["message"]
     except (ValueError, KeyError, TypeError):
         message = data[:300].decode("utf-8", "replace")
     return ApiError(

@@ -6,10 +6,9 @@ Nothing here waits, and nothing has been loaded yet: what cannot be done is said
 from __future__ import annotations
 
 import itertools
-import json
 import re
+import secrets
 import time
-import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -29,7 +28,7 @@ from llm_router.api.paths import CHAT, UPSTREAM, Operation
 from llm_router.api.repairs import ask_for_usage
 from llm_router.api.services import Services
 from llm_router.api.status import Style
-from llm_router.api.wire import to_json
+from llm_router.api.wire import from_json, to_json
 from llm_router.config.names import Name, find, names_of
 from llm_router.config.schema import Config, Fallback, Model
 from llm_router.engines import engine_for, repairs_for
@@ -64,7 +63,7 @@ def understand(operation: Operation) -> Understand:
 
 def _json(operation: Operation, incoming: Incoming) -> Exchange:
     try:
-        body = json.loads(incoming.raw)
+        body = from_json(incoming.raw)
     except (ValueError, RecursionError) as error:
         raise bad_request(f"The request body is not valid JSON: {error}.") from error
     if not isinstance(body, dict):
@@ -207,7 +206,11 @@ def _exchange(
     if fallback == "loaded" and not operation.generates:
         # another model's vectors or tokens are wrong in silence
         fallback = "none"
-    base = {"id": f"chatcmpl-{uuid.uuid4().hex}", "created": int(time.time()), "model": asked.name}
+    base = {
+        "id": f"chatcmpl-{secrets.token_hex(16)}",
+        "created": int(time.time()),
+        "model": asked.name,
+    }
     return Exchange(
         next(_NUMBERS),
         operation.path,

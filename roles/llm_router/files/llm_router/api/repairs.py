@@ -11,8 +11,6 @@ from typing import Any
 
 from llm_router.engines.base import Repairs
 
-_REASONING_NAMES = ("reasoning", "reasoning_content")
-
 
 class ChunkRepair:
     """Mends one stream's chunks, in their order. Give each to `mend` once."""
@@ -72,8 +70,11 @@ def ask_for_usage(body: dict[str, Any], repairs: Repairs, *, stream: bool) -> di
 
 def _both_names(part: dict[str, Any]) -> bool:
     """Reasoning under both names, where it came under one."""
-    for name, other in (_REASONING_NAMES, _REASONING_NAMES[::-1]):
-        if part.get(name) and part.get(other) is None:
-            part[other] = part[name]
-            return True
-    return False
+    one, other = part.get("reasoning"), part.get("reasoning_content")
+    if one and other is None:
+        part["reasoning_content"] = one
+    elif other and one is None:
+        part["reasoning"] = other
+    else:
+        return False
+    return True

@@ -8,7 +8,6 @@ were by the engine's own count.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -17,7 +16,7 @@ from typing import Any
 from llm_router.api.repairs import ChunkRepair, without_usage
 from llm_router.api.usual import TEXTS, Usual, learn
 from llm_router.api.wire import event as event_of
-from llm_router.api.wire import to_json
+from llm_router.api.wire import from_json, to_json
 from llm_router.engines.base import Repairs
 
 _END_OF_EVENT = re.compile(rb"\n\r?\n")
@@ -185,7 +184,7 @@ class SseRelay:
             self.measured.finished = True
             return self.before_done(self.measured) + event
         try:
-            body = json.loads(data)
+            body = from_json(data)
         except ValueError:
             return event
         if not isinstance(body, dict):
@@ -234,18 +233,16 @@ class SseRelay:
         for choice in choices:
             if not isinstance(choice, dict):
                 continue
-            index = choice.get("index")
-            if isinstance(index, int):
-                finished = bool(choice.get("finish_reason"))
-                plain = plain and not finished
-                if finished or index not in measured.unfinished:
-                    measured.unfinished[index] = not finished
+            index, finished = choice.get("index"), bool(choice.get("finish_reason"))
+            if finished:
+                plain = False
+            if isinstance(index, int) and (finished or index not in measured.unfinished):
+                measured.unfinished[index] = not finished
             delta = choice.get("delta")
-            delta = delta if isinstance(delta, dict) else {}
-            if delta.get("tool_calls") or delta.get("function_call"):
+            if isinstance(delta, dict) and (delta.get("tool_calls") or delta.get("function_call")):
                 measured.tool_calls = True
                 plain = False
-            elif not any(part.get(key) for part in (delta, choice) for key in TEXTS):
+            elif not _has_text(delta) and not _has_text(choice):
                 continue
             tokens += 1
             self._token(now)
@@ -271,6 +268,14 @@ class SseRelay:
         measured.last_token = now
         if measured.first_token is None:
             measured.first_token = now
+
+
+def _has_text(part: Any) -> bool:
+    if isinstance(part, dict):
+        for key in TEXTS:
+            if part.get(key):
+                return True
+    return False
 
 
 def _data_of(event: bytes) -> bytes | None:
@@ -304,7 +309,7 @@ def _is_whole(rest: bytes) -> bool:
     if data == b"[DONE]":
         return True
     try:
-        json.loads(data)
+        from_json(data)
     except ValueError:
         return False
     return True

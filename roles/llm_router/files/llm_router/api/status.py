@@ -29,26 +29,28 @@ _FOOTER = re.compile(r"⚡ \d+\.\d tok/s \(~\d+ tokens in \d+\.\d+s\)")
 LATE = 1.5
 """So many times what was expected is no longer as expected."""
 
-_STRUCTURED = (
-    "tools",
-    "functions",
-    "response_format",
-    "logprobs",
-    "top_logprobs",
-    # the engines' own ways to ask for structure: vLLM's guided_* and structured_outputs, SGLang's
-    # regex and ebnf, llama.cpp's and TabbyAPI's grammars
-    "structured_outputs",
-    "guided_json",
-    "guided_regex",
-    "guided_choice",
-    "guided_grammar",
-    "json_schema",
-    "regex",
-    "ebnf",
-    "structural_tag",
-    "grammar",
-    "grammar_string",
-    "regex_pattern",
+_STRUCTURED = frozenset(
+    (
+        "tools",
+        "functions",
+        "response_format",
+        "logprobs",
+        "top_logprobs",
+        # the engines' own ways to ask for structure: vLLM's guided_* and structured_outputs,
+        # SGLang's regex and ebnf, llama.cpp's and TabbyAPI's grammars
+        "structured_outputs",
+        "guided_json",
+        "guided_regex",
+        "guided_choice",
+        "guided_grammar",
+        "json_schema",
+        "regex",
+        "ebnf",
+        "structural_tag",
+        "grammar",
+        "grammar_string",
+        "regex_pattern",
+    )
 )
 
 
@@ -111,7 +113,11 @@ def choose_style(
 
 def _plain_chat(request: Mapping[str, Any]) -> bool:
     choices = request.get("n")
-    return not any(request.get(key) for key in _STRUCTURED) and choices in (None, 1)
+    if choices not in (None, 1):
+        return False
+    # most requests have none of these names, and that is one question
+    structured = _STRUCTURED.intersection(request)
+    return not any(request[key] for key in structured)
 
 
 def chunk(

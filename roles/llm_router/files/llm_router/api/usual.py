@@ -7,9 +7,10 @@ bytes around another text says the same with another token.
 
 from __future__ import annotations
 
-import json
 import re
 from typing import Any
+
+from llm_router.api.wire import from_json
 
 TEXTS = ("content", "reasoning_content", "reasoning", "text")
 """Where a choice, or its delta, has its token."""
@@ -84,7 +85,7 @@ def learn(event: bytes, body: dict[str, Any]) -> Usual | None:
     for found in _TEXT.finditer(event):
         start, end = found.span(1)
         before, after = event[:start], event[end:]
-        if start < end and _is_the_token(json.loads(before[6:] + b"\\u0001\\u0002" + after), body):
+        if start < end and _is_the_token(from_json(before[6:] + b"\\u0001\\u0002" + after), body):
             return Usual(before, after)
     return None
 

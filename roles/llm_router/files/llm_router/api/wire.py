@@ -6,6 +6,18 @@ import json
 from typing import Any
 
 _encode = json.JSONEncoder(ensure_ascii=False).encode
+_decode = json.JSONDecoder().decode
+
+
+def from_json(data: bytes) -> Any:
+    """What ``data`` says: `json.loads`, without its look at the encoding where it is UTF-8.
+
+    Raises ValueError, RecursionError.
+    """
+    try:
+        return _decode(data.decode())
+    except ValueError:
+        return json.loads(data)  # with a byte order mark, or wrong; then it says where
 
 
 def to_json(value: Any) -> bytes:
