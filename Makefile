@@ -99,6 +99,8 @@ build: env ## the collection's archive in dist/, its contents tested
 	@python tools/archive_contents.py dist/*.tar.gz
 molecule: env model ## Molecule: every scenario on real systemd hosts
 	@for scenario in molecule/*/molecule.yml; do molecule test -s $$(basename $$(dirname $$scenario)) $(ARGS); done
+test-suites: env ## opt-in: Molecule's scenarios on Debian 11 and Ubuntu 20.04, 22.04, 24.04 (tests/suites/run)
+	@tests/suites/run
 test-systemd: env ## units, helper and config writer against a real systemd, on a host
 	@tests/systemd/run
 test-vllm: env ## opt-in: vLLM's CPU build for real, on a host (5 GB, some minutes; tests/vllm/run)

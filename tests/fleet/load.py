@@ -14,6 +14,16 @@ import httpx
 PATIENCE = 300.0
 
 
+@dataclass(frozen=True)
+class Failure:
+    """A request that was not answered as it should have been; times are those of time.monotonic."""
+
+    stream: bool
+    began: float
+    ended: float
+    what: str
+
+
 @dataclass
 class Load:
     """Two clients for each model, one of which streams; use as a context manager."""
@@ -22,7 +32,8 @@ class Load:
     key: str
     models: Sequence[str]
     served: dict[str, int] = field(default_factory=dict)
-    failed: list[str] = field(default_factory=list)
+    wrong: list[Failure] = field(default_factory=list)
+    kills: list[tuple[float, float]] = field(default_factory=list)
     slowest: float = 0.0
     _over: threading.Event = field(default_factory=threading.Event)
     _thread: threading.Thread | None = None
@@ -37,6 +48,23 @@ class Load:
         assert self._thread is not None
         self._over.set()
         self._thread.join(PATIENCE + 10)
+
+    def killed(self, began: float, ended: float) -> None:
+        """A router was killed between these moments: the streams that it had begun are lost."""
+        self.kills.append((began, ended))
+
+    @property
+    def failed(self) -> list[str]:
+        """What is wrong, other than streams that a kill has cut off."""
+        return [
+            failure.what
+            for failure in self.wrong
+            if not failure.stream
+            or not any(
+                failure.began < ended and began < failure.ended < ended + 1
+                for began, ended in self.kills
+            )
+        ]
 
     async def _all(self) -> None:
         headers = {"authorization": f"Bearer {self.key}"}
@@ -55,13 +83,15 @@ class Load:
         while not self._over.is_set():
             began = time.monotonic()
             wrong = await self._ask(client, body)
-            seconds = time.monotonic() - began
+            ended = time.monotonic()
+            seconds = ended - began
             self.slowest = max(self.slowest, seconds)
             if wrong is None:
                 self.served[model] += 1
             else:
                 at = time.strftime("%H:%M:%S")
-                self.failed.append(f"{at} {model} {stream=} after {seconds:.1f} s: {wrong}")
+                what = f"{at} {model} {stream=} after {seconds:.1f} s: {wrong}"
+                self.wrong.append(Failure(stream, began, ended, what))
             await asyncio.sleep(0.3)
 
     async def _ask(self, client: httpx.AsyncClient, body: dict[str, Any]) -> str | None:

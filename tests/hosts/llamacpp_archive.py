@@ -1,16 +1,17 @@
 """Pack llama.cpp's real server as an archive like those of its releases; print the archive's path.
 
-    llamacpp_archive.py [COPY.tar.gz]
+    llamacpp_archive.py [--python=PROGRAM] [COPY.tar.gz]
 
 For hosts whose distribution has no package of it. The server is PyPI's xllamacpp out of the
 environment that runs this (one wheel for every Python 3, nothing else needed), behind an executable
-called `llama-server` that takes llama-server's arguments. The same contents give the same bytes;
-the archive is kept in the cache under a name made of them, and copied to where a fixed name is
-wanted.
+called `llama-server` that takes llama-server's arguments and is run by PROGRAM, the host's Python.
+The same contents give the same bytes; the archive is kept in the cache under a name made of them,
+and copied to where a fixed name is wanted.
 """
 
 from __future__ import annotations
 
+import argparse
 import gzip
 import hashlib
 import importlib.metadata
@@ -29,7 +30,7 @@ CHECKOUT = Path(__file__).resolve().parents[2]
 SERVER = CHECKOUT / "roles/llm_router/files/llm_router/engines/xllamacpp_server.py"
 
 LAUNCHER = """\
-#!/usr/bin/python3 -I
+#!{python} -I
 import os
 import sys
 
@@ -44,14 +45,14 @@ sys.exit(main())
 """
 
 
-def contents() -> dict[str, tuple[int, bytes]]:
+def contents(python: str) -> dict[str, tuple[int, bytes]]:
     """Every file of the archive: its path -> mode and bytes."""
     package = importlib.metadata.distribution("xllamacpp")
     if "abi3" not in (package.read_text("WHEEL") or ""):
         raise SystemExit("the installed xllamacpp is for one Python only: take its abi3 wheel")
     top = f"llama-xllamacpp-{package.version}"
     files = {
-        f"{top}/llama-server": (0o755, LAUNCHER.encode()),
+        f"{top}/llama-server": (0o755, LAUNCHER.format(python=python).encode()),
         f"{top}/lib/xllamacpp_server.py": (0o644, SERVER.read_bytes()),
     }
     for entry in package.files or []:
@@ -72,9 +73,9 @@ def pack(files: dict[str, tuple[int, bytes]]) -> bytes:
     return gzip.compress(raw.getvalue(), compresslevel=1, mtime=0)
 
 
-def make() -> Path:
+def make(python: str) -> Path:
     """The archive in the cache, packed if it is not there yet."""
-    files = contents()
+    files = contents(python)
     digest = hashlib.sha256()
     for path, (mode, data) in sorted(files.items()):
         digest.update(f"{path} {mode} {hashlib.sha256(data).hexdigest()}\n".encode())
@@ -89,8 +90,12 @@ def make() -> Path:
 
 def main(argv: list[str]) -> int:
     """The command line."""
-    path = make()
-    for copy in map(Path, argv):
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--python", default="/usr/bin/python3")
+    parser.add_argument("copies", nargs="*", type=Path)
+    given = parser.parse_args(argv)
+    path = make(given.python)
+    for copy in given.copies:
         copy.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(path, copy)
         path = copy

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from dataclasses import replace
 from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
 
@@ -28,6 +29,7 @@ from tests.hosts.hostlib.names import (
     split_certificates,
     usable_nameservers,
 )
+from tests.hosts.hostlib.suites import SUITES, UBUNTU, packages
 
 ALL_OF_THE_POOL = IPv4Network("10.64.0.0/10")
 
@@ -131,13 +133,49 @@ def test_a_base_is_rebuilt_for_other_packages_or_another_recipe() -> None:
     assert key not in {base_key(*other) for other in others}
 
 
+class TestSuites:
+    def test_ubuntu_has_its_updates_and_debian_is_as_ever(self) -> None:
+        assert UBUNTU.sources("jammy") == [
+            "deb http://archive.ubuntu.com/ubuntu jammy main universe",
+            "deb http://archive.ubuntu.com/ubuntu jammy-updates main universe",
+        ]
+        assert SUITES["forky"].sources("forky") == ["deb http://deb.debian.org/debian forky main"]
+
+    def test_polkit_is_called_otherwise_in_old_suites(self) -> None:
+        assert {suite for suite in SUITES if "polkitd" not in packages(suite)} == {
+            "bullseye",
+            "focal",
+        }
+        assert all(len(packages(suite)) == len(packages("forky")) for suite in SUITES)
+
+    def test_the_bases_that_there_are_stay_what_they_are(self) -> None:
+        keys = [base_key(suite, packages(suite), base.RECIPE) for suite in ("bookworm", "trixie")]
+        assert keys == ["bookworm-2b1b4e8f7fae", "trixie-57c5fecc3d04"]
+
+    def test_keys_that_are_not_what_they_should_be_are_refused(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("ROUNDHOUSE_CACHE", str(tmp_path / "cache"))
+        (tmp_path / "cache").mkdir()
+        package = tmp_path / "keys.deb"
+        package.write_bytes(b"somebody else's")
+        archive = replace(
+            UBUNTU,
+            mirror=tmp_path.as_uri(),
+            keyrings=("/nowhere/keys.gpg",),
+            keyring_package="keys.deb",
+        )
+        with pytest.raises(HostError, match="has the sha256"):
+            base._keyring(archive)
+
+
 class TestSupersededBases:
     @pytest.fixture
     def target(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         """The base that is wanted, there already, in a cache with others that are old."""
         monkeypatch.setenv("ROUNDHOUSE_CACHE", str(tmp_path))
         bases = tmp_path / "bases"
-        key = base_key("forky", base.PACKAGES, base.RECIPE)
+        key = base_key("forky", packages("forky"), base.RECIPE)
         for name in (key, "forky-1", "forky-2", "forky-3.partial", "trixie-1"):
             (bases / name / "usr").mkdir(parents=True)
             os.utime(bases / name, (0, 0))

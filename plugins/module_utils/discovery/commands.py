@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import posixpath
 import re
-from collections.abc import Callable, Mapping, Sequence
+import typing
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Optional
 
 from .units import split, substitute
 
-Read = Callable[[str], Optional[str]]
+Read = typing.Callable[[str], Optional[str]]  # Python 3.8 subscripts no other
 """A file's text, or None where it cannot be read."""
 
 MODEL_FLAGS = {

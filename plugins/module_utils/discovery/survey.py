@@ -233,7 +233,7 @@ def _unit_files(host: _Host) -> list[tuple[str, str]]:
 
 def _is_alias(host: _Host, name: str, path: str) -> bool:
     place = host.path(path)
-    return place.is_symlink() and posixpath.basename(str(place.readlink())) != name
+    return place.is_symlink() and posixpath.basename(os.readlink(place)) != name  # noqa: PTH115 (Python 3.8)
 
 
 def _texts(host: _Host, unit: str, path: str) -> list[tuple[str, str]]:
@@ -415,7 +415,7 @@ def _listening(host: _Host, group: str) -> list[int]:
             with os.scandir(f"/proc/{pid}/fd") as entries:
                 for entry in entries:
                     with contextlib.suppress(OSError):
-                        inodes.add(str(Path(entry.path).readlink()))
+                        inodes.add(os.readlink(entry.path))  # noqa: PTH115 (Python 3.8)
         except PermissionError:
             host.unread[f"/proc/{pid}/fd"] = "only root sees where an engine listens"
             return []

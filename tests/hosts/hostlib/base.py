@@ -1,16 +1,17 @@
-"""The control machine's packages, and one cached base root per Debian suite."""
+"""The control machine's packages, and one cached base root per suite."""
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
 import time
 from pathlib import Path
+from urllib.request import urlopen
 
-from .names import SUITES, HostError, base_key
+from .names import HostError, base_key
 from .shell import locked, output, run_long, say, succeeds
-
-MIRROR = "http://deb.debian.org/debian"
+from .suites import DEBIAN, SUITES, Archive, packages
 
 TOOLS = {
     "systemd-nspawn": "systemd-container",
@@ -22,19 +23,6 @@ TOOLS = {
     "gpgv": "gpgv",
 }
 """Program -> the Debian and Ubuntu package that has it."""
-
-KEYRINGS = (
-    "/usr/share/keyrings/debian-archive-keyring.gpg",
-    "/usr/share/keyrings/debian-archive-keyring.pgp",
-)
-"""Debian's own keys, wherever the control machine's release keeps them. Ubuntu packages them too,
-but its apt does not trust them by itself: mmdebstrap is told."""
-
-PACKAGES = (
-    "systemd", "systemd-sysv", "dbus", "polkitd", "python3", "python3-apt", "sudo",
-    "openssh-server", "iproute2", "ca-certificates", "procps", "curl", "less", "passwd", "adduser",
-)  # fmt: skip
-"""About what a bare cloud image has. python3-venv is left out on purpose: the roles bring it."""
 
 RECIPE = "1"
 """Raise it when the way a base is built changes, so that older cached ones are not taken."""
@@ -55,8 +43,8 @@ def cache_dir() -> Path:
 def missing_packages() -> list[str]:
     """The apt packages that the control machine still needs, in a stable order."""
     missing = {package for tool, package in TOOLS.items() if shutil.which(tool) is None}
-    if not any(Path(keyring).exists() for keyring in KEYRINGS):
-        missing.add("debian-archive-keyring")
+    if not any(Path(keyring).exists() for keyring in DEBIAN.keyrings):
+        missing.add(DEBIAN.keyring_package)
     return sorted(missing)
 
 
@@ -98,7 +86,7 @@ def base_root(suite: str) -> Path:
     if suite not in SUITES:
         raise HostError(f"suite {suite!r} is not one of {', '.join(SUITES)}")
     bases = cache_dir() / "bases"
-    target = bases / base_key(suite, PACKAGES, RECIPE)
+    target = bases / base_key(suite, packages(suite), RECIPE)
     bases.mkdir(parents=True, exist_ok=True)
     _stamp(target).touch()
     if not target.is_dir() or superseded(suite, target):
@@ -144,22 +132,49 @@ def _remove(base: Path) -> None:
 
 
 def _build(suite: str, directory: Path) -> None:
-    keyring = next((path for path in KEYRINGS if Path(path).exists()), KEYRINGS[0])
+    archive = SUITES[suite]
     argv = [
         "mmdebstrap",
         "--mode=root",
         "--variant=apt",
         "--format=directory",
-        f"--include={','.join(PACKAGES)}",
-        f"--keyring={keyring}",
+        f"--include={','.join(packages(suite))}",
+        f"--keyring={_keyring(archive)}",
         # forky's Release file can be past its date on a mirror.
         '--aptopt=Acquire::Check-Valid-Until "false"',
         '--aptopt=APT::Install-Recommends "false"',
     ]
     for scheme, proxy in apt_proxies().items():
         argv.append(f'--aptopt=Acquire::{scheme}::Proxy "{proxy}"')
-    argv += [suite, str(directory), f"deb {MIRROR} {suite} main"]
-    say(f"the base root of Debian {suite} is built once and kept in {directory.parent}")
+    argv += [suite, str(directory), *archive.sources(suite)]
+    say(f"the base root of {archive.distribution} {suite} is built once, in {directory.parent}")
     run_long(f"building the base root of {suite}", argv)
     if not succeeds(["test", "-x", str(directory / "usr/sbin/sshd")]):
         raise HostError(f"the base root of {suite} has no sshd")
+
+
+def _keyring(archive: Archive) -> Path:
+    """The archive's keys. Ubuntu packages Debian's too, but its apt does not trust them by itself.
+
+    Keys that the control machine has no package of are fetched once and kept.
+    """
+    there = next((Path(path) for path in archive.keyrings if Path(path).exists()), None)
+    if there or not archive.keyring_sum:
+        return there or Path(archive.keyrings[0])
+    kept = cache_dir() / "keyrings" / archive.keyring_sum[:12]
+    keyring = kept / archive.keyrings[0].lstrip("/")
+    if not keyring.exists():
+        url = f"{archive.mirror}/{archive.keyring_package}"
+        try:
+            with urlopen(url, timeout=60) as answer:
+                fetched = answer.read()
+        except OSError as error:
+            raise HostError(f"{url} could not be fetched: {error}") from error
+        found = hashlib.sha256(fetched).hexdigest()
+        if found != archive.keyring_sum:
+            raise HostError(f"{url} has the sha256 {found}, and not {archive.keyring_sum}")
+        kept.parent.mkdir(exist_ok=True)
+        package = kept.with_suffix(".deb")
+        package.write_bytes(fetched)
+        output(["dpkg-deb", "--extract", str(package), str(kept)])
+    return keyring

@@ -14,8 +14,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-SUITES = ("bookworm", "trixie", "forky")
-"""The Debian suites that hosts are made of; each is also the inventory group of its hosts."""
+from .suites import SUITES
 
 FIRST_INDEX = 10
 """The last octet of the first host's address; the bridge itself is .1."""
