@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, JsonValue
 
 from llm_router.engine_files import DEFAULT_PORTS, KEY_FILES
+from llm_router.logs.lines import LogFormat
 from llm_router.model_files import MODELS_DIR, REPO, REVISION
 
 Backend = Literal["sglang", "vllm", "tabby", "llamacpp", "command"]
@@ -181,6 +182,12 @@ class Recent(_Section):
     capture: bool = False
 
 
+class Log(_Section):
+    """A line for each request and each step of a switch: see docs/operations.md."""
+
+    format: LogFormat = "logfmt"
+
+
 class EngineFiles(_Section):
     """Directories that activation writes to; ``etc`` has one for each of the other engines."""
 
@@ -222,6 +229,7 @@ class Config(_Section):
     switch: SwitchConfig = SwitchConfig()
     requests: RequestLimits = RequestLimits()
     recent: Recent = Recent()
+    log: Log = Log()
 
 
 class RepairSwitches(_Section):
