@@ -55,7 +55,8 @@ lint-yaml: env ## yamllint
 	@yamllint --strict .
 lint-ansible: env ## ansible-lint, production profile
 	@ansible-lint --profile production --offline
-lint-docs: env ## the plugins' and roles' documentation, the changelog
+lint-docs: env ## the plugins' and roles' documentation, the changelog, whether docs/reference is stale
+	@$(MODULE) tools.docs --check
 	@cd $(ANSIBLE_COLLECTIONS_PATH)/ansible_collections/roundhouse/llm && \
 		antsibull-docs lint-collection-docs --plugin-docs --validate-collection-refs self . && \
 		antsibull-changelog lint
@@ -133,6 +134,8 @@ env: ## the environment of the checks, in .venv
 	@tools/bootstrap dev
 model: ## the 253 MB test model, in $ROUNDHOUSE_CACHE
 	@tools/bootstrap model
+docs: env ## docs/reference anew: configuration, HTTP API, roles, modules
+	@$(MODULE) tools.docs
 lock: ## write every requirements lock anew
 	@tools/lock
 clean: ## forget environments and caches of this checkout (first: make demo-down)
