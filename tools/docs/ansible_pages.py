@@ -95,7 +95,10 @@ def _whole(documentation: dict[str, Any], fragments: Path) -> dict[str, Any]:
         for section, values in yaml.safe_load(text).items():
             own = documentation.get(section, {} if isinstance(values, dict) else [])
             if isinstance(values, dict):
-                documentation[section] = {**values, **own}
+                documentation[section] = {
+                    **own,
+                    **{k: v for k, v in values.items() if k not in own},
+                }
             else:
                 documentation[section] = [*own, *values]
     return documentation
