@@ -13,7 +13,7 @@ BIN := $(CURDIR)/.venv/bin
 PYTEST := $(BIN)/pytest
 REPORTS := .cache/reports
 MODULE := PYTHONPATH=$(CURDIR):$(CURDIR)/roles/llm_router/files $(BIN)/python -m
-TYPED := $(wildcard tests/unit tests/integration tests/soak tests/hosts tests/standin bench demo tools)
+TYPED := $(wildcard tests/unit tests/integration tests/soak tests/hosts tests/docs tests/standin bench demo tools)
 
 export PATH := $(BIN):$(PATH)
 export ANSIBLE_COLLECTIONS_PATH := $(CURDIR)/.cache/collections
@@ -55,7 +55,8 @@ lint-yaml: env ## yamllint
 	@yamllint --strict .
 lint-ansible: env ## ansible-lint, production profile
 	@ansible-lint --profile production --offline
-lint-docs: env ## the plugins' and roles' documentation, the changelog
+lint-docs: env ## the plugins' and roles' documentation, the changelog, whether docs/reference is stale
+	@$(MODULE) tools.docs --check
 	@cd $(ANSIBLE_COLLECTIONS_PATH)/ansible_collections/roundhouse/llm && \
 		antsibull-docs lint-collection-docs --plugin-docs --validate-collection-refs self . && \
 		antsibull-changelog lint
@@ -135,6 +136,8 @@ env: ## the environment of the checks, in .venv
 	@tools/bootstrap dev
 model: ## the 253 MB test model, in $ROUNDHOUSE_CACHE
 	@tools/bootstrap model
+docs: env ## docs/reference anew: configuration, HTTP API, roles, modules
+	@$(MODULE) tools.docs
 lock: ## write every requirements lock anew
 	@tools/lock
 clean: ## forget environments and caches of this checkout (first: make demo-down)

@@ -81,8 +81,9 @@ def measure(router: Router, requests: int = REQUESTS, max_wait: float = 2.0) -> 
 
 def _switches(router: Router) -> list[dict[str, float]]:
     log = (router.dir / "router.log").read_text(encoding="utf-8").splitlines()
-    done = [line for line in log if " switch to " in line and " done after " in line]
-    return [{"seconds": float(line.rpartition(" done after ")[2].split(" ")[0])} for line in done]
+    ended = [line for line in log if " msg=switch_ended " in line and " outcome=ok" in line]
+    said = [dict(pair.split("=", 1) for pair in line.split()) for line in ended]
+    return [{"seconds": float(entry["seconds"])} for entry in said]
 
 
 def report(result: Result) -> bool:

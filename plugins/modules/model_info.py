@@ -14,8 +14,7 @@ author:
   - Roundhouse contributors (@roundhouse-llm)
 description:
   - Asks the router that runs on the host, over its admin socket. It changes nothing.
-requirements:
-  - the router, as the role P(roundhouse.llm.llm_router#role) installs it, running on the host
+extends_documentation_fragment: [roundhouse.llm.router]
 attributes:
   check_mode:
     support: full
@@ -40,11 +39,6 @@ options:
       - Whether to say too what a request for each model would do now.
     type: bool
     default: false
-  socket:
-    description:
-      - The router's admin socket. Whoever can open it may look; root can.
-    type: path
-    default: /run/llm-router/admin.sock
 seealso:
   - module: roundhouse.llm.model_switch
   - module: roundhouse.llm.model_config

@@ -17,8 +17,7 @@ description:
   - Or to unload one, and waits until its GPUs are free.
   - Answers that are being streamed by the model of before are finished first.
   - A model that is loaded already is left alone.
-requirements:
-  - the router, as the role P(roundhouse.llm.llm_router#role) installs it, running on the host
+extends_documentation_fragment: [roundhouse.llm.router]
 attributes:
   check_mode:
     support: full
@@ -56,11 +55,6 @@ options:
       - Seconds to wait at most. Without it the router's own limits for draining and loading hold.
       - A switch that has begun goes on when the time is over.
     type: float
-  socket:
-    description:
-      - The router's admin socket. Whoever can open it may switch; root can.
-    type: path
-    default: /run/llm-router/admin.sock
 seealso:
   - module: roundhouse.llm.model_info
   - module: roundhouse.llm.model_config

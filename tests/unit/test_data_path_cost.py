@@ -9,18 +9,26 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import logging
+import os
 import sys
 import tracemalloc
 from collections.abc import Callable
-from types import FrameType
+from types import FrameType, SimpleNamespace
 from typing import Any
 
 import pytest
+
+from llm_router.api import journal
+from llm_router.logs import formatter
+from llm_router.logs.writer import LineWriter
 
 from .data_path import Stream, chunk
 
 INSTRUCTIONS = {(3, 13): 242.0}
 """Of bytecode for an event that comes by itself."""
+LINE = {(3, 13): 1060.0}
+"""Of bytecode for the line that the log has of a request."""
 EVENTS = 200
 SLACK = 0.15
 
@@ -107,3 +115,47 @@ def test_nothing_is_kept_of_a_stream() -> None:
 
     asyncio.run(main())
     assert kept[0] < 20 * EVENTS  # a byte for each event
+
+
+def test_a_requests_line_in_the_log_costs_what_it_did(monkeypatch: pytest.MonkeyPatch) -> None:
+    reading, writing = os.pipe()
+    writer = LineWriter(writing)
+    writer.setFormatter(formatter("logfmt", journal=True))
+    logger = logging.Logger("journal")
+    logger.addHandler(writer)
+    monkeypatch.setattr(journal, "log", logger)
+    monkeypatch.setattr(logging, "_srcfile", None)  # as `log_to_stderr` has it
+    exchange: Any = SimpleNamespace(
+        model=SimpleNamespace(name="gemma-3-27b"),
+        caller=SimpleNamespace(name="webui"),
+        path="/v1/chat/completions",
+        stream=True,
+        queue_seconds=0.5,
+        switch_seconds=0.0,
+        measured=SimpleNamespace(tokens=128, rate=41.23, first_token=5.25),
+        rate=None,
+        sent=5.0,
+    )
+
+    def one() -> None:
+        journal.request_ended("5f0c2a-7", exchange, 200, None, 3.5, "5f0c2a-s1")
+
+    def hundred() -> None:
+        for _ in range(100):
+            one()
+            os.read(reading, 4096)
+
+    one()
+    assert os.read(reading, 4096) == (
+        b"<6>level=info msg=request id=5f0c2a-7 model=gemma-3-27b status=200 key=webui "
+        b"path=/v1/chat/completions stream=true waited=0.5 switch=5f0c2a-s1 ttft=0.25 tokens=128 "
+        b"tokens_per_second=41.2 duration=3.5\n"
+    )
+    found = instructions(hundred) / 100
+    os.close(reading)
+    os.close(writing)
+    known = LINE.get(sys.version_info[:2])
+    if known is None:
+        assert found < 1.5 * LINE[3, 13], found
+    else:
+        assert found == pytest.approx(known, rel=SLACK)

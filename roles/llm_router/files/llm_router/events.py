@@ -16,13 +16,15 @@ log = logging.getLogger(__name__)
 class SwitchStarted:
     """A plan begins to run; ``model`` is None for an unload.
 
-    ``reason`` is request, adopt, rollback, idle, operator or removed.
+    ``reason`` is request, adopt, rollback, idle, operator or removed. ``switch`` is its number,
+    which the events of one switch have in common.
     """
 
     group: str
     model: str | None
     previous: str | None
     reason: str
+    switch: int = 0
 
 
 @dataclass(frozen=True)
@@ -36,13 +38,15 @@ class StepStarted:
 
 @dataclass(frozen=True)
 class StepEnded:
-    """One step ended; ``error`` is None when it did what it should."""
+    """One step ended; ``error`` is None when it did what it should. ``unit`` is the model's."""
 
     group: str
     step: str
     model: str
     seconds: float
     error: str | None = None
+    switch: int = 0
+    unit: str = ""
 
 
 @dataclass(frozen=True)
@@ -62,6 +66,7 @@ class SwitchEnded:
     steps: tuple[StepEnded, ...] = ()
     main_pid: int = 0
     context_length: int | None = None
+    switch: int = 0
 
 
 @dataclass(frozen=True)

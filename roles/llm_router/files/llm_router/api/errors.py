@@ -25,6 +25,7 @@ class ApiError(Exception):
     ) -> None:
         super().__init__(message)
         self.status = status
+        self.code = code
         self.headers = {} if retry_after is None else {"retry-after": str(retry_after)}
         self.body: dict[str, Any] = {
             "error": {"message": message, "type": kind, "param": param, "code": code}

@@ -56,6 +56,8 @@ class Exchange:
     """When its engine was asked."""
     served: bool = False
     """Whether it has its lease."""
+    switch: int | None = None
+    """The number of the last switch that it waited for."""
     keep_alive: float | None = None
     """How long its model shall stay loaded afterwards, in seconds."""
     interrupt: Callable[[], object] | None = None

@@ -6,6 +6,7 @@ A plain ASGI function per path, because this is the hot path: FastAPI serves eve
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
 import sys
 from collections.abc import Mapping, MutableMapping
@@ -14,7 +15,7 @@ from typing import Any
 
 import anyio
 
-from llm_router.api import status
+from llm_router.api import journal, status
 from llm_router.api.auth import Caller, identify
 from llm_router.api.errors import (
     ApiError,
@@ -45,8 +46,9 @@ from llm_router.units.base import UnitError
 log = logging.getLogger(__name__)
 
 # the connection's own matters, and what the router answers for itself
-_KEEP_RESPONSE_HEADERS = ("content-type", "retry-after", "x-request-id")
+_KEEP_RESPONSE_HEADERS = ("content-type", "retry-after")
 _KEEP_WHEN_PASSED_ON = ("content-length", "content-encoding", "content-disposition")
+_NUMBERS = itertools.count(1)
 
 
 class Proxy:
@@ -63,11 +65,15 @@ class Proxy:
         services: Services = scope["app"].state.services
         line: Line = scope[LINE]
         line.attach()
-        reply = Reply(line, self._operation.dialect)
+        number = next(_NUMBERS)
+        identity = journal.request_id(services.boot, number)
+        began = services.clock()
+        reply = Reply(line, self._operation.dialect, identity)
         headers = {
             name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]
         }
         exchange: Exchange | None = None
+        caller: Caller | None = None
         slot: Caller | None = None
         try:
             caller = identify(scope, headers, services.settings)
@@ -75,8 +81,8 @@ class Proxy:
             slot = services.take_slot(caller)
             limits = services.settings.config.requests
             raw = await read_body(line, receive, limits.max_body, limits.client_timeout)
-            exchange = self._understand(Incoming(services, scope, caller, headers, raw))
-            services.in_flight[exchange.number] = exchange
+            exchange = self._understand(Incoming(services, scope, caller, headers, raw, number))
+            services.in_flight[number] = exchange
             await self._until_its_end(services, exchange, reply, line)
         except ApiError as error:
             reply.fail(error)
@@ -88,23 +94,23 @@ class Proxy:
         finally:
             if slot is not None:
                 services.give_slot(slot)
+            # 499 is the field's name for "the client left first"
+            code = reply.broken or (reply.status if reply.ended or reply.said_done else 499)
+            told = reply.failed or code
+            seconds = services.clock() - began
             if exchange is not None:
-                services.in_flight.pop(exchange.number, None)
-                # 499 is the field's name for "the client left first"
-                code = reply.broken or (reply.status if reply.ended or reply.said_done else 499)
+                services.in_flight.pop(number, None)
                 name = exchange.model.name
                 services.metrics.request_ended(name, exchange.path, code, exchange.queue_seconds)
-                services.activity.ended(services, exchange, reply.failed or code)
-                log.info(
-                    "request path=%s model=%s key=%s status=%d stream=%s seconds=%.3f switch=%.3f",
-                    exchange.path,
-                    name,
-                    exchange.caller.name,
-                    code,
-                    exchange.stream,
-                    services.clock() - exchange.began,
-                    exchange.switch_seconds,
-                )
+                services.activity.ended(services, exchange, told)
+                switch = None
+                if exchange.switch is not None:
+                    switch = journal.switch_id(services.boot, exchange.switch)
+                journal.request_ended(identity, exchange, told, reply.error, seconds, switch)
+            else:
+                key = caller.name if caller is not None else None
+                path = self._operation.path
+                journal.request_refused(identity, path, key, told, reply.error, seconds)
 
     async def _until_its_end(
         self, services: Services, exchange: Exchange, reply: Reply, line: Line
@@ -158,6 +164,8 @@ class Proxy:
                 raise refused(error.refusal) from error
             finally:
                 if ticket is not None:
+                    if ticket.waited:
+                        exchange.switch = services.scheduler.switch_of(ticket) or exchange.switch
                     ticket.close(exchange.keep_alive)
 
     async def _wait(

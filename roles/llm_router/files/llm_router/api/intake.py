@@ -5,7 +5,6 @@ Nothing here waits, and nothing has been loaded yet: what cannot be done is said
 
 from __future__ import annotations
 
-import itertools
 import re
 import secrets
 import time
@@ -35,7 +34,6 @@ from llm_router.engines import engine_for, repairs_for
 
 STATUS_HEADER = "x-llm-router-status"
 SWITCH_HEADER = "x-llm-router-switch"
-_NUMBERS = itertools.count(1)
 _TO_ENGINE = ("anthropic-version", "anthropic-beta")
 """Headers that are part of what is asked. Keys are not: they are the router's."""
 
@@ -49,6 +47,8 @@ class Incoming:
     caller: Caller
     headers: Mapping[str, str]
     raw: bytes
+    number: int
+    """Of the requests that came."""
 
 
 Understand = Callable[[Incoming], Exchange]
@@ -212,7 +212,7 @@ def _exchange(
         "model": asked.name,
     }
     return Exchange(
-        next(_NUMBERS),
+        incoming.number,
         operation.path,
         operation,
         incoming.caller,

@@ -73,6 +73,7 @@ _NOT_JSON = {
     "/admin/live": {"text/event-stream": {"schema": {"type": "string"}}},
 }
 _HEADERS: Json = {
+    "X-Request-Id": "The request's id, as in the log",
     "X-LLM-Router-Model": "The model that answers",
     "X-LLM-Router-Backend": "Its engine",
     "X-LLM-Router-Queue-Seconds": "How long the request waited for its turn",

@@ -16,6 +16,7 @@ from llm_router.background import in_background
 from llm_router.config.diff import Changes, compare, without_restart
 from llm_router.config.errors import ConfigError
 from llm_router.config.load import Settings, load_settings
+from llm_router.logs import use_format
 
 log = logging.getLogger(__name__)
 
@@ -53,6 +54,7 @@ class Reloader:
         services = self._services
         old = services.settings
         services.settings = replace(new, config=without_restart(old.config, new.config))
+        use_format(services.settings.config.log.format)
         services.switcher.configure(services.settings)
         services.learned.configure(services.settings.models)
         services.units.configure(services.settings.models)

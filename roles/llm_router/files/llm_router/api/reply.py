@@ -31,8 +31,10 @@ class ClientGone(Exception):
 class Reply:
     """The answer to one request; ``status`` is 0 until it has begun. Nothing here waits."""
 
-    def __init__(self, line: Line, dialect: Dialect = OPENAI) -> None:
+    def __init__(self, line: Line, dialect: Dialect = OPENAI, identity: str = "") -> None:
         self._line = line
+        self._own = (b"x-request-id", identity.encode())
+        """What every answer has: the request's id, as in the log."""
         self._dialect = dialect
         self.status = 0
         self.ended = False
@@ -44,6 +46,8 @@ class Reply:
         """The status of the error that broke it off."""
         self.failed: int | None = None
         """The status of the error that the client was told of, in the answer or as the answer."""
+        self.error: str | None = None
+        """That error's code."""
         self._events = False
 
     @property
@@ -54,13 +58,13 @@ class Reply:
     def start(self, status: int, headers: Headers) -> None:
         """Send status and headers."""
         self.status = status
-        self._line.start(status, _encoded(headers))
+        self._line.start(status, [self._own, *_encoded(headers)])
 
     def start_events(self, headers: Headers = ()) -> None:
         """Begin an event stream that no proxy on the way may hold back."""
         self._events = True
         self.status = 200
-        self._line.start(200, [*_EVENTS, *_encoded(headers)])
+        self._line.start(200, [*_EVENTS, self._own, *_encoded(headers)])
 
     def write(self, data: bytes) -> None:
         """Send a piece of the body."""
@@ -75,12 +79,13 @@ class Reply:
         """Send a whole answer."""
         self.status = status
         self.ended = True
-        self._line.start(status, _encoded(headers), data)
+        self._line.start(status, [self._own, *_encoded(headers)], data)
 
     def fail(self, error: ApiError) -> None:
         """The error as an answer of its own, or as the stream's last event and its end."""
         if self.ended:
             return
+        self.error = error.code
         self.failed = None if self.said_done else error.status
         if self.said_done:
             self.end()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import secrets
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterable
@@ -17,6 +18,7 @@ from llm_router.api.auth import Caller
 from llm_router.api.errors import too_many_at_once
 from llm_router.api.exchange import Exchange
 from llm_router.api.gpus import Gpus
+from llm_router.api.journal import SwitchLog
 from llm_router.api.metrics import Metrics
 from llm_router.api.progress import Progress
 from llm_router.api.upstream import Engines
@@ -67,6 +69,8 @@ class Services:
     activity: Activity = field(init=False)
     progress: Progress = field(init=False)
     gpus: Gpus = field(default_factory=Gpus)
+    boot: str = field(default_factory=lambda: secrets.token_hex(3))
+    """Begins the ids of this run's requests and switches."""
 
     def __post_init__(self) -> None:
         self.activity = Activity(self.settings.config.recent.keep)
@@ -143,6 +147,7 @@ async def running(settings: Settings, units: Units | None = None) -> AsyncIterat
             events.subscribe(lambda event: _remember(services, event))
             events.subscribe(services.learned.listen)
             events.subscribe(services.progress.listen)
+            events.subscribe(SwitchLog(services.boot).listen)
             await _find_running(services)
             preload(services, settings.models)
             unsubscribe = units.subscribe(lambda *change: _unit_changed(services, *change))
@@ -153,15 +158,12 @@ async def running(settings: Settings, units: Units | None = None) -> AsyncIterat
 
 def _remember(services: Services, event: Event) -> None:
     if isinstance(event, SwitchEnded):
-        outcome = f"failed: {event.error}" if event.error else "done"
         if event.model is None:
             services.last_unload[event.group] = event
-            log.info("unload of %s %s after %.2f s", event.previous, outcome, event.seconds)
             return
         services.last_switch[event.model] = event
         if event.error is None:
             services.main_pids[event.model] = event.main_pid
-        log.info("switch to %s %s after %.2f s", event.model, outcome, event.seconds)
 
 
 async def _find_running(services: Services) -> None:

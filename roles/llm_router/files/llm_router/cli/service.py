@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import json
-import logging
 
 from llm_router.cli.exits import Exit, Failed
 from llm_router.cli.settings import problem_json, settings_of
 from llm_router.config import ConfigError, load_settings
+from llm_router.config.load import load_config
+from llm_router.logs import log_to_stderr, use_format
 
 
 def check(options: argparse.Namespace) -> int:
@@ -39,10 +41,9 @@ def serve(options: argparse.Namespace) -> int:
     """Run the router."""
     from llm_router.serve import serve as run
 
-    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s %(message)s")
-    # httpx says every request at INFO: the router's own line says more
-    logging.getLogger("httpx").setLevel(logging.WARNING)
-    return run(settings_of(options))
+    settings = settings_of(options)
+    log_to_stderr(settings.config.log.format)
+    return run(settings)
 
 
 def helper(options: argparse.Namespace) -> int:
@@ -50,7 +51,10 @@ def helper(options: argparse.Namespace) -> int:
     from llm_router.helper.server import serve_helper
     from llm_router.units.base import UnitError
 
-    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s %(message)s")
+    log_to_stderr()
+    # what is wrong with the file is for the router to say: the helper refuses, and says why
+    with contextlib.suppress(ConfigError):
+        use_format(load_config(options.config).log.format)
     try:
         asyncio.run(serve_helper(options.config))
     except UnitError as error:

@@ -1,7 +1,7 @@
 """What config.yml, models.yml and keys.yml may say.
 
 Every key that was ever valid stays valid; ``schema`` names the version a file was written for.
-Times are seconds.
+Times are seconds. The text below a field is its description in docs/reference (`make docs`).
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, JsonValue
 
 from llm_router.engine_files import DEFAULT_PORTS, KEY_FILES
+from llm_router.logs.lines import LogFormat
 from llm_router.model_files import MODELS_DIR, REPO, REVISION
 
 Backend = Literal["sglang", "vllm", "tabby", "llamacpp", "command"]
@@ -91,101 +92,127 @@ class Listen(_Section):
     """Where the public API listens."""
 
     host: str = "127.0.0.1"
+    """The address. Another one than loopback needs keys, or ``allow_open``."""
     port: Port = 8002
+    """The port."""
     names: list[HostName] = []
     """Without any key: names beside its own by which a browser may reach it."""
 
 
 class Status(_Section):
-    """What a person who waits is told; ``interval`` is the time between countdown lines."""
+    """What a person who waits is told."""
 
     style: Style = "auto"
+    """Where it goes; see the README. A key's, a model's and a request's own come first."""
     interval: Deadline = 10.0
+    """Seconds between the lines of the countdown."""
 
 
 class SchedulerConfig(_Section):
-    """Fairness between models: see docs/architecture.md.
-
-    ``fallback`` says who answers a request that may cause no switch when its model is not loaded:
-    nobody (409), or the loaded model. ``after_drain_timeout`` says what becomes of answers that
-    still run when a switch has waited for them so long: cut off with an error, or waited for.
-    """
+    """Fairness between models: see docs/architecture.md."""
 
     max_wait: Seconds = 60.0
+    """Seconds that somebody waits; then newer requests for the loaded model are kept back."""
     min_residency: Seconds = 0.0
+    """Seconds that a model stays loaded at least, once it is."""
     drain_timeout: Deadline = 600.0
+    """Seconds that a switch waits for running answers to end."""
     after_drain_timeout: Literal["cut", "finish"] = "cut"
+    """What becomes of answers that still run then: cut off with an error, or waited for."""
     max_queue: Count = 20_000
+    """How many requests may wait; who comes then is told to come back (429)."""
     max_queue_per_model: Count = 20_000
+    """How many of them for the same model."""
     fallback: Fallback = "none"
+    """Who answers a request that may cause no switch when its model is not loaded: nobody (409),
+    or the loaded model."""
 
 
 class Background(_Section):
     """Requests that no person waits for: they never swap models behind a person's back.
 
-    One is recognised by not being streamed and by its one user message, which matches ``pattern``
-    (Open WebUI's titles, tags and follow-ups begin so). It waits up to ``patience`` seconds for
-    its model to be loaded for others, since a title is asked for just before the chat it names.
+    One is recognised by not being streamed and by its one user message.
     """
 
     enabled: bool = True
+    """Whether they are looked for."""
     pattern: Pattern = r"^### Task:"
+    """What that message matches: Open WebUI's titles, tags and follow-ups begin so."""
     patience: Seconds = 10.0
+    """Seconds that one waits for its model to be loaded for others, since a title is asked for just
+    before the chat that it names."""
     fallback: Fallback = "loaded"
+    """As in ``scheduler``, for them."""
 
 
 class SwitchConfig(_Section):
-    """How a switch runs and what happens after one that failed.
-
-    ``sleep_timeout``: how long an engine may take to give up its device without ending; past it,
-    it is stopped. ``sleep_memory``: the part of the host's memory, 0 to 1, that the weights of
-    sleeping models may take together. ``prewarm``: whether a model's weights are read into the
-    page cache while the one before it still has the device.
-    """
+    """How a switch runs and what happens after one that failed."""
 
     timeout: Deadline = 180.0
+    """Seconds from an engine's start to its first token, for models that set none."""
     stop_timeout: Deadline = 30.0
+    """Seconds that an engine has to end by itself; then it is killed."""
     sleep_timeout: Deadline = 60.0
+    """Seconds that an engine may take to give up its device without ending; then it is stopped."""
     sleep_memory: Part = 0.5
+    """The part of the host's memory, 0 to 1, that the weights of sleeping models may take
+    together."""
     prewarm: bool = True
+    """Whether a model's weights are read into the page cache while the one before it still has the
+    device."""
     on_failure: Literal["rollback", "stop"] = "rollback"
+    """After a switch that failed: the former model comes back, or nothing is loaded."""
     max_failures: Annotated[int, Field(ge=1)] = 3
+    """Switches to a model that may fail in a row; then it is refused until `llm-router clear`."""
 
 
 class RequestLimits(_Section):
-    """``idle_timeout``: how long an engine may be silent in the middle of an answer;
-    ``client_timeout``: how long a client may take nothing of what is sent to it, or send nothing
-    of its body; ``header_timeout``: how long the head of a request may take to come;
-    ``max_body``: bytes; ``keepalive``: seconds between comments in a stream that waits without
-    status lines; ``json_keepalive``: likewise between spaces before an answer that is not
-    streamed, 0 for none (with it an error may come with status 200); ``shutdown_notice``: how long
-    a router that is stopped says so in its health and goes on serving, before it takes no more;
-    ``shutdown_timeout``: how long running answers get after that, and with a notice those who wait
-    too."""
+    """How long each side of a request may take, and how much it may send."""
 
     idle_timeout: Deadline = 600.0
+    """Seconds for which an engine may be silent in the middle of an answer."""
     client_timeout: Deadline = 60.0
+    """Seconds for which a client may take nothing of what is sent to it, or send nothing of its
+    body."""
     header_timeout: Deadline = 20.0
+    """Seconds that the head of a request may take to come."""
     keepalive: Deadline = 15.0
+    """Seconds between comments in a stream that waits without status lines."""
     json_keepalive: Seconds = 0.0
+    """Seconds between spaces before an answer that is not streamed, 0 for none. With it an error
+    may come with status 200."""
     max_body: Annotated[int, Field(ge=1024)] = 64 * 1024 * 1024
+    """Bytes that a request may have."""
     shutdown_notice: Seconds = 0.0
+    """Seconds for which a router that is stopped says so in its health and goes on serving, before
+    it takes no more."""
     shutdown_timeout: Seconds = 30.0
+    """Seconds that running answers get after that, and with a notice those who wait too."""
 
 
 class Recent(_Section):
-    """What is remembered of requests that ended: ``keep`` of them; with ``capture``, what they
-    asked too, for whoever may administer to read."""
+    """What is remembered, in memory, of requests that ended."""
 
     keep: Annotated[int, Field(ge=1, le=10_000)] = 200
+    """How many of them."""
     capture: bool = False
+    """Whether what they asked is kept too, for whoever may administer to read."""
+
+
+class Log(_Section):
+    """A line for each request and each step of a switch: see docs/logs.md."""
+
+    format: LogFormat = "logfmt"
+    """`key=value`, or a JSON object in each line."""
 
 
 class EngineFiles(_Section):
-    """Directories that activation writes to; ``etc`` has one for each of the other engines."""
+    """Directories that activation writes to."""
 
     llamacpp: str = "/etc/llamacpp"
+    """llama.cpp's."""
     etc: str = "/etc"
+    """Has one for each of the other engines."""
 
 
 class EngineKeys(_Section):
@@ -193,99 +220,138 @@ class EngineKeys(_Section):
     is no key."""
 
     sglang: str | None = KEY_FILES["sglang"]
+    """SGLang's."""
     vllm: str | None = KEY_FILES["vllm"]
+    """vLLM's."""
     tabby: str | None = KEY_FILES["tabby"]
+    """TabbyAPI's."""
     llamacpp: str | None = None
+    """llama.cpp's."""
     command: str | None = None
+    """That of models with a `command`."""
 
 
 class Config(_Section):
     """config.yml."""
 
     schema_version: Literal[1] = Field(1, alias="schema")
+    """The version of this file's form."""
     listen: Listen = Listen()
     allow_open: bool = False
+    """Whether an address other than loopback without any key is meant."""
     units: Literal["systemd", "child"] = "systemd"
+    """What runs the engines: systemd, or the router itself, as child processes."""
     models_file: str = "models.yml"
+    """Where the models are; relative to this file."""
     keys_file: str = "keys.yml"
+    """Where the keys are; relative to this file. It may be missing."""
     state_dir: str = "/var/lib/llm-router"
+    """What the router remembers: what it has started, how long steps take."""
     admin_socket: str = "/run/llm-router/admin.sock"
+    """The API on a Unix socket; whoever can open it may administer."""
     helper_socket: str = "/run/llm-router-helper.sock"
+    """Where the root helper listens, with ``units: systemd``."""
     engine_files: EngineFiles = EngineFiles()
     engine_keys: EngineKeys = EngineKeys()
     models_dir: AbsolutePath = MODELS_DIR
     """Where models with a ``repo`` are downloaded to."""
     llamacpp_binary: str = "llama-server"
+    """What child units run for llama.cpp; ``embedded`` is PyPI's xllamacpp."""
     status: Status = Status()
     scheduler: SchedulerConfig = SchedulerConfig()
     background: Background = Background()
     switch: SwitchConfig = SwitchConfig()
     requests: RequestLimits = RequestLimits()
     recent: Recent = Recent()
+    log: Log = Log()
 
 
 class RepairSwitches(_Section):
-    """Which repairs of an engine's answers are made; None is as its engine needs it. What each
-    one is says `engines.base.Repairs`."""
+    """Which repairs of an engine's answers are made; without a word, those that its engine needs.
+    What each one is says `engines.base.Repairs`."""
 
     role: bool | None = None
+    """A choice's first delta that names no role gets one."""
     done: bool | None = None
+    """A stream that ended without `[DONE]` gets it; half an event is dropped."""
     reasoning: bool | None = None
+    """Reasoning comes as `reasoning` and as `reasoning_content`."""
     usage_apart: bool | None = None
+    """Usage that stands beside the last choice comes in a chunk of its own."""
 
 
 class Parameters(_Section):
-    """What becomes of the parameters of a request: ``strip`` takes them out, ``defaults`` stand
-    where the request says nothing (any more), ``force`` stands whatever it says."""
+    """What becomes of the parameters of a request."""
 
     defaults: RequestValues = {}
+    """They stand where the request says nothing (any more)."""
     force: RequestValues = {}
+    """They stand whatever it says."""
     strip: list[str] = []
+    """They are taken out."""
 
 
 class ModelEntry(_Section):
     """One entry of models.yml, as the file says it."""
 
     backend: Backend
+    """The engine; ``command`` is any program that speaks OpenAI's API."""
     service: Annotated[str, Field(pattern=rf"^{UNIT_NAME.pattern}$")] | None = None
+    """The systemd unit that runs it; needed with ``units: systemd``. Models may share one."""
     script: AbsolutePath | None = None
+    """Of an adopted unit: what its ExecStart becomes."""
     model_name: str | None = None
+    """What its engine calls it, where that is not its name here."""
     model_path: AbsolutePath | None = None
+    """The GGUF file, or the model's folder. llama.cpp needs it, or ``repo``; SGLang's and vLLM's
+    units are taken as they are without it."""
     repo: Annotated[str, Field(pattern=rf"^{REPO.pattern}$")] | None = None
-    """The repository that its files are downloaded from; see `llm_router.model_files`."""
+    """``ORG/NAME`` that its files are downloaded from; ``model_path`` follows."""
     revision: Annotated[str, Field(pattern=rf"^{REVISION.pattern}$")] | None = None
+    """A branch, a tag or a commit of ``repo``; without it, the default branch."""
     files: list[RepoFile] = []
-    """Those of its files that are needed, as names or patterns; all where there are none."""
+    """Those of its files that are needed, as names or patterns; all where there are none. With
+    llama.cpp the first is the one to load."""
     command: list[Argument] | None = None
+    """The program and its arguments, with ``units: child``."""
     args: list[Argument] = []
+    """More arguments for the engine. A number is text here too."""
     settings: Options = {}
-    """The engine's own options by their own names; see `llm_router.engine_files`."""
+    """The engine's own options by their own names; see docs/architecture.md."""
     config_file: AbsolutePath | None = None
     """The file that its unit reads, where that is not where its name says."""
     api_key_file: AbsolutePath | None = None
     """The file with its engine's key, where that is not the one of all engines of its kind."""
     port: Port | None = None
+    """Where its engine listens on loopback; without it, the engine's usual port."""
     timeout: Deadline | None = None
+    """Seconds from its engine's start to the first token; without it, ``switch.timeout``."""
     status: Style | None = None
+    """The status style of requests for it."""
     group: Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]+$")] = "default"
+    """Its device group: the models of one take turns, those of two run side by side."""
     ttl: Deadline | None = None
-    """Seconds without a request after which it is unloaded; None keeps it."""
+    """Seconds without a request after which it is unloaded; without it, never."""
     residency: ResidencyWish = "auto"
-    """What becomes of it when another model needs its device; see `engines.residency`. ``auto``
+    """What becomes of it when another model needs its device; see docs/switching.md. ``auto``
     is ``sleep`` where its engine was started for it and its weights fit, else ``stop``."""
     preload: bool = False
     """Whether the router loads it when it starts and nothing else of its group is loaded."""
     warm_up: bool = True
+    """Whether it must generate a token before it counts as loaded."""
     repairs: RepairSwitches | None = None
     aliases: list[ModelName] = []
     """Other names for it."""
     variants: dict[ModelName, Parameters] = {}
     """By name: the same loaded model with other parameters, which come before its own."""
     defaults: RequestValues = {}
+    """Parameters that stand where a request says nothing."""
     force: RequestValues = {}
+    """Parameters that stand whatever it says."""
     strip: list[str] = []
+    """Parameters that are taken out."""
     context_length: Count | None = None
-    """Tokens, for clients that want to know."""
+    """Tokens, shown in ``/v1/models``; without it, what the engine says."""
     upstream_paths: list[OwnPath] = []
     """``METHOD /path`` of its engine, which may be reached beside those that are known."""
 
@@ -323,25 +389,32 @@ class ModelsFile(_Section):
     """models.yml."""
 
     schema_version: Literal[1] = Field(1, alias="schema")
+    """The version of this file's form."""
     models: dict[ModelName, ModelEntry]
+    """Each model's entry, by the name that clients use."""
 
 
 class ApiKey(_Section):
     """One entry of keys.yml; the key itself is nowhere on the host."""
 
     name: str
+    """What it is called in logs and metrics."""
     sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+    """The key's SHA-256, in hexadecimal."""
     scopes: list[Scope] = ["use", "switch"]
+    """What it allows: to use a loaded model, to have another one loaded, to administer."""
     status: Style | None = None
+    """The status style for whoever comes with it."""
     priority: int = 0
-    """Of those who wait for different models, the highest is next; see scheduler/core.py."""
+    """Of those who wait for different models, the highest is next."""
     models: list[str] | None = None
-    """The models that it may use; None is all of them."""
+    """The models that it may use; without it, all."""
     max_requests: Count | None = None
-    """How many of its requests may wait or be answered at once; None sets no limit."""
+    """How many of its requests may wait or be answered at once; without it, any number."""
 
 
 class KeysFile(_Section):
     """keys.yml."""
 
     keys: list[ApiKey] = []
+    """Who may come; empty means everybody."""

@@ -98,6 +98,8 @@ class RunningSwitch:
     """To be called when ``previous`` begins to be stopped: it can answer no more."""
     cut: Callable[[], None]
     """Ends the answers of ``previous`` that are still running; `drained` comes soon after."""
+    number: int = 0
+    """Of this scheduler's switches; they count from 1."""
     step: str = ""
     plan: Sequence[object] = ()
     """The runner's own steps, once it knows them."""
@@ -150,6 +152,11 @@ class Ticket:
         self._refusal: Refusal | None = None
         self.on_cut: Callable[[], None] | None = None
 
+    @property
+    def waited(self) -> bool:
+        """Whether somebody had to wait for it."""
+        return self._waited_for is not None
+
     def is_settled(self) -> bool:
         """Whether it is granted or refused."""
         return self._settled
@@ -198,6 +205,9 @@ class Scheduler:
         self._numbers = itertools.count(1)
         self._tickets: dict[int, Ticket] = {}
         self._last_switch_seconds: dict[str, tuple[float, float]] = {}
+        self._switch_numbers = itertools.count(1)
+        self._last_switch: dict[str, tuple[float, int]] = {}
+        """By model: when its last switch ended, well or not, and its number."""
         self._granted: deque[Ticket] = deque()
         """Those who have a lease and have yet to be told."""
         self._telling = False
@@ -320,6 +330,14 @@ class Scheduler:
         """Refuse who waits and whoever comes; who has a lease keeps it."""
         self._apply(self.core.stop())
 
+    def switch_of(self, ticket: Ticket) -> int | None:
+        """The number of the switch to its model that a ticket waits for, or has waited for."""
+        for switch in self.switches.values():
+            if switch.target == ticket.model:
+                return switch.number
+        ended, number = self._last_switch.get(ticket.model, (float("-inf"), 0))
+        return number if ended >= ticket.since else None
+
     def clear(self, model: str) -> None:
         """Forget the failures of ``model``."""
         self.core.clear(model)
@@ -388,6 +406,7 @@ class Scheduler:
             now,
             stopping=lambda: self.core.stopped(name),
             cut=lambda: self._cut(name),
+            number=next(self._switch_numbers),
         )
         if not self.core.groups[name].held:
             switch.drained.set()
@@ -408,6 +427,8 @@ class Scheduler:
         del self.switches[switch.group]
         switch.error = error
         switch.ended.set()
+        if switch.target is not None:
+            self._last_switch[switch.target] = (now, switch.number)
         if error is None:
             if switch.target is not None:
                 self._last_switch_seconds[switch.target] = (now, now - switch.started)

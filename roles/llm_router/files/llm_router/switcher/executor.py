@@ -159,7 +159,9 @@ class Switcher:
         target = self._models[switch.target] if switch.target is not None else None
         name = target.name if target is not None else None
         started = self._clock()
-        self._events.publish(SwitchStarted(switch.group, name, switch.previous, switch.reason))
+        self._events.publish(
+            SwitchStarted(switch.group, name, switch.previous, switch.reason, switch.number)
+        )
         error: SwitchFailed | None = None
         run = _Run()
         try:
@@ -179,6 +181,7 @@ class Switcher:
                 tuple(run.ended),
                 run.main_pid,
                 run.context_length,
+                switch.number,
             )
         )
         if error is not None:
@@ -350,6 +353,7 @@ class Switcher:
             run.previous_touched = True
             switch.stopping()
         run.target_touched |= target is not None and step.model == target.name
+        unit = self._as_started(step.model).unit
         self._events.publish(StepStarted(switch.group, step.name, step.model))
         started = self._clock()
         error: _StepError | None = None
@@ -365,7 +369,9 @@ class Switcher:
             error = failed
         message = str(error) if error is not None else None
         seconds = self._clock() - started
-        ended = StepEnded(switch.group, step.name, step.model, seconds, message)
+        ended = StepEnded(
+            switch.group, step.name, step.model, seconds, message, switch.number, unit
+        )
         run.ended.append(ended)
         self._events.publish(ended)
         if error is not None:
