@@ -141,9 +141,16 @@ class SwitchConfig(_Section):
     it is stopped. ``sleep_memory``: the part of the host's memory, 0 to 1, that the weights of
     sleeping models may take together. ``prewarm``: whether a model's weights are read into the
     page cache while the one before it still has the device.
+
+    ``timeout``: of a load; one whose engine says how far it has got may go past it, as long as
+    no ``stall_timeout`` goes by without anything new, and until ``max_timeout`` at the latest.
+    ``memory_timeout``: how long the memory of a GPU may take to come back after an engine went.
     """
 
     timeout: Deadline = 180.0
+    stall_timeout: Deadline = 120.0
+    max_timeout: Deadline = 1800.0
+    memory_timeout: Deadline = 30.0
     stop_timeout: Deadline = 30.0
     sleep_timeout: Deadline = 60.0
     sleep_memory: Part = 0.5
