@@ -65,5 +65,5 @@ def write_gpus(path: Path, total: int, free: int, holders: Mapping[int, int | No
 
 
 if __name__ == "__main__":
-    services.open_nvml = lambda: Nvml(Path(os.environ["GPUS"]))
+    vars(services)["open_nvml"] = lambda: Nvml(Path(os.environ["GPUS"]))
     sys.exit(main(sys.argv[1:]))

@@ -10,7 +10,7 @@ from typing import Any
 import anyio
 
 from llm_router.background import in_background
-from llm_router.nvml import open_nvml as open_nvml  # tests put another in its place
+from llm_router.nvml import open_nvml
 
 log = logging.getLogger(__name__)
 

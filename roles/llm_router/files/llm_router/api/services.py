@@ -28,7 +28,7 @@ from llm_router.config.schema import Model
 from llm_router.engine_keys import EngineKeys
 from llm_router.engines import engine_for
 from llm_router.events import Event, EventStream, ModelLost, SwitchEnded
-from llm_router.nvml import open_nvml as open_nvml  # tests put another in its place
+from llm_router.nvml import open_nvml
 from llm_router.scheduler.core import Core, Limits, State
 from llm_router.scheduler.service import Scheduler
 from llm_router.switcher.executor import Switcher
