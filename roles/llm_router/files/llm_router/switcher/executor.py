@@ -16,7 +16,7 @@ import anyio
 import httpx
 
 from llm_router.background import in_background
-from llm_router.config.diff import needs_relaunch
+from llm_router.config.diff import launch_id, needs_relaunch
 from llm_router.config.load import Settings
 from llm_router.config.schema import Model
 from llm_router.engine_keys import EngineKeys
@@ -155,6 +155,15 @@ class Switcher:
     def asleep(self) -> set[str]:
         """The models that gave up their device while their engine stays."""
         return self._sleepers.names()
+
+    def has_slept(self, name: str) -> bool:
+        """Whether the model slept since the boot, as it is configured now."""
+        return self._sleepers.has_slept(name, launch_id(self._models[name]))
+
+    async def would_sleep(self, name: str) -> bool:
+        """Whether the model would be put to sleep if it had to go, and nobody for it."""
+        release = await self._release(self._models[name].group, name, None)
+        return release is not None and release.policy == "sleep" and not release.stopped
 
     def unit_changed(self, unit: str, state: UnitState) -> None:
         """A sleeper whose engine ended, or was started anew, sleeps no more."""
@@ -545,16 +554,9 @@ class Switcher:
         self._sleepers.unsure(model.unit)
         for call in engine_for(model).residencies[step.how.policy].out:
             await self._call(switch, model, call, run)
-        self._sleepers.add(
-            Sleeper(
-                model.name,
-                model.unit,
-                step.how.policy,
-                state.main_pid,
-                step.how.memory,
-                time.time(),
-            )
-        )
+        memory, pid = step.how.memory, state.main_pid
+        sleeper = Sleeper(model.name, model.unit, step.how.policy, pid, memory, time.time())
+        self._sleepers.add(sleeper, launch_id(model))
 
     async def _take_back_device(
         self, switch: RunningSwitch, model: Model, step: TakeBack, run: _Run
