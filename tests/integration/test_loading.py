@@ -41,6 +41,25 @@ def test_a_slow_load_that_goes_on_is_waited_for_and_shown(router: Router) -> Non
     assert any(part for part in shown if part is not None)
 
 
+@pytest.mark.timing
+def test_after_three_switches_the_next_ones_time_is_known(router: Router) -> None:
+    """Within a fifth, of a load that takes a while: what a countdown says is what it takes."""
+    router.write({"slow": router.standin("slow", load=1.5), "b": router.standin("b")})
+    router.start()
+
+    def seconds(model: str) -> float:
+        answer = httpx.post(router.url + "/admin/switch", json={"model": model}, timeout=60)
+        return float(answer.raise_for_status().json()["seconds"])
+
+    seconds("b")
+    for _ in range(3):
+        seconds("slow")
+        seconds("b")
+    plan = httpx.get(router.url + "/admin/plan", params={"model": "slow"}).json()
+    took = seconds("slow")
+    assert abs(plan["expected_seconds"] - took) < 0.2 * took
+
+
 def test_a_load_that_stands_still_ends_and_says_where(router: Router) -> None:
     stuck = router.standin("stuck", engine="vllm", load=4, shards=10, fault="stuck-load")
     router.write({"stuck": {**stuck, "backend": "vllm"}}, switch=SLOW)
