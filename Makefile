@@ -130,6 +130,11 @@ bench-fairness: env ## two models asked for in turn: switches and waits against 
 bench-switch: env model ## what the router adds to a switch; what reading ahead takes away
 	@$(MODULE) bench.switch --model $(CACHE)/models/gemma-3-270m-q4_k_m.gguf $(ARGS)
 
+bench-switch-systemd: env ## what the router adds to a switch under systemd, on a host
+	@bench/systemd $(ARGS)
+bench-policies: env ## on a GPU host, as root: each model out and in by each policy, beside the bus's bound
+	@$(MODULE) bench.policies $(ARGS)
+
 ##@ Keep it
 
 env: ## the environment of the checks, in .venv

@@ -15,6 +15,7 @@ author:
 description:
   - Asks the router that runs on the host to load a model, and waits until the model has answered.
   - Or to unload one, and waits until its GPUs are free.
+  - Or to have one fall asleep for the first time, which takes long, before somebody waits for it.
   - Answers that are being streamed by the model of before are finished first.
   - A model that is loaded already is left alone.
 extends_documentation_fragment: [roundhouse.llm.router]
@@ -36,14 +37,18 @@ options:
   name:
     description:
       - The model, by its name in C(models.yml).
-      - Needed with O(state=loaded). With O(state=unloaded), nothing is unloaded unless it is this
-        model that is loaded; without a name, it is whatever is loaded in O(group).
+      - Needed with O(state=loaded) and O(state=slept). With O(state=unloaded), nothing is unloaded
+        unless it is this model that is loaded; without a name, it is whatever is loaded in
+        O(group).
     type: str
   state:
     description:
       - Whether the model shall be V(loaded) or V(unloaded).
+      - V(slept) is for models whose C(residency) is V(sleep). One that has not been asleep since
+        the host's boot is loaded and put to sleep. Nothing happens to any other, nor to one that
+        would not fit into the memory for sleepers. What was loaded before is not brought back.
     type: str
-    choices: [loaded, unloaded]
+    choices: [loaded, unloaded, slept]
     default: loaded
   group:
     description:
@@ -79,6 +84,11 @@ EXAMPLES = r"""
 - name: Free the GPUs for the night
   roundhouse.llm.model_switch:
     state: unloaded
+
+- name: Have a model's first sleep behind us
+  roundhouse.llm.model_switch:
+    name: mistral-large-2411-awq
+    state: slept
 
 - name: Unload this model, but no other that may be loaded instead
   roundhouse.llm.model_switch:
@@ -220,16 +230,33 @@ def unload(
     }
 
 
+def sleep(path: str, name: str, timeout: Optional[float], check_mode: bool) -> dict[str, Any]:
+    """Have ``name`` asleep once since the boot. Raises `RouterError`."""
+    done = call(path, timeout, "POST", "/admin/sleep", {"model": name, "dry_run": check_mode})
+    changed = bool(done["changed"])
+    return {
+        "changed": changed,
+        "model": None if changed else done.get("previous"),
+        "previous": done.get("previous"),
+        "seconds": done.get("seconds", 0.0),
+        "steps": done.get("steps", []),
+    }
+
+
 def main() -> None:
     module = AnsibleModule(
         argument_spec={
             "name": {"type": "str"},
-            "state": {"type": "str", "choices": ["loaded", "unloaded"], "default": "loaded"},
+            "state": {
+                "type": "str",
+                "choices": ["loaded", "unloaded", "slept"],
+                "default": "loaded",
+            },
             "group": {"type": "str", "default": "default"},
             "timeout": {"type": "float"},
             "socket": {"type": "path", "default": SOCKET},
         },
-        required_if=[("state", "loaded", ["name"])],
+        required_if=[("state", "loaded", ["name"]), ("state", "slept", ["name"])],
         supports_check_mode=True,
     )
     wanted = module.params
@@ -237,6 +264,8 @@ def main() -> None:
     try:
         if wanted["state"] == "loaded":
             result = load(path, wanted["name"], timeout, module.check_mode)
+        elif wanted["state"] == "slept":
+            result = sleep(path, wanted["name"], timeout, module.check_mode)
         else:
             result = unload(path, wanted["name"], wanted["group"], timeout, module.check_mode)
     except RouterError as error:

@@ -129,3 +129,34 @@ def test_who_cannot_give_up_its_device_is_stopped(router: Router) -> None:
         assert [step["step"] for step in answer["steps"]][:3] == ["Drain", "Sleep", "Stop"]
         assert state(router, backend) == "stopped"
         assert list(router.engine_pids()) == ["child_b"]
+
+
+def test_a_first_sleep_is_had_once(router: Router) -> None:
+    router.write(
+        {
+            "a": engine(router, "vllm", "a", "sleep"),
+            "b": engine(router, "sglang", "b", "sleep"),
+            "c": router.standin("c"),
+        },
+        switch={"timeout": 20, "stop_timeout": 5, "sleep_memory": 1},
+    )
+    router.start()
+    ask(router, "c")
+
+    def sleep(model: str, **more: Any) -> dict[str, Any]:
+        body = {"model": model, **more}
+        answer = httpx.post(router.url + "/admin/sleep", json=body, timeout=60)
+        return dict(answer.raise_for_status().json())
+
+    assert sleep("a", dry_run=True)["changed"]
+    assert state(router, "a") == "stopped"
+    done = [sleep(model) for model in ("a", "b", "c")]
+    assert [one["changed"] for one in done] == [True, True, False]
+    assert [step["step"] for step in done[0]["steps"]][-2:] == ["Drain", "Sleep"]
+    assert [state(router, model) for model in ("a", "b", "c")] == ["asleep", "asleep", "stopped"]
+    router.stop(signal.SIGKILL)
+    router.start()
+    assert [sleep(model)["changed"] for model in ("a", "b", "c")] == [False] * 3
+    ask(router, "a")
+    assert not sleep("a")["changed"]
+    assert state(router, "a") == "loaded"

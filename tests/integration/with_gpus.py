@@ -50,5 +50,5 @@ class Nvml:
 
 
 if __name__ == "__main__":
-    gpus.open_nvml = Nvml
+    vars(gpus)["open_nvml"] = Nvml
     sys.exit(main(sys.argv[1:]))

@@ -18,6 +18,7 @@ ENGINES = {
 FAULTS = {
     "exit-while-loading": "ends with an error after --load seconds",
     "never-ready": "stays in the state just before ready",
+    "stuck-load": "loads half of its --shards, and goes no further",
     "no-token": "healthy, but every generation is answered with 500",
     "mute": "takes generation requests and never answers",
     "empty": "answers generation requests with 200 and no token",
@@ -40,6 +41,7 @@ class Options(argparse.Namespace):
     name: str
     answers_as: str
     load: float
+    shards: int
     first: float
     interval: float
     tokens: int
@@ -77,6 +79,7 @@ def parse(argv: list[str]) -> Options:
     add("--name", required=True, help="the model's id")
     add("--answers-as", help="another id, given where the engine should give --name")
     add("--load", type=float, default=0.0, help="seconds until it is ready")
+    add("--shards", type=int, default=0, help="draws the bar of a load of so many files")
     add("--first", type=float, default=0.0, help="seconds to the first token")
     add("--interval", type=float, default=0.0, help="seconds between tokens")
     add("--tokens", type=int, default=5, help="where the request does not say")

@@ -276,6 +276,9 @@ async def a_crash_is_told_at_once() -> None:
         assert time.monotonic() - began < 2
         lines = await units.log_tail(model, 20)
         assert "it broke" in lines, lines
+        age = time.monotonic() - began
+        assert "it broke" in await units.log_tail(model, 20, time.time() - age - 1)
+        assert await units.log_tail(model, 20, time.time() + 60) == []
 
 
 async def a_process_that_ignores_sigterm() -> None:
@@ -296,6 +299,10 @@ async def processes_left_behind() -> None:
         with anyio.fail_after(5):
             while len(group.read_text().split()) < 2:
                 await anyio.sleep(0.02)
+        pids = frozenset(map(int, group.read_text().split()))
+        assert await units.processes_among(model, {*pids, 1, os.getpid()}) == pids
+        told = await units.describe_process(min(pids))
+        assert told.endswith(", of leftover.service"), told
         await units.stop(model, 5)
         assert not group.exists() or not group.read_text().split()
 

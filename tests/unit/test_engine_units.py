@@ -23,6 +23,8 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     cases: dict[str, tuple[str, dict[str, Any]]] = {
         "vllm": ("vllm", {}),
         "older": ("vllm", {"vllm_version": "0.19.1"}),
+        "loader": ("vllm", {"vllm_load_format": "runai_streamer"}),
+        "other loader": ("sglang", {"sglang_load_format": "sharded_state"}),
         "sleep": ("vllm", {"vllm_sleep": True}),
         "words": ("vllm", {"vllm_arguments": ["--reasoning-effort-map", '{"low": "100%"}']}),
         "sglang": ("sglang", {"sglang_environment": {"HF_HUB_OFFLINE": "0"}}),
@@ -42,7 +44,8 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
             "tasks": [
                 {
                     "ansible.builtin.copy": {
-                        "content": f"{{{{ {{'units': __{role}_units, 'env': __{role}_environment}}"
+                        "content": f"{{{{ {{'units': __{role}_units, 'env': __{role}_environment,"
+                        f" 'loader': __{role}_loader}}"
                         " | to_json }}",
                         "dest": str(directory / f"{case}.json"),
                         "mode": "0600",
@@ -106,3 +109,34 @@ def test_sglang_runs_from_its_release_and_does_not_drain_for_ever(made: dict[str
     assert environment["SGL_FORCE_SHUTDOWN"] == "1"
     assert environment["HF_HUB_OFFLINE"] == "0"
     assert environment["TORCHINDUCTOR_CACHE_DIR"].startswith("/var/cache/sglang/")
+
+
+@pytest.mark.parametrize(("case", "engine"), [("vllm", "vllm"), ("sglang", "sglang")])
+def test_what_is_compiled_outlives_the_process(
+    made: dict[str, Any], case: str, engine: str
+) -> None:
+    """/tmp does not, nor anything in the release: both are another one after a restart or an
+    upgrade. Everything else of the unit is read-only."""
+    environment, cache = made[case]["env"], f"/var/cache/{engine}"
+    kept = {
+        "torch.compile": ["TORCHINDUCTOR_CACHE_DIR", "TORCH_EXTENSIONS_DIR"],
+        "Triton": ["TRITON_CACHE_DIR"],
+        "FlashInfer": ["FLASHINFER_WORKSPACE_BASE"],
+        "DeepGEMM": ["DG_JIT_CACHE_DIR"],
+        "CUDA": ["CUDA_CACHE_PATH"],
+        "CuTe": ["CUTE_DSL_CACHE_DIR"],
+        "all others": ["HOME", "XDG_CACHE_HOME"],
+    }
+    own = {"vllm": "VLLM_CACHE_ROOT", "sglang": "SGLANG_DG_CACHE_DIR"}[engine]
+    for name in [own, *(name for names in kept.values() for name in names)]:
+        assert environment[name] == cache or environment[name].startswith(f"{cache}/"), name
+    template = (ROOT / "roles/engine/templates/engine.service.j2").read_text(encoding="utf-8")
+    assert "CacheDirectory={{ engine_name }}" in template
+
+
+def test_a_loader_comes_with_its_package(made: dict[str, Any]) -> None:
+    assert "--load-format runai_streamer --config" in made["loader"]["units"][0]["exec"]
+    assert made["loader"]["loader"] == ["runai-model-streamer"]
+    assert "--load-format sharded_state " in made["other loader"]["units"][0]["exec"]
+    assert made["other loader"]["loader"] == made["vllm"]["loader"] == []
+    assert "--load-format" not in made["vllm"]["units"][0]["exec"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from llm_router import nvml
 from llm_router.api import gpus
 from tests.integration.with_gpus import Nvml, NVMLError
 
@@ -22,7 +23,7 @@ def test_memory_is_in_bytes_and_a_figure_that_is_missing_is_none() -> None:
 
 
 def test_without_a_driver_there_is_none() -> None:
-    assert gpus.open_nvml() is None
+    assert nvml.open_nvml() is None
 
 
 @pytest.mark.anyio

@@ -34,7 +34,8 @@ def test_a_request_comes_back_as_it_was(request_: Request) -> None:
 
 
 def test_lines_come_back() -> None:
-    assert decode_request(encode_request(Request("logs", "m", lines=7))).lines == 7
+    asked = Request("logs", "m", lines=7, since=1764000000.25)
+    assert decode_request(encode_request(asked)) == asked
 
 
 @pytest.mark.parametrize(
@@ -57,6 +58,11 @@ def test_lines_come_back() -> None:
         (b'{"verb": "start", "model": "' + b"m" * 201 + b'"}\n', "model must be a model's name"),
         (b'{"verb": "start", "model": "m", "unit": "sshd.service"}\n', "unknown field 'unit'"),
         (b'{"verb": "logs", "model": "m", "lines": 0}\n', "lines must be a whole number"),
+        (b'{"verb": "logs", "model": "m", "since": "1 h"}\n', "since must be a number"),
+        (b'{"verb": "logs", "model": "m", "since": true}\n', "since must be a number"),
+        (b'{"verb": "logs", "model": "m", "since": -1}\n', "since must be a time"),
+        (b'{"verb": "logs", "model": "m", "since": NaN}\n', "since must be a time"),
+        (b'{"verb": "logs", "model": "m", "since": Infinity}\n', "since must be a time"),
         (b'{"verb": "logs", "model": "m", "lines": 501}\n', f"from 1 to {MAX_LINES}"),
         (b'{"verb": "logs", "model": "m", "lines": true}\n', "lines must be a whole number"),
         (b'{"verb": "logs", "model": "m", "lines": 1.5}\n', "lines must be a whole number"),

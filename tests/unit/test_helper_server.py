@@ -142,7 +142,7 @@ class Host:
         path.write_text(json.dumps(content))
         path.chmod(0o640)
 
-    async def journal(self, unit: str, lines: int) -> list[str]:
+    async def journal(self, unit: str, lines: int, since: float | None = None) -> list[str]:
         self.asked_for.append((unit, lines))
         return ["one", "two"]
 

@@ -127,3 +127,18 @@ def test_an_idle_model_falls_asleep_and_others_sleep_on() -> None:
     assert [step.name for step in steps] == ["Drain", "Sleep"]
     steps = make_unload_plan(observed, switch, scheduler, loaded="a")
     assert [f"{step.name} {step.model}" for step in steps] == ["Drain a", "Stop a", "Stop b"]
+
+
+def test_memory_is_waited_for_after_whoever_goes_and_before_the_next_starts() -> None:
+    watched = {"memory": "watched"}
+    assert plan(B, **watched) == LOAD_B
+    steps = plan(B, Observed(A, RUNS), loaded="a", **watched)
+    assert steps == ["Drain a", "Stop a", "WaitForMemory a", *LOAD_B]
+    steps = plan(B, Observed(A, RUNS), asleep("b"), loaded="a", release=SLEEPS, **watched)
+    assert steps[:4] == ["Drain a", "Sleep a", "WaitForMemory a", "Wake b"]
+    # nothing starts: another engine of the group is stopped beside the one that serves
+    assert "WaitForMemory a" not in plan(B, Observed(A, RUNS), Observed(B, RUNS, READY), **watched)
+
+
+def test_memory_of_an_engine_that_went_before_is_waited_for() -> None:
+    assert plan(B, memory="owed") == ["WaitForMemory b", *LOAD_B]

@@ -86,7 +86,7 @@ def test_sleepers_are_known_after_a_restart_and_doubt_stays_doubt(tmp_path: Path
     made = Sleepers(file)
     made.unsure("vllm@a.service")
     assert Sleepers(file).is_unsure("vllm@a.service")
-    made.add(sleeper("a", 5))
+    made.add(sleeper("a", 5), "id")
     again = Sleepers(file)
     assert (again.names(), again.is_unsure("vllm@a.service")) == ({"a"}, False)
     assert again.find("vllm@a.service", 7) == sleeper("a", 5)
@@ -100,8 +100,25 @@ def test_sleepers_are_known_after_a_restart_and_doubt_stays_doubt(tmp_path: Path
 
 def test_nothing_sleeps_after_a_boot(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = tmp_path / "asleep.json"
-    Sleepers(file).add(sleeper("a", 5))
+    Sleepers(file).add(sleeper("a", 5), "id")
     boot = tmp_path / "boot_id"
     boot.write_text("another", encoding="ascii")
     monkeypatch.setattr("llm_router.switcher.sleepers.BOOT_ID", boot)
     assert Sleepers(file).names() == set()
+
+
+def test_a_first_sleep_is_remembered_until_the_boot_or_until_the_engine_is_another(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "asleep.json"
+    made = Sleepers(file)
+    assert not made.has_slept("a", "id")
+    made.add(sleeper("a", 5), "id")
+    made.forget(sleeper("a", 5).unit)
+    again = Sleepers(file)
+    assert again.has_slept("a", "id")
+    assert not again.has_slept("a", "other")
+    boot = tmp_path / "boot"
+    boot.write_text("another")
+    monkeypatch.setattr("llm_router.switcher.sleepers.BOOT_ID", boot)
+    assert not Sleepers(file).has_slept("a", "id")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import tempfile
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -75,8 +75,13 @@ class FakeUnits(Units):
             raise self.fails[f"state {model.name}"]
         return self.states.get(model.unit, UnitState("inactive"))
 
-    async def log_tail(self, model: Model, lines: int = 20) -> list[str]:
+    async def log_tail(
+        self, model: Model, lines: int = 20, since: float | None = None
+    ) -> list[str]:
         return ["the last line"]
+
+    async def processes_among(self, model: Model, pids: Collection[int]) -> frozenset[int]:
+        return frozenset()
 
     async def problem(self) -> str | None:
         return None

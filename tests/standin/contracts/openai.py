@@ -102,8 +102,10 @@ class OpenAi:
             signal.signal(signal.SIGTERM, signal.SIG_IGN)
         else:
             self.before_load()
+        if self.options.shards:
+            threading.Thread(target=self.draw_bars, daemon=True).start()
         for part, step in self.phases():
-            if part == 1.0 and "never-ready" in self.options.faults:
+            if part == 1.0 and self.options.faults & {"never-ready", "stuck-load"}:
                 break
             self.wait_for_load(part)
             if part == 1.0 and "exit-while-loading" in self.options.faults:
@@ -127,6 +129,17 @@ class OpenAi:
         due = self.started + self.options.load * part
         if self.stop.wait(max(0.0, due - time.monotonic())):
             self.terminate()
+
+    def draw_bars(self) -> None:
+        """The weights' progress, in the form and with the prefix that vLLM's log has."""
+        total = self.options.shards
+        last = total // 2 if "stuck-load" in self.options.faults else total
+        for done in range(last + 1):
+            due = self.started + self.options.load * 0.9 * done / total
+            time.sleep(max(0.0, due - time.monotonic()))
+            bar = f"{100 * done // total:3d}% Completed | {done}/{total} [00:01<00:01,  4.66s/it]"
+            prefix = f"(EngineCore_DP0 pid={os.getpid()}) \r"
+            print(f"{prefix}Loading safetensors checkpoint shards: {bar}\n", flush=True)
 
     def heed_sigterm(self) -> None:
         if "ignore-term" not in self.options.faults:

@@ -79,11 +79,37 @@ class ModelLost:
 
 
 @dataclass(frozen=True)
+class MemoryNotReleased:
+    """An engine is gone, or sleeps, and ``model``'s GPU memory did not come back in time."""
+
+    group: str
+    model: str
+
+
+@dataclass(frozen=True)
+class LoadProgress:
+    """``part``, 0 to 1, of the weights of ``model`` are loaded, by its engine's own word."""
+
+    group: str
+    model: str
+    part: float
+
+
+@dataclass(frozen=True)
 class RouterStopping:
     """The router is about to end: no event comes after this one."""
 
 
-Event = SwitchStarted | StepStarted | StepEnded | SwitchEnded | ModelLost | RouterStopping
+Event = (
+    SwitchStarted
+    | StepStarted
+    | StepEnded
+    | SwitchEnded
+    | ModelLost
+    | MemoryNotReleased
+    | LoadProgress
+    | RouterStopping
+)
 Listener = Callable[[Event], None]
 
 

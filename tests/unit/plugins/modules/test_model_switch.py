@@ -183,3 +183,21 @@ def test_a_router_that_hangs_is_given_up(
         result = run(name="big", timeout=0.05)
     assert result["failed"]
     assert "did not answer within 0.1 s" in result["msg"]
+
+
+@pytest.mark.parametrize("check_mode", [True, False])
+def test_a_first_sleep_is_the_routers_to_know(router: Any, run: Any, check_mode: bool) -> None:
+    slept = {"changed": True, "previous": "small", "seconds": 40.0, "steps": STEPS, "reason": ""}
+    asked = router({"POST /admin/sleep": (200, slept)}).asked
+    result = run(name="big", state="slept", _ansible_check_mode=check_mode)
+    assert asked == [("POST /admin/sleep", {"model": "big", "dry_run": check_mode})]
+    assert result["changed"]
+    assert result["diff"] == {"before": "small\n", "after": "no model\n"}
+
+
+def test_who_slept_before_sleeps_no_more_for_that(router: Any, run: Any) -> None:
+    before = {"changed": False, "previous": "small", "seconds": 0.0, "steps": []}
+    router({"POST /admin/sleep": (200, before)})
+    result = run(name="big", state="slept")
+    assert not result["changed"]
+    assert result["diff"] == {"before": "small\n", "after": "small\n"}

@@ -98,32 +98,71 @@ class _GroupCall(BaseModel):
     group: str = "default"
 
 
+class SleepCall(_ModelCall):
+    """``dry_run``: only say whether it would be done."""
+
+    dry_run: bool = False
+
+
+@router.post("/sleep")
+async def sleep(call: SleepCall, services: Admin) -> dict[str, Any]:
+    """Have a model fall asleep for the first time since the boot, which can take half a minute, so
+    that no person waits for that: it is loaded where it is not, and then gives up its device.
+
+    Nothing happens if it slept before, if it is none that sleeps, or if its weights would not fit
+    into the memory for that beside those that sleep already."""
+    _known(services, call.model)
+    before = services.scheduler.core.group_of(call.model).current
+    found: dict[str, Any] = {"model": call.model, "previous": before, "seconds": 0.0, "steps": []}
+    if services.switcher.has_slept(call.model) or services.state_of(call.model) == "asleep":
+        return {"changed": False, **found, "reason": "it slept before"}
+    if not await services.switcher.would_sleep(call.model):
+        return {"changed": False, **found, "reason": "it does not sleep, or does not fit"}
+    if call.dry_run:
+        return {"changed": True, **found, "reason": ""}
+    began = services.clock()
+    loaded = await switch(SwitchCall(model=call.model, timeout=None), services)
+    gone = await _unload(services.models[call.model].group, services, stays=True)
+    return {
+        "changed": True,
+        "model": call.model,
+        "previous": before,
+        "seconds": round(services.clock() - began, 3),
+        "steps": [*loaded["steps"], *gone["steps"]],
+        "reason": "",
+    }
+
+
 @router.post("/unload")
 async def unload(call: _GroupCall, services: Admin) -> dict[str, Any]:
     """Free a group's device once its running answers have ended, and wait for that."""
     _known_group(services, call.group)
+    return await _unload(call.group, services)
+
+
+async def _unload(group: str, services: Services, *, stays: bool = False) -> dict[str, Any]:
     began = services.clock()
     try:
-        previous = await services.scheduler.unload(call.group)
+        previous = await services.scheduler.unload(group, stays=stays)
     except SwitchRunning as error:
         raise ApiError(
             409,
             "switch_running",
-            f"Group '{call.group}' switches to '{error.model}' now; unload it when that is done, "
+            f"Group '{group}' switches to '{error.model}' now; unload it when that is done, "
             "or cancel the switch first.",
         ) from error
     except SwitchFailed as error:
         raise ApiError(
             503,
             "unload_failed",
-            f"Group '{call.group}' could not be unloaded. {error}",
+            f"Group '{group}' could not be unloaded. {error}",
             kind="server_error",
             log_lines=error.log_lines,
         ) from error
-    last = services.last_unload.get(call.group) if previous is not None else None
+    last = services.last_unload.get(group) if previous is not None else None
     return {
         "changed": previous is not None,
-        "group": call.group,
+        "group": group,
         "previous": previous,
         "seconds": round(services.clock() - began, 3),
         "steps": _steps_taken(last),

@@ -442,7 +442,7 @@ async def _may_try_again(services: Services, model: Model) -> bool:
 def _progress(services: Services, model: Model, ticket: Ticket) -> str:
     switch = services.scheduler.switches.get(model.group)
     if switch is not None and switch.target == model.name and switch.step not in ("", "Drain"):
-        timeout = model.timeout or services.settings.config.switch.timeout
+        timeout = services.switcher.load_timeout(model)
         elapsed = services.scheduler.seconds_since(switch.drained_at or switch.started)
         expected = services.learned.total(switch.plan) or None
         return status.loading(elapsed, timeout, expected, switch.progress)

@@ -10,6 +10,7 @@ from typing import Any
 import anyio
 
 from llm_router.background import in_background
+from llm_router.nvml import open_nvml
 
 log = logging.getLogger(__name__)
 
@@ -38,20 +39,6 @@ class Gpus:
                 self.latest = []
                 return
             await asyncio.sleep(EVERY)
-
-
-def open_nvml() -> Any:
-    """NVML, or None where there is no driver to ask."""
-    try:
-        import pynvml
-    except ImportError:
-        return None
-    try:
-        pynvml.nvmlInit()
-    except pynvml.NVMLError as error:
-        log.info("no GPU is shown: %s", error)
-        return None
-    return pynvml
 
 
 def read(nvml: Any) -> list[Entry]:

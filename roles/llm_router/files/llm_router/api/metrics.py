@@ -10,7 +10,14 @@ from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from llm_router import __version__
-from llm_router.events import Event, EventStream, ModelLost, StepEnded, SwitchEnded
+from llm_router.events import (
+    Event,
+    EventStream,
+    MemoryNotReleased,
+    ModelLost,
+    StepEnded,
+    SwitchEnded,
+)
 from llm_router.scheduler.core import State
 from llm_router.scheduler.service import Scheduler
 
@@ -169,6 +176,12 @@ class Metrics:
             ["model"],
             registry=self.registry,
         )
+        self._unreleased = Counter(
+            "llm_router_gpu_memory_not_released",
+            "Engines that went and whose GPU memory did not come back in time",
+            ["model"],
+            registry=self.registry,
+        )
         events.subscribe(self._on_event)
 
     def request_ended(
@@ -206,3 +219,5 @@ class Metrics:
             self._steps.labels(event.step, "failed" if event.error else "ok").observe(event.seconds)
         elif isinstance(event, ModelLost):
             self._lost.labels(event.model).inc()
+        elif isinstance(event, MemoryNotReleased):
+            self._unreleased.labels(event.model).inc()

@@ -11,6 +11,7 @@ from typing import Any
 
 from llm_router.events import (
     Event,
+    LoadProgress,
     StepEnded,
     StepStarted,
     SwitchEnded,
@@ -29,6 +30,8 @@ class _Watched:
     started: float
     running: StepStarted | None = None
     since: float = 0.0
+    part: float | None = None
+    """How far the running step's load is, by its engine's own word."""
     taken: list[StepEnded] = field(default_factory=list)
     plan: tuple[Step, ...] = ()
     """As it was when a step last began or ended."""
@@ -48,6 +51,9 @@ class Progress:
         """Take note."""
         if isinstance(event, SwitchStarted):
             self._watched[event.group] = _Watched(event, time.time())
+        elif isinstance(event, LoadProgress):
+            if event.group in self._watched:
+                self._watched[event.group].part = event.part
         elif isinstance(event, (StepStarted, StepEnded, SwitchEnded)):
             watched = self._watched.get(event.group)
             if watched is None:
@@ -56,7 +62,7 @@ class Progress:
             if switch is not None:
                 watched.plan = tuple(step for step in switch.plan if isinstance(step, Step))
             if isinstance(event, StepStarted):
-                watched.running, watched.since = event, time.time()
+                watched.running, watched.since, watched.part = event, time.time(), None
             elif isinstance(event, StepEnded):
                 watched.running = None
                 watched.taken.append(event)
@@ -107,6 +113,7 @@ class Progress:
                     "model": running.model,
                     "state": "running",
                     "started": round(watched.since, 3),
+                    "progress": watched.part,
                 }
             )
         # steps are taken in the order of the plan

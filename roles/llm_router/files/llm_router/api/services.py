@@ -10,7 +10,10 @@ from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
+import anyio
+import anyio.to_thread
 import httpx
 
 from llm_router.api.activity import Activity
@@ -27,16 +30,20 @@ from llm_router.config.schema import Model
 from llm_router.engine_keys import EngineKeys
 from llm_router.engines import engine_for
 from llm_router.events import Event, EventStream, ModelLost, SwitchEnded
+from llm_router.nvml import open_nvml
 from llm_router.scheduler.core import Core, Limits, State
 from llm_router.scheduler.service import Scheduler
 from llm_router.switcher.executor import Switcher
 from llm_router.switcher.learned import Learned
+from llm_router.switcher.settling import GpuMemory
 from llm_router.units.base import UnitError, Units, UnitState
 from llm_router.units.child import ChildUnits
 
 log = logging.getLogger(__name__)
 
 Clock = Callable[[], float]
+
+DRIVER_WITHIN = 5.0
 
 
 @dataclass
@@ -128,10 +135,11 @@ async def running(settings: Settings, units: Units | None = None) -> AsyncIterat
     # trust_env: a proxy from the environment must never see what goes to an engine on loopback
     async with httpx.AsyncClient(trust_env=False) as client, units:
         keys = EngineKeys()
-        switcher = Switcher(settings, units, events, client, keys)
+        memory = GpuMemory(await _nvml(), units, events)
+        learned = Learned(Path(settings.config.state_dir) / "learned.json", settings.models)
+        switcher = Switcher(settings, units, events, client, keys, memory=memory, learned=learned)
         async with Scheduler(core, switcher.run) as scheduler, Engines() as engines:
             metrics = Metrics(scheduler, events, switcher.asleep)
-            learned = Learned(Path(settings.config.state_dir) / "learned.json", settings.models)
             services = Services(
                 settings,
                 units,
@@ -154,6 +162,14 @@ async def running(settings: Settings, units: Units | None = None) -> AsyncIterat
             yield services
             # engines that end with the router are not lost
             unsubscribe()
+
+
+async def _nvml() -> Any:
+    """A driver that hangs is no driver: the router starts without."""
+    with anyio.move_on_after(DRIVER_WITHIN):
+        return await anyio.to_thread.run_sync(open_nvml, abandon_on_cancel=True)
+    log.error("the GPU driver does not answer; memory is not waited for until a restart")
+    return None
 
 
 def _remember(services: Services, event: Event) -> None:

@@ -149,7 +149,14 @@ class SwitchConfig(_Section):
     """How a switch runs and what happens after one that failed."""
 
     timeout: Deadline = 180.0
-    """Seconds from an engine's start to its first token, for models that set none."""
+    """Seconds from an engine's start to its first token, for models that set none; a load whose
+    engine says how far it has got may take longer."""
+    stall_timeout: Deadline = 120.0
+    """Seconds that may pass in such a load without anything new."""
+    max_timeout: Deadline = 1800.0
+    """Seconds after which such a load is ended, whatever it says."""
+    memory_timeout: Deadline = 30.0
+    """Seconds that the memory of a GPU may take to come back after an engine went."""
     stop_timeout: Deadline = 30.0
     """Seconds that an engine has to end by itself; then it is killed."""
     sleep_timeout: Deadline = 60.0

@@ -138,6 +138,10 @@ class Engine:
     repairs: Repairs = Repairs()
     residencies: Mapping[Policy, Residency] = field(default_factory=dict)
     """How it can give up its device and stay."""
+    draws_bars: bool = False
+    """Whether its log tells how far a load has got: see `engines.loading`."""
+    memory_option: str | None = None
+    """Its option for the part of each GPU's memory that it must find free, or ends."""
     request_defaults: Mapping[str, Any] = field(default_factory=dict)
 
     @property

@@ -47,4 +47,5 @@ SGLANG = Engine(
     ),
     repairs=Repairs(role=False),
     residencies=residency.SGLANG,
+    draws_bars=True,
 )

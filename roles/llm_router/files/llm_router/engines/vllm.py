@@ -68,4 +68,6 @@ VLLM = Engine(
     ),
     repairs=Repairs(role=False),
     residencies=residency.VLLM,
+    draws_bars=True,
+    memory_option="gpu-memory-utilization",
 )

@@ -52,9 +52,9 @@ class HelperClient:
         timeout = _allowed(seconds)
         await self._ask(Request("stop", model, timeout=timeout), timeout + STOP_MARGIN)
 
-    async def logs(self, model: str, lines: int) -> list[str]:
-        """The unit's last lines, oldest first."""
-        answer = await self._ask(Request("logs", model, lines=lines), LOGS_TIMEOUT)
+    async def logs(self, model: str, lines: int, since: float | None = None) -> list[str]:
+        """The unit's last lines, oldest first; none before ``since``, seconds since 1970."""
+        answer = await self._ask(Request("logs", model, lines=lines, since=since), LOGS_TIMEOUT)
         found = answer.get("lines")
         return [str(line) for line in found] if isinstance(found, list) else []
 

@@ -136,5 +136,5 @@ async def _gone_within(manager: Manager, unit: str, seconds: float) -> bool:
             if at_rest and not await manager.processes(unit):
                 return True
             await anyio.sleep(pause)
-            pause = min(pause * 2, 0.25)
+            pause = min(pause * 2, 0.1)
     return False

@@ -18,11 +18,16 @@ class JournalError(Exception):
     """The journal cannot be read; the message is one sentence."""
 
 
-async def read_journal(unit: str, lines: int) -> list[str]:
-    """The unit's last messages, oldest first, each cut at `MAX_LINE_LENGTH` characters."""
+async def read_journal(unit: str, lines: int, since: float | None = None) -> list[str]:
+    """The unit's last messages, oldest first, each cut at `MAX_LINE_LENGTH` characters.
+
+    ``since``: none before that, in seconds since 1970.
+    """
+    from_then = () if since is None else (f"--since=@{since:.6f}",)
     process = await asyncio.create_subprocess_exec(
         "journalctl",
         *(f"--unit={unit}", f"--lines={lines}", "--output=cat", "--no-pager", "--quiet"),
+        *from_then,
         stdin=asyncio.subprocess.DEVNULL,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.DEVNULL,

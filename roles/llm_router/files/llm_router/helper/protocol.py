@@ -23,6 +23,7 @@ MAX_LINES = 500
 MAX_LINE_LENGTH = 2000
 """Characters that are kept of one log line."""
 MAX_TIMEOUT = 3600.0
+MAX_SINCE = 2.0**36
 
 
 class ProtocolError(Exception):
@@ -31,12 +32,14 @@ class ProtocolError(Exception):
 
 @dataclass(frozen=True)
 class Request:
-    """``timeout`` is in seconds, for start and stop; None leaves it to the helper."""
+    """``timeout`` is in seconds, for start and stop; None leaves it to the helper. ``since``, for
+    logs: seconds since 1970; None is as far back as ``lines`` go."""
 
     verb: Verb
     model: str
     lines: int = 50
     timeout: float | None = None
+    since: float | None = None
 
 
 def encode_request(request: Request) -> bytes:
@@ -44,6 +47,8 @@ def encode_request(request: Request) -> bytes:
     fields: dict[str, Any] = {"verb": request.verb, "model": request.model}
     if request.verb == "logs":
         fields["lines"] = request.lines
+        if request.since is not None:
+            fields["since"] = request.since
     if request.timeout is not None:
         fields["timeout"] = request.timeout
     return json.dumps(fields).encode() + b"\n"
@@ -54,7 +59,7 @@ def decode_request(line: bytes) -> Request:
     if len(line) > MAX_REQUEST:
         raise ProtocolError(f"a request has at most {MAX_REQUEST} bytes")
     fields = _object(line)
-    unknown = fields.keys() - {"verb", "model", "lines", "timeout"}
+    unknown = fields.keys() - {"verb", "model", "lines", "timeout", "since"}
     if unknown:
         raise ProtocolError(f"unknown field {min(unknown)!r}")
     verb, model = fields.get("verb"), fields.get("model")
@@ -65,7 +70,8 @@ def decode_request(line: bytes) -> Request:
     lines = fields.get("lines", 50)
     if type(lines) is not int or not 1 <= lines <= MAX_LINES:
         raise ProtocolError(f"lines must be a whole number from 1 to {MAX_LINES}")
-    return Request(cast(Verb, verb), model, lines, _timeout(fields.get("timeout")))
+    timeout, since = _timeout(fields.get("timeout")), _since(fields.get("since"))
+    return Request(cast(Verb, verb), model, lines, timeout, since)
 
 
 def encode_answer(answer: Mapping[str, Any]) -> bytes:
@@ -89,6 +95,16 @@ def _timeout(value: Any) -> float | None:
         raise ProtocolError("timeout must be a number of seconds")
     if not math.isfinite(value) or not 0 < value <= MAX_TIMEOUT:
         raise ProtocolError(f"timeout must be more than 0 and at most {MAX_TIMEOUT:g} seconds")
+    return float(value)
+
+
+def _since(value: Any) -> float | None:
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise ProtocolError("since must be a number of seconds")
+    if not 0 <= value <= MAX_SINCE:  # what is no number is within no bounds
+        raise ProtocolError("since must be a time in seconds since 1970")
     return float(value)
 
 

@@ -54,7 +54,7 @@ _FIRST_SOCKET = 3  # sd_listen_fds(3)
 _PEER = struct.Struct("3i")  # pid, uid, gid: unix(7), SO_PEERCRED
 
 Connect = Callable[[], AbstractAsyncContextManager[jobs.Manager]]
-ReadJournal = Callable[[str, int], Awaitable[list[str]]]
+ReadJournal = Callable[[str, int, "float | None"], Awaitable[list[str]]]
 
 log = logging.getLogger("llm_router.helper")
 
@@ -191,7 +191,7 @@ class HelperServer:
             if request.verb == "stop" and unit != "-":
                 result = await self._stop(request, unit, contents.config)
             elif request.verb == "logs" and unit != "-" and not known:
-                result = {"lines": await self._journal(unit, request.lines)}
+                result = {"lines": await self._journal(unit, request.lines, request.since)}
             elif model is None or model.service is None:
                 raise UnitError(f"model {request.model!r} is not in models.yml")
             else:
@@ -217,7 +217,7 @@ class HelperServer:
     ) -> dict[str, Any]:
         config = contents.config
         if request.verb == "logs":
-            return {"lines": await self._journal(unit, request.lines)}
+            return {"lines": await self._journal(unit, request.lines, request.since)}
         if request.verb == "stop":
             return await self._stop(request, unit, config)
         if request.verb == "prewarm":

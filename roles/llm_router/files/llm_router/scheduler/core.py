@@ -335,13 +335,17 @@ class Core:
         group.loaded = None
         return [self._begin(group_name, target, "adopt")]
 
-    def unload(self, group_name: str) -> list[Action]:
-        """An operator wants the group's device free. Nothing happens while a switch runs."""
+    def unload(self, group_name: str, *, stays: bool = False) -> list[Action]:
+        """An operator wants the group's device free. Nothing happens while a switch runs.
+
+        ``stays``: the model goes as one does that was idle: it may sleep, and a pin holds.
+        """
         group = self.groups[group_name]
         if group.switching or group.loaded is None:
             return []
-        group.pinned = None
-        return [self._begin(group_name, None, "operator")]
+        if not stays:
+            group.pinned = None
+        return [self._begin(group_name, None, "idle" if stays else "operator")]
 
     def pin(self, model: str, until: float, now: float) -> list[Action]:
         """Nothing but ``model`` is loaded in its group until then; who cannot wait is told."""

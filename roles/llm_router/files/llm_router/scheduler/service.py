@@ -294,13 +294,15 @@ class Scheduler:
         except Refused as refused:
             log.error("%s could not be preloaded: %s", model, refused)
 
-    async def unload(self, group: str) -> str | None:
+    async def unload(self, group: str, *, stays: bool = False) -> str | None:
         """Free the device of ``group`` when its running answers have ended, and wait for that.
+
+        ``stays``: its model may sleep.
 
         Returns the model that was unloaded, None if there was none. Raises `SwitchRunning` while
         the group switches to a model, `SwitchFailed`.
         """
-        self._apply(self.core.unload(group))
+        self._apply(self.core.unload(group, stays=stays))
         running = self.switches.get(group)
         if running is None:
             return None

@@ -7,7 +7,7 @@ import contextlib
 import json
 import logging
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,15 +15,27 @@ from typing import Any
 import anyio
 import httpx
 
-from llm_router.config.diff import needs_relaunch
+from llm_router.background import in_background
+from llm_router.config.diff import launch_id, needs_relaunch
 from llm_router.config.load import Settings
 from llm_router.config.schema import Model
 from llm_router.engine_keys import EngineKeys
 from llm_router.engines import ProbeAnswer, Readiness, engine_for
+from llm_router.engines.loading import Bar
+from llm_router.engines.memory import memory_need
 from llm_router.engines.residency import Call
-from llm_router.events import EventStream, StepEnded, StepStarted, SwitchEnded, SwitchStarted
+from llm_router.events import (
+    EventStream,
+    LoadProgress,
+    StepEnded,
+    StepStarted,
+    SwitchEnded,
+    SwitchStarted,
+)
 from llm_router.scheduler.core import Reason
 from llm_router.scheduler.service import RunningSwitch, SwitchFailed
+from llm_router.switcher.following import follow_load
+from llm_router.switcher.learned import Learned
 from llm_router.switcher.plan import (
     Activate,
     Drain,
@@ -33,6 +45,7 @@ from llm_router.switcher.plan import (
     Step,
     Stop,
     TakeBack,
+    WaitForMemory,
     WaitUntilReady,
     WarmUp,
     make_plan,
@@ -40,12 +53,15 @@ from llm_router.switcher.plan import (
 )
 from llm_router.switcher.record import Record
 from llm_router.switcher.residency import Release, Sleeper, choose
+from llm_router.switcher.settling import GpuMemory, NotReleased
 from llm_router.switcher.sleepers import Sleepers
 from llm_router.units.base import ManagerUnavailable, UnitError, Units, UnitState
 from llm_router.weights import host_memory, weights_size
 
 log = logging.getLogger(__name__)
 
+LOADING = (Start, WaitUntilReady, WarmUp)
+"""Steps that have one deadline together."""
 FIRST_POLL, LONGEST_POLL = 0.005, 0.1
 PORT_CLOSES_WITHIN = 10.0
 LOG_WITHIN = 10.0
@@ -72,7 +88,16 @@ class _Run:
     """What the steps of one run share: the deadline of Start to WarmUp, and what was done."""
 
     step: Step | None = None
+    load_from: float = 0.0
     load_until: float | None = None
+    load_scope: anyio.CancelScope | None = None
+    """Of the step of the load that runs now."""
+    engine_since: float | None = None
+    """When its engine was started, in seconds since 1970; None: not by this run."""
+    bar: Bar | None = None
+    """The last that its engine said of its load."""
+    asleep: str | None = None
+    """The model that fell asleep on the way."""
     previous_touched: bool = False
     target_touched: bool = False
     main_pid: int = 0
@@ -91,8 +116,13 @@ class Switcher:
         client: httpx.AsyncClient,
         keys: EngineKeys | None = None,
         clock: Callable[[], float] = time.monotonic,
+        *,
+        memory: GpuMemory | None = None,
+        learned: Learned | None = None,
     ) -> None:
         self._settings = settings
+        self._memory = memory or GpuMemory(None, units, events)
+        self._learned = learned
         self._record = Record(Path(settings.config.state_dir) / "started.json")
         self._before: dict[str, Model] = {}
         """Models as they were when their engine was started, where they are configured otherwise
@@ -125,6 +155,15 @@ class Switcher:
     def asleep(self) -> set[str]:
         """The models that gave up their device while their engine stays."""
         return self._sleepers.names()
+
+    def has_slept(self, name: str) -> bool:
+        """Whether the model slept since the boot, as it is configured now."""
+        return self._sleepers.has_slept(name, launch_id(self._models[name]))
+
+    async def would_sleep(self, name: str) -> bool:
+        """Whether the model would be put to sleep if it had to go, and nobody for it."""
+        release = await self._release(self._models[name].group, name, None)
+        return release is not None and release.policy == "sleep" and not release.stopped
 
     def unit_changed(self, unit: str, state: UnitState) -> None:
         """A sleeper whose engine ended, or was started anew, sleeps no more."""
@@ -233,6 +272,7 @@ class Switcher:
                 if target is not None:
                     self._record.add(target)
                     run.main_pid = await self.main_pid(target)
+                    await self._memory.loaded(target)
                 return
         except _StepError as error:
             raise await self._give_up(switch, target, run, error) from error
@@ -269,6 +309,7 @@ class Switcher:
 
     async def _stop(self, model: Model, grace: float) -> None:
         """Stop the unit of ``model`` and forget what was known of its engine."""
+        await self._memory.going(model)
         await self._units.stop(model, grace)
         self._record.remove(model.name)
         self._sleepers.forget(model.unit)
@@ -331,15 +372,18 @@ class Switcher:
             await self._timed(switch, target, step, run)
             return
         except _StepError as error:
-            if not isinstance(step, (GiveUp, TakeBack)):
+            kept = run.asleep if isinstance(step, WaitForMemory) else step.model
+            if kept is None or not isinstance(step, (GiveUp, TakeBack, WaitForMemory)):
                 raise
-            log.warning("%s of '%s' failed, and it is stopped: %s", step.name, step.model, error)
+            log.warning("%s of '%s' failed, and it is stopped: %s", step.name, kept, error)
         limits = self._settings.config.switch
-        instead: list[Step] = [Stop(step.model, limits.stop_timeout)]
+        instead: list[Step] = [Stop(kept, limits.stop_timeout)]
+        if isinstance(step, WaitForMemory):
+            instead.append(step)
         if isinstance(step, TakeBack) and target is not None:
             run.load_until = None  # a start has all the time that it would have had
             instead.append(Activate(step.model, limits.stop_timeout))
-            instead.append(Start(step.model, target.timeout or limits.timeout))
+            instead.append(Start(step.model, self.load_timeout(target)))
         for other in instead:
             await self._timed(switch, target, other, run)
 
@@ -352,16 +396,20 @@ class Switcher:
         if isinstance(step, (Stop, GiveUp)) and step.model == switch.previous:
             run.previous_touched = True
             switch.stopping()
-        run.target_touched |= target is not None and step.model == target.name
+        acts = not isinstance(step, WaitForMemory)
+        run.target_touched |= target is not None and step.model == target.name and acts
         unit = self._as_started(step.model).unit
         self._events.publish(StepStarted(switch.group, step.name, step.model))
         started = self._clock()
         error: _StepError | None = None
         try:
-            with anyio.fail_after(self._time_for(step, run)):
+            with anyio.fail_after(self._time_for(step, run)) as scope:
+                run.load_scope = scope
                 await self._perform(switch, target, step, run)
         except TimeoutError:
-            error = _StepError(f"not done within {step.deadline:g} s", blame=_blames(step))
+            error = _StepError(self._late(step, run), blame=_blames(step))
+        except NotReleased as failed:
+            error = _StepError(str(failed), blame=False)
         except UnitError as failed:
             blame = _blames(step) and not isinstance(failed, ManagerUnavailable)
             error = _StepError(str(failed), blame=blame)
@@ -380,13 +428,52 @@ class Switcher:
     def _time_for(self, step: Step, run: _Run) -> float | None:
         if isinstance(step, Drain):
             return None
-        if isinstance(step, Stop):
+        if isinstance(step, (Stop, WaitForMemory)):
             return step.deadline + STOP_MARGIN
-        if not isinstance(step, (Start, WaitUntilReady, WarmUp)):
+        if not isinstance(step, (*LOADING, TakeBack)):
             return step.deadline
-        if run.load_until is None:
-            run.load_until = self._clock() + step.deadline
+        if run.load_until is None or isinstance(step, TakeBack):
+            run.load_from = self._clock()
+            run.load_until = run.load_from + step.deadline
         return max(0.0, run.load_until - self._clock())
+
+    def load_timeout(self, model: Model) -> float:
+        """How long a load of ``model`` may take, in seconds, without a word of how far it has got.
+
+        Never less than what is configured: from a cold page cache it takes ten times as long as
+        from a warm one. But twice what it took before, where that is more.
+        """
+        limits = self._settings.config.switch
+        configured = model.timeout or limits.timeout
+        longest = self._learned.longest_load(model.name) if self._learned is not None else 0.0
+        return max(configured, min(2 * longest, limits.max_timeout))
+
+    def _advanced(self, switch: RunningSwitch, run: _Run, bar: Bar) -> None:
+        """The engine goes on loading: that buys it time, up to a limit."""
+        limits = self._settings.config.switch
+        run.bar, switch.progress = bar, bar.part
+        if bar.part is not None and switch.target is not None:
+            self._events.publish(LoadProgress(switch.group, switch.target, bar.part))
+        now = self._clock()
+        if run.load_until is None or run.load_scope is None:
+            return
+        until = min(now + limits.stall_timeout, run.load_from + limits.max_timeout)
+        if until > run.load_until:
+            run.load_until = until
+            run.load_scope.deadline = anyio.current_time() + until - now
+
+    def _late(self, step: Step, run: _Run) -> str:
+        if not isinstance(step, (*LOADING, TakeBack)) or run.bar is None:
+            return f"not done within {step.deadline:g} s"
+        took = self._clock() - run.load_from
+        limits = self._settings.config.switch
+        if took >= limits.max_timeout:
+            return f"not done within {limits.max_timeout:g} s (switch.max_timeout)"
+        what = "weights" if run.bar.weights else "CUDA graphs"
+        return (
+            f"not done within {took:.0f} s, and it came no further than {what} "
+            f"{run.bar.percent}% ({run.bar.count})"
+        )
 
     async def _perform(
         self, switch: RunningSwitch, target: Model | None, step: Step, run: _Run
@@ -397,24 +484,47 @@ class Switcher:
             await self._stop(self._as_started(step.model), step.deadline)
             self._before.pop(step.model, None)
         elif isinstance(step, GiveUp):
-            await self._give_up_device(switch, step)
+            await self._give_up_device(switch, step, run)
+            run.asleep = step.model
         elif target is None:
             raise TypeError(f"a step without a model: {step!r}")
+        elif isinstance(step, WaitForMemory):
+            need = memory_need(target, engine_for(target).memory_option)
+            await self._memory.wait(switch.group, step.model, step.deadline, need)
         elif isinstance(step, Activate):
             await self._units.activate(target)
         elif isinstance(step, TakeBack):
-            await self._take_back_device(switch, target, step)
+            await self._take_back_device(switch, target, step, run)
+            run.load_until = None  # what comes after it has a load's whole time
         elif isinstance(step, Start):
             await self._port_closed(target)
             self._sleepers.forget(target.unit)  # what is started now is awake, whatever was before
             self._record.add(target)
+            run.engine_since = time.time()
             await self._units.start(target)
         elif isinstance(step, WaitUntilReady):
-            run.context_length = await self._wait_until_ready(target)
+            async with self._following(switch, target, run):
+                run.context_length = await self._wait_until_ready(target)
         elif isinstance(step, WarmUp):
             await self._warm_up(target)
         else:
             raise TypeError(f"no such step: {step!r}")
+
+    @contextlib.asynccontextmanager
+    async def _following(
+        self, switch: RunningSwitch, target: Model, run: _Run
+    ) -> AsyncIterator[None]:
+        """Meanwhile, what the engine's log says of the load."""
+        if not engine_for(target).draws_bars:
+            yield
+            return
+
+        def advanced(bar: Bar) -> None:
+            self._advanced(switch, run, bar)
+
+        async with in_background(follow_load(self._units, target, run.engine_since, advanced)):
+            yield
+        switch.progress = None
 
     @contextlib.contextmanager
     def _reading_ahead(self, target: Model | None, plan: Sequence[Step]) -> Iterator[None]:
@@ -440,37 +550,34 @@ class Switcher:
             seconds = self._clock() - began
             log.info("read %.1f GB of %s ahead in %.2f s", size / 1e9, model.name, seconds)
 
-    async def _give_up_device(self, switch: RunningSwitch, step: GiveUp) -> None:
+    async def _give_up_device(self, switch: RunningSwitch, step: GiveUp, run: _Run) -> None:
         """Never while it is busy: some engines end when they are asked that."""
         if not switch.drained.is_set():
             raise _StepError("answers run still", blame=False)
         model = self._as_started(step.model)
         state = await self._units.state(model)
+        await self._memory.going(model, stays=True)
         self._sleepers.unsure(model.unit)
         for call in engine_for(model).residencies[step.how.policy].out:
-            await self._call(switch, model, call)
-        self._sleepers.add(
-            Sleeper(
-                model.name,
-                model.unit,
-                step.how.policy,
-                state.main_pid,
-                step.how.memory,
-                time.time(),
-            )
-        )
+            await self._call(switch, model, call, run)
+        memory, pid = step.how.memory, state.main_pid
+        sleeper = Sleeper(model.name, model.unit, step.how.policy, pid, memory, time.time())
+        self._sleepers.add(sleeper, launch_id(model))
 
-    async def _take_back_device(self, switch: RunningSwitch, model: Model, step: TakeBack) -> None:
+    async def _take_back_device(
+        self, switch: RunningSwitch, model: Model, step: TakeBack, run: _Run
+    ) -> None:
         state = await self._units.state(model)
         if self._sleepers.find(model.unit, state.main_pid) is None:
             raise _StepError("it does not sleep any more")
         self._sleepers.unsure(model.unit)
         self._record.add(model)
         for call in engine_for(model).residencies[step.policy].back:
-            await self._call(switch, model, call)
+            await self._call(switch, model, call, run)
+        switch.progress = None
         self._sleepers.forget(model.unit)
 
-    async def _call(self, switch: RunningSwitch, model: Model, call: Call) -> None:
+    async def _call(self, switch: RunningSwitch, model: Model, call: Call, run: _Run) -> None:
         """One of the calls by which an engine gives up its device or takes it back."""
         try:
             async with self._client.stream(
@@ -484,10 +591,28 @@ class Switcher:
                     text = (await response.aread()).decode("utf-8", "replace")
                     raise _StepError(f"{call.path} answers {response.status_code}: {text[:300]}")
                 async for line in response.aiter_lines():
-                    _follow(switch, call, line)
+                    self._follow(switch, call, line, run)
         except httpx.HTTPError as error:
             await self._still_running(model)
             raise _StepError(f"no answer to {call.path}: {type(error).__name__}") from error
+
+    def _follow(self, switch: RunningSwitch, call: Call, line: str, run: _Run) -> None:
+        """One line of the answer to a call: TabbyAPI tells in events how far its load has got."""
+        if not line.startswith("data:"):
+            return
+        try:
+            event = json.loads(line[5:])
+        except ValueError:
+            return
+        if not isinstance(event, dict):
+            return
+        if event.get("error"):
+            raise _StepError(f"{call.path}: {json.dumps(event['error'])[:300]}")
+        done, of = event.get("module"), event.get("modules")
+        if not isinstance(done, int) or not isinstance(of, int) or of < 1:
+            return
+        if event.get("model_type") == "model":
+            self._advanced(switch, run, Bar(True, min(100, 100 * done // of), f"{done}/{of}"))
 
     async def _plan(
         self, target: Model, loaded: str | None, *, trust_loading: bool
@@ -502,6 +627,8 @@ class Switcher:
             loaded=loaded,
             release=await self._release(target.group, loaded, target.name),
             trust_loading=trust_loading,
+            memory=self._memory.state_of(target.group),
+            load_time=self.load_timeout(target),
         )
 
     async def _unload_plan(
@@ -661,26 +788,9 @@ async def _drain(switch: RunningSwitch, step: Drain) -> None:
         await switch.drained.wait()
 
 
-def _follow(switch: RunningSwitch, call: Call, line: str) -> None:
-    """One line of the answer to a call: TabbyAPI tells in events how far its load has got."""
-    if not line.startswith("data:"):
-        return
-    try:
-        event = json.loads(line[5:])
-    except ValueError:
-        return
-    if not isinstance(event, dict):
-        return
-    if event.get("error"):
-        raise _StepError(f"{call.path}: {json.dumps(event['error'])[:300]}")
-    done, of = event.get("module"), event.get("modules")
-    if event.get("model_type") == "model" and isinstance(done, int) and isinstance(of, int) and of:
-        switch.progress = done / of
-
-
 def _blames(step: Step) -> bool:
-    """Whether what goes wrong in it is the target's fault: stopping another model is not."""
-    return not isinstance(step, (Drain, Stop))
+    """Whether what goes wrong in it is the target's fault: another model's going is not."""
+    return not isinstance(step, (Drain, Stop, WaitForMemory))
 
 
 def _json(response: httpx.Response) -> Any:

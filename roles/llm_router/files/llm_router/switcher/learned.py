@@ -20,6 +20,8 @@ from llm_router.notes import read_notes, write_notes
 from llm_router.switcher.plan import Drain, Step
 
 REMEMBERED = 9
+LOADING = ("Start", "WaitUntilReady", "WarmUp")
+"""Steps that have one deadline together."""
 
 
 @dataclass
@@ -80,6 +82,11 @@ class Learned:
         known = self._known.get(step.model)
         seen = known.steps.get(step.name) if known is not None else None
         return median(seen) if seen and not isinstance(step, Drain) else None
+
+    def longest_load(self, model: str) -> float:
+        """The longest of the remembered times of each step of a load, together; 0 before any."""
+        known = self._known.get(model)
+        return sum(max(known.steps.get(step, (0.0,))) for step in LOADING) if known else 0.0
 
     def total(self, steps: Sequence[object]) -> float | None:
         """For a whole plan, without its drain; None while a step of it has never been seen."""

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from llm_router.config.schema import Model, SchedulerConfig, SwitchConfig
 from llm_router.engines.base import Readiness
 from llm_router.engines.residency import Policy
+from llm_router.switcher.memory import Memory
 from llm_router.switcher.residency import Release, Sleeper
 from llm_router.units.base import UnitState
 
@@ -49,6 +50,11 @@ class GiveUp(Step):
     @property
     def name(self) -> str:
         return "Unload" if self.how.policy == "unload" else "Sleep"
+
+
+@dataclass(frozen=True)
+class WaitForMemory(Step):
+    """Wait until GPU memory that ``model`` held is free; on hosts with NVIDIA GPUs."""
 
 
 @dataclass(frozen=True)
@@ -124,6 +130,8 @@ def make_plan(
     loaded: str | None = None,
     release: Release | None = None,
     trust_loading: bool = False,
+    memory: Memory = "none",
+    load_time: float | None = None,
 ) -> tuple[Step, ...]:
     """The steps that make ``target`` the one loaded model of its group.
 
@@ -134,8 +142,11 @@ def make_plan(
     leases. The target's own unit is kept if its engine says that it serves the target already, or,
     with ``trust_loading`` (after a restart of the router), if it may yet do so. In any other state
     it is unknown, and an unknown engine is restarted.
+
+    ``memory``: whether there are GPUs whose memory can be waited for, or, ``owed``, must be: an
+    engine went before. ``load_time``: how long a load may take, where that is not the target's own.
     """
-    load_time = target.timeout or switch.timeout
+    load_time = load_time or target.timeout or switch.timeout
     steps: list[Step] = []
     keep = any(item.model.name == target.name and _usable(item, trust_loading) for item in observed)
     back: Policy | None = None
@@ -154,6 +165,10 @@ def make_plan(
         steps += _let_go(item.model.name, loaded, way, switch, scheduler)
         if here and way is not None and item.model.name == loaded:
             back = way.policy
+    if memory != "none" and not keep:
+        gone = [step.model for step in steps if isinstance(step, (Stop, GiveUp))]
+        if gone or memory == "owed":
+            steps.append(WaitForMemory([target.name, *gone][-1], switch.memory_timeout))
     if back is None and not keep:
         steps.append(Activate(target.name, switch.stop_timeout))
         steps.append(Start(target.name, load_time))

@@ -24,6 +24,8 @@ class Sleepers:
         self._boot = _boot_id()
         self._asleep: dict[str, Sleeper] = {}
         self._unsure: set[str] = set()
+        self._slept: dict[str, str] = {}
+        """By model: what its engine was, when it first slept since the boot."""
         notes = read_notes(path)
         if notes.get("boot") != self._boot:
             return
@@ -32,7 +34,8 @@ class Sleepers:
             for entry in notes["asleep"]:
                 sleeper = Sleeper(**entry)
                 self._asleep[sleeper.unit] = sleeper
-        except (KeyError, TypeError):
+            self._slept = dict(notes.get("slept", {}))
+        except (KeyError, TypeError, ValueError):
             self._asleep.clear()
 
     def all(self) -> list[Sleeper]:
@@ -61,8 +64,13 @@ class Sleepers:
         self._unsure.add(unit)
         self._write()
 
-    def add(self, sleeper: Sleeper) -> None:
-        """It sleeps."""
+    def has_slept(self, model: str, launch: str) -> bool:
+        """Whether the model slept since the boot, as the same engine; it need not do so now."""
+        return self._slept.get(model) == launch
+
+    def add(self, sleeper: Sleeper, launch: str) -> None:
+        """It sleeps; ``launch`` as `config.diff.launch_id` says."""
+        self._slept[sleeper.model] = launch
         self._unsure.discard(sleeper.unit)
         self._asleep[sleeper.unit] = sleeper
         self._write()
@@ -77,7 +85,7 @@ class Sleepers:
     def _write(self) -> None:
         asleep = [asdict(sleeper) for sleeper in self._asleep.values()]
         notes = {"boot": self._boot, "asleep": asleep, "unsure": sorted(self._unsure)}
-        write_notes(self._path, notes)
+        write_notes(self._path, {**notes, "slept": self._slept})
 
 
 def _boot_id() -> str:

@@ -121,7 +121,7 @@ function makeStep() {
     bar.hidden = step.state !== "running";
     if (!bar.hidden) {
       const whole = step.expected_seconds && seconds < step.expected_seconds ? step.expected_seconds : step.deadline;
-      const part = whole ? Math.min(1, Math.max(0, seconds / whole)) : 0;
+      const part = step.progress ?? (whole ? Math.min(1, Math.max(0, seconds / whole)) : 0);
       bar.firstElementChild.style.transform = `scaleX(${part.toFixed(3)})`;
     }
   };
@@ -132,7 +132,8 @@ function timeOf(step, seconds) {
   if (step.state === "running") {
     const left = step.deadline === undefined ? "" : `, at most ${duration(step.deadline)}`;
     const about = step.expected_seconds ? ` of about ${duration(step.expected_seconds)}` : left;
-    return duration(seconds) + about;
+    const loaded = step.progress == null ? "" : `, ${Math.round(step.progress * 100)} % loaded`;
+    return duration(seconds) + about + loaded;
   }
   if (step.state === "waiting") return step.expected_seconds ? `about ${duration(step.expected_seconds)}` : "";
   if (step.state === "left out") return "not done";

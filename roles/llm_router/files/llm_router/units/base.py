@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
+import anyio
+import anyio.to_thread
 from typing_extensions import Self
 
 from llm_router.config.schema import Model
@@ -81,8 +84,19 @@ class Units(ABC):
         """What is true now, asked anew."""
 
     @abstractmethod
-    async def log_tail(self, model: Model, lines: int = 20) -> list[str]:
-        """The unit's last log lines, oldest first; an empty list when there are none."""
+    async def log_tail(
+        self, model: Model, lines: int = 20, since: float | None = None
+    ) -> list[str]:
+        """The unit's last log lines, oldest first; an empty list when there are none. ``since``:
+        none that are older, in seconds since 1970; the log of a child begins with its start."""
+
+    @abstractmethod
+    async def processes_among(self, model: Model, pids: Collection[int]) -> frozenset[int]:
+        """Those of ``pids`` that are the unit's."""
+
+    async def describe_process(self, pid: int) -> str:
+        """A process's name and where it belongs, for a person; never fails."""
+        return await anyio.to_thread.run_sync(_name_of, pid) or "unknown"
 
     @abstractmethod
     async def problem(self) -> str | None:
@@ -103,3 +117,11 @@ class Units(ABC):
     def _changed(self, unit: str, state: UnitState) -> None:
         for listener in self._listeners:
             listener(unit, state)
+
+
+def _name_of(pid: int) -> str:
+    """Empty where it is gone, or is not shown: other people's are hidden from a hardened unit."""
+    try:
+        return Path(f"/proc/{pid}/comm").read_text(encoding="utf-8", errors="replace").strip()
+    except OSError:
+        return ""

@@ -14,7 +14,7 @@ import logging
 import os
 import signal
 import subprocess
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote
@@ -122,7 +122,9 @@ class ChildUnits(Units):
         result = self._ended.get(model.unit, "")
         return UnitState("failed" if result else "inactive", 0, result)
 
-    async def log_tail(self, model: Model, lines: int = 20) -> list[str]:
+    async def log_tail(
+        self, model: Model, lines: int = 20, since: float | None = None
+    ) -> list[str]:
         """The end of the child's log file."""
         path = self._path(model.unit, "log")
 
@@ -136,6 +138,11 @@ class ChildUnits(Units):
             return text.splitlines()[-lines:]
 
         return await anyio.to_thread.run_sync(read)
+
+    async def processes_among(self, model: Model, pids: Collection[int]) -> frozenset[int]:
+        """By the session, which each child begins."""
+        child = self._children.get(model.unit)
+        return frozenset(pid for pid in pids if child is not None and _session(pid) == child.pid)
 
     async def problem(self) -> str | None:
         """Child processes need nothing that could be missing."""
@@ -203,6 +210,13 @@ class ChildUnits(Units):
 def _signal_group(pid: int, number: signal.Signals) -> None:
     with contextlib.suppress(ProcessLookupError):
         os.killpg(pid, number)
+
+
+def _session(pid: int) -> int | None:
+    try:
+        return os.getsid(pid)
+    except OSError:
+        return None
 
 
 def _start_time(pid: int) -> str | None:

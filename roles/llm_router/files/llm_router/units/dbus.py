@@ -168,6 +168,13 @@ class SystemdManager:
             raise
         return [pid for _, pid, _ in processes]
 
+    async def unit_of(self, pid: int) -> str:
+        """The unit that a process belongs to, be it a session's or a container's."""
+        (path,) = await self._manager("GetUnitByPID", "u", pid)
+        interface = f"{_SYSTEMD}.Unit"
+        (identity,) = await self._call(_SYSTEMD, path, _PROPERTIES, "Get", "ss", interface, "Id")
+        return str(identity.value)
+
     async def queue_start(self, unit: str) -> str:
         """Queue a start job; its object path is what `job_result` and `cancel_job` take."""
         return await self._queue("StartUnit", unit)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import cast
 
@@ -96,13 +96,29 @@ class SystemdUnits(Units):
     async def stop(self, model: Model, timeout: float) -> None:  # noqa: ASYNC109
         await self._helper.stop(model.name, timeout)
 
-    async def log_tail(self, model: Model, lines: int = 20) -> list[str]:
-        return await self._helper.logs(model.name, lines)
+    async def log_tail(
+        self, model: Model, lines: int = 20, since: float | None = None
+    ) -> list[str]:
+        return await self._helper.logs(model.name, lines, since)
 
     async def state(self, model: Model) -> UnitState:
         if self._manager is None:
             raise BusUnavailable(self._problem or "the system bus cannot be reached")
         return state_of(await self._manager.facts(model.unit))
+
+    async def processes_among(self, model: Model, pids: Collection[int]) -> frozenset[int]:
+        if self._manager is None:
+            raise BusUnavailable(self._problem or "the system bus cannot be reached")
+        return frozenset(await self._manager.processes(model.unit)) & frozenset(pids)
+
+    async def describe_process(self, pid: int) -> str:
+        """With its unit, which systemd tells everybody; the name is hidden from most."""
+        name = await super().describe_process(pid)
+        if self._manager is None:
+            return name
+        with contextlib.suppress(UnitError):
+            return f"{name}, of {await self._manager.unit_of(pid)}"
+        return name
 
     async def problem(self) -> str | None:
         manager = self._manager

@@ -1,0 +1,144 @@
+"""Loads that are slower than their timeout, or hang; memory that must be free before them."""
+
+from __future__ import annotations
+
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import httpx
+import pytest
+
+from .conftest import Router, wait_until
+from .with_memory import write_gpus
+
+GIB = 2**30
+CHAT = "/v1/chat/completions"
+SLOW = {"timeout": 1.2, "stall_timeout": 2.5, "max_timeout": 20, "stop_timeout": 0.5}
+
+
+def ask(router: Router, model: str) -> httpx.Response:
+    body = {"model": model, "messages": [{"role": "user", "content": "hi"}], "max_tokens": 2}
+    return httpx.post(router.url + CHAT, json=body, timeout=60)
+
+
+def test_a_slow_load_that_goes_on_is_waited_for_and_shown(router: Router) -> None:
+    slow = router.standin("slow", engine="vllm", load=4, shards=16)
+    router.write({"slow": {**slow, "backend": "vllm"}}, switch=SLOW, status={"interval": 0.5})
+    router.start()
+    body = {"model": "slow", "stream": True, "messages": [{"role": "user", "content": "hi"}]}
+    told, shown = "", []
+    with httpx.stream("POST", router.url + CHAT, json=body, timeout=60) as response:
+        for line in response.iter_lines():
+            told += line
+            if "%)" in line:
+                (switch,) = router.status()["switches"]
+                shown += [step.get("progress") for step in switch["steps"]]
+    assert "Model ready!" in told
+    percents = [int(part.rpartition("(")[2]) for part in told.split("%)")[:-1]]
+    assert len(set(percents)) > 1
+    assert percents == sorted(percents)
+    assert any(part for part in shown if part is not None)
+
+
+@pytest.mark.timing
+def test_after_three_switches_the_next_ones_time_is_known(router: Router) -> None:
+    """Within a fifth, of a load that takes a while: what a countdown says is what it takes."""
+    router.write({"slow": router.standin("slow", load=1.5), "b": router.standin("b")})
+    router.start()
+
+    def seconds(model: str) -> float:
+        answer = httpx.post(router.url + "/admin/switch", json={"model": model}, timeout=60)
+        return float(answer.raise_for_status().json()["seconds"])
+
+    seconds("b")
+    for _ in range(3):
+        seconds("slow")
+        seconds("b")
+    plan = httpx.get(router.url + "/admin/plan", params={"model": "slow"}).json()
+    took = seconds("slow")
+    assert abs(plan["expected_seconds"] - took) < 0.2 * took
+
+
+def test_a_load_that_stands_still_ends_and_says_where(router: Router) -> None:
+    stuck = router.standin("stuck", engine="vllm", load=4, shards=10, fault="stuck-load")
+    router.write({"stuck": {**stuck, "backend": "vllm"}}, switch=SLOW)
+    router.start()
+    began = time.monotonic()
+    answer = ask(router, "stuck")
+    assert "it came no further than weights 50% (5/10)" in answer.json()["error"]["message"]
+    assert time.monotonic() - began < 8
+    assert router.engine_pids() == {}
+
+
+@pytest.fixture
+def gpus(router: Router, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The router has one GPU with 80 GiB, of which one is used."""
+    path = tmp_path / "gpus.json"
+    write_gpus(path, 80 * GIB, 79 * GIB, {})
+    monkeypatch.setenv("GPUS", str(path))
+    router.module = "tests.integration.with_memory"
+    return path
+
+
+def test_the_next_engine_starts_when_the_memory_is_free_and_not_before(
+    router: Router, gpus: Path
+) -> None:
+    router.write({"a": router.standin("a"), "b": router.standin("b")})
+    router.start()
+    assert ask(router, "a").status_code == 200
+    pid = router.engine_pids()["child_a"]
+    write_gpus(gpus, 80 * GIB, 9 * GIB, {pid: 70 * GIB})
+    plan = httpx.get(router.url + "/admin/plan", params={"model": "b"}).json()["steps"]
+    assert [step["step"] for step in plan][:4] == ["Drain", "Stop", "WaitForMemory", "Activate"]
+    with ThreadPoolExecutor() as pool:
+        answer = pool.submit(ask, router, "b")
+        wait_until(lambda: "child_a" not in router.engine_pids(), "a is stopped")
+        time.sleep(0.5)
+        assert "b" not in router.events.read_text(encoding="utf-8").split()
+        write_gpus(gpus, 80 * GIB, 79 * GIB, {})
+        freed = time.monotonic()
+        assert answer.result(10).status_code == 200
+        assert time.monotonic() - freed < 1
+
+
+def test_memory_that_does_not_come_back_is_told_counted_and_not_waited_for_twice(
+    router: Router, gpus: Path
+) -> None:
+    router.write(
+        {"a": router.standin("a"), "b": router.standin("b")},
+        switch={"timeout": 20, "stop_timeout": 5, "memory_timeout": 0.5, "on_failure": "stop"},
+    )
+    router.start()
+    assert ask(router, "a").status_code == 200
+    pid = router.engine_pids()["child_a"]
+    write_gpus(gpus, 80 * GIB, 9 * GIB, {pid: 70 * GIB})
+    error = ask(router, "b").json()["error"]["message"]
+    assert f"process {pid} " in error
+    assert "WaitForMemory of 'a' failed: GPU 0 has 9.7 GB free of the 84.8 GB" in error
+    metrics = httpx.get(router.url + "/metrics").text
+    assert 'llm_router_gpu_memory_not_released_total{model="a"} 1.0' in metrics
+    assert router.status()["models"]["b"].get("failures", 0) == 0
+    assert ask(router, "b").status_code == 200
+
+
+def test_a_sleeper_that_keeps_its_memory_is_stopped(router: Router, gpus: Path) -> None:
+    folder = router.dir / "weights"
+    folder.mkdir()
+    (folder / "model.safetensors").write_bytes(b"x" * 1000)
+    a = router.standin("a", engine="vllm", flags="dev")
+    a |= {"backend": "vllm", "residency": "sleep", "model_path": str(folder)}
+    router.write(
+        {"a": a, "b": router.standin("b")},
+        switch={"timeout": 20, "stop_timeout": 5, "memory_timeout": 0.5},
+    )
+    router.start()
+    assert ask(router, "a").status_code == 200
+    write_gpus(gpus, 80 * GIB, 9 * GIB, {router.engine_pids()["child_a"]: 70 * GIB})
+    with ThreadPoolExecutor() as pool:
+        url = router.url + "/admin/switch"
+        answer = pool.submit(lambda: httpx.post(url, json={"model": "b"}, timeout=60))
+        wait_until(lambda: "child_a" not in router.engine_pids(), "a is stopped")
+        write_gpus(gpus, 80 * GIB, 79 * GIB, {})
+        steps = [step["step"] for step in answer.result(20).json()["steps"]]
+    assert steps[:6] == ["Drain", "Sleep", "WaitForMemory", "Stop", "WaitForMemory", "Activate"]

@@ -1,0 +1,78 @@
+"""What the router's unit may see of GPUs, as Ansible makes it out of the role's template."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+ROLE = ROOT / "roles/llm_router"
+HOSTS = {
+    "none": [],
+    "broken": ["/dev/nvidia0"],
+    "two": ["/dev/nvidia0", "/dev/nvidia1", "/dev/nvidiactl", "/dev/nvidia-uvm"],
+}
+
+
+@pytest.fixture(scope="module")
+def units(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[str]]:
+    """The unit's lines for each host, in one run of Ansible."""
+    directory = tmp_path_factory.mktemp("unit")
+    play = [
+        {
+            "hosts": "localhost",
+            "connection": "local",
+            "gather_facts": False,
+            "vars_files": [str(ROLE / f"{part}/main.yml") for part in ("defaults", "vars")],
+            "vars": {
+                "__llm_router_devices": {"stdout_lines": devices},
+                "__llm_router_generation": "0123456789ab",
+                "role_path": str(ROLE),
+            },
+            "tasks": [
+                {
+                    "ansible.builtin.template": {
+                        "src": str(ROLE / "templates/llm-router.service.j2"),
+                        "dest": str(directory / f"{name}.service"),
+                        "mode": "0600",
+                    }
+                }
+            ],
+        }
+        for name, devices in HOSTS.items()
+    ]
+    (directory / "play.yml").write_text(json.dumps(play))
+    extra = json.dumps({"__llm_router_generation": "0123456789ab"})
+    done = subprocess.run(
+        [
+            str(Path(sys.executable).with_name("ansible-playbook")),
+            *("-i", "localhost,", "-e", extra, "play.yml"),
+        ],
+        cwd=directory,
+        env=os.environ | {"ANSIBLE_COLLECTIONS_PATH": str(ROOT / ".cache/collections")},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return {name: (directory / f"{name}.service").read_text().splitlines() for name in HOSTS}
+
+
+@pytest.mark.parametrize("host", ["none", "broken"])
+def test_without_a_driver_the_router_sees_no_device(units: dict[str, list[str]], host: str) -> None:
+    assert not [line for line in units[host] if "nvidia" in line]
+    assert {"PrivateDevices=yes", "DevicePolicy=closed", "ProcSubset=pid"} <= set(units[host])
+
+
+def test_with_gpus_it_may_ask_about_them_and_no_more(units: dict[str, list[str]]) -> None:
+    unit = units["two"]
+    assert {"PrivateDevices=yes", "DevicePolicy=closed", "ProcSubset=all"} <= set(unit)
+    assert "BindPaths=-/dev/nvidia0 -/dev/nvidia1 -/dev/nvidiactl" in unit
+    allowed = [line for line in unit if line.startswith("DeviceAllow=")]
+    assert allowed == [f"DeviceAllow=/dev/char/195:{minor} rw" for minor in (0, 1, 255)]
+    assert "ExecStartPre=-+/usr/bin/nvidia-modprobe -c 0" in unit
