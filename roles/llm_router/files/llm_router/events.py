@@ -74,11 +74,27 @@ class ModelLost:
 
 
 @dataclass(frozen=True)
+class MemoryNotReleased:
+    """An engine is gone, or sleeps, and ``model``'s GPU memory did not come back in time."""
+
+    group: str
+    model: str
+
+
+@dataclass(frozen=True)
 class RouterStopping:
     """The router is about to end: no event comes after this one."""
 
 
-Event = SwitchStarted | StepStarted | StepEnded | SwitchEnded | ModelLost | RouterStopping
+Event = (
+    SwitchStarted
+    | StepStarted
+    | StepEnded
+    | SwitchEnded
+    | ModelLost
+    | MemoryNotReleased
+    | RouterStopping
+)
 Listener = Callable[[Event], None]
 
 
