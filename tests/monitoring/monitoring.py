@@ -49,10 +49,11 @@ ALERTS = {
 def main() -> None:
     given = argparse.ArgumentParser(description=__doc__)
     given.add_argument("--keep", action="store_true", help="leave the host")
-    keep = given.parse_args().keep
+    given.add_argument("--suite", default="bookworm", help="the host's Debian")
+    options = given.parse_args()
     began = time.monotonic()
     try:
-        boot()
+        boot(options.suite)
         a_host_without_prometheus_is_refused()
         before = prometheus_is_there()
         a_dry_run_changes_nothing(before)
@@ -65,7 +66,7 @@ def main() -> None:
         a_change_is_taken_over_without_a_restart(pid)
         it_is_taken_away(before, pid)
     finally:
-        if not keep:
+        if not options.keep:
             tool("down", NAME)
     print(f"monitoring: all of it is so ({time.monotonic() - began:.0f} s)")
 
@@ -73,13 +74,13 @@ def main() -> None:
 # What is shown
 
 
-def boot() -> None:
+def boot(suite: str) -> None:
     models = CACHE / "models"
     models.mkdir(parents=True, exist_ok=True)
     run(sys.executable, "tests/hosts/tiny_gguf.py", str(models / "tiny-a.gguf"), "--seed=1")
     (models / "broken.gguf").write_bytes(b"this is no model")
     run(sys.executable, "tests/hosts/llamacpp_archive.py", str(CACHE / "llama-server.tar.gz"))
-    tool("up", NAME, "--suite=bookworm", f"--bind={models}:/srv/models:ro")
+    tool("up", NAME, f"--suite={suite}", f"--bind={models}:/srv/models:ro")
     host = yaml.safe_load(tool("inventory", NAME))["all"]["children"]["llm_servers"]["hosts"]
     host[NAME] |= variables()
     groups = {"llm_servers": {"hosts": host}, "llm_monitoring": {"hosts": {NAME: None}}}
