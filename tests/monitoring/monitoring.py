@@ -176,7 +176,7 @@ def requests_are_answered_and_things_go_wrong() -> None:
     for model in ("tiny-a", "tiny-b", "tiny-a", "tiny-a"):
         assert chat(model).status_code == 200
     for _ in range(3):
-        assert chat("broken").status_code == 503
+        assert chat("broken", stream=False).status_code == 503
     for _ in range(4):
         assert chat("tiny-a").status_code == 200
         time.sleep(0.5)
@@ -315,12 +315,10 @@ def url(port: int) -> str:
     return f"http://{booted[NAME]['ansible_host']}:{port}"
 
 
-def chat(model: str) -> httpx.Response:
-    body = {
-        "model": model,
-        "max_tokens": 16,
-        "messages": [{"role": "user", "content": "Hello"}],
-    }
+def chat(model: str, *, stream: bool = True) -> httpx.Response:
+    """An answer, whole; one that is streamed has a time to its first token."""
+    messages = [{"role": "user", "content": "Hello"}]
+    body = {"model": model, "max_tokens": 16, "messages": messages, "stream": stream}
     headers = {"authorization": f"Bearer {KEY}"}
     at = url(8002) + "/v1/chat/completions"
     return httpx.post(at, json=body, headers=headers, timeout=120)
