@@ -81,10 +81,11 @@ def boot(suite: str) -> None:
     (models / "broken.gguf").write_bytes(b"this is no model")
     run(sys.executable, "tests/hosts/llamacpp_archive.py", str(CACHE / "llama-server.tar.gz"))
     tool("up", NAME, f"--suite={suite}", f"--bind={models}:/srv/models:ro")
-    host = yaml.safe_load(tool("inventory", NAME))["all"]["children"]["llm_servers"]["hosts"]
-    host[NAME] |= variables()
-    groups = {"llm_servers": {"hosts": host}, "llm_monitoring": {"hosts": {NAME: None}}}
-    (CACHE / "inventory.yml").write_text(yaml.safe_dump(groups))
+    booted = yaml.safe_load(tool("inventory", NAME))
+    groups = booted["all"]["children"]
+    groups["llm_servers"]["hosts"][NAME] |= variables()
+    groups["llm_monitoring"] = {"hosts": {NAME: None}}
+    (CACHE / "inventory.yml").write_text(yaml.safe_dump(booted))
     step("the host has booted")
 
 
@@ -311,8 +312,8 @@ def no_key_in(told: str) -> None:
 
 
 def url(port: int) -> str:
-    booted = yaml.safe_load((CACHE / "inventory.yml").read_text())["llm_servers"]["hosts"]
-    return f"http://{booted[NAME]['ansible_host']}:{port}"
+    booted = yaml.safe_load((CACHE / "inventory.yml").read_text())["all"]["children"]
+    return f"http://{booted['llm_servers']['hosts'][NAME]['ansible_host']}:{port}"
 
 
 def chat(model: str, *, stream: bool = True) -> httpx.Response:
