@@ -13,7 +13,7 @@ BIN := $(CURDIR)/.venv/bin
 PYTEST := $(BIN)/pytest
 REPORTS := .cache/reports
 MODULE := PYTHONPATH=$(CURDIR):$(CURDIR)/roles/llm_router/files $(BIN)/python -m
-TYPED := $(wildcard tests/unit tests/integration tests/soak tests/hosts tests/docs tests/standin bench demo tools)
+TYPED := $(wildcard tests/unit tests/integration tests/soak tests/hosts tests/docs tests/monitoring tests/standin bench demo tools)
 
 export PATH := $(BIN):$(PATH)
 export ANSIBLE_COLLECTIONS_PATH := $(CURDIR)/.cache/collections
@@ -70,7 +70,7 @@ test-contracts: env ## each engine's contract: the stand-ins by themselves, and 
 	@$(PYTEST) -q -n 2 --dist loadfile -m contracts --junit-xml=$(REPORTS)/test-contracts.xml tests/integration $(ARGS)
 test-packages: env ## the engines' real packages: what PyPI, their metadata and their sources say; nothing is installed
 	@$(PYTEST) -q -m packages --junit-xml=$(REPORTS)/test-packages.xml tests/integration $(ARGS)
-test-metrics: env ## /metrics through promtool
+test-metrics: env ## /metrics, alerts and the dashboard, with promtool and a real Prometheus
 	@tools/bootstrap promtool
 	@$(PYTEST) -q -m promtool --junit-xml=$(REPORTS)/test-metrics.xml tests/integration $(ARGS)
 test-ui: env ## the dashboard in a real browser; without Chromium it is skipped, in CI it fails
@@ -110,6 +110,8 @@ test-adopt: env ## a host that was set up by hand is adopted: what is touched, a
 	@python tests/adopt/adopt.py
 test-fleet: env ## three servers and two gateways on hosts: routing, stops, rolling upgrade under load
 	@$(MODULE) tests.fleet.fleet $(ARGS)
+test-monitoring: env ## a Prometheus on a host watches the router there: alerts, dashboard, again, and taken away
+	@$(MODULE) tests.monitoring.monitoring $(ARGS)
 test-install: env ## install.sh on a bare host: two models answer, one is downloaded; again: nothing changes
 	@tests/install/run
 test-demo: ## make demo, embedded and on a host, each again, and that nothing is left

@@ -47,10 +47,18 @@ TEST = (
     "test-systemd",
     "test-adopt",
     "test-install",
+    "test-monitoring",
     "test-fleet",
     "molecule",
 )
-ON_HOSTS = {"molecule", "test-systemd", "test-adopt", "test-install", "test-fleet"}
+ON_HOSTS = {
+    "molecule",
+    "test-systemd",
+    "test-adopt",
+    "test-install",
+    "test-monitoring",
+    "test-fleet",
+}
 
 
 @dataclass

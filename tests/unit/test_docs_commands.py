@@ -77,13 +77,14 @@ def test_the_files_to_edit_are_in_the_example() -> None:
 def test_every_role_variable_exists() -> None:
     known = {
         option
-        for role in ("llm_router", "llamacpp", "sglang", "vllm", "uv", "models")
+        for role in ("llm_router", "llamacpp", "sglang", "vllm", "uv", "models", "monitoring")
         for option in yaml.safe_load((ROOT / f"roles/{role}/defaults/main.yml").read_text())
     }
     known |= {"llm_model"}  # of the switch, on the command line
-    told = set(re.findall(r"\b(?:llm_router|llamacpp|sglang|vllm|uv|llm|models)_[a-z_]+\b", README))
-    units = {"llm_servers", "llm_router"}  # a group, and a role
-    assert told - units <= known
+    roles = "llm_router|llamacpp|sglang|vllm|uv|llm|models|monitoring"
+    told = set(re.findall(rf"\b(?:{roles})_[a-z_]+\b", README))
+    others = {"llm_servers", "llm_monitoring", "llm_router"}  # groups, and a role
+    assert told - others <= known
 
 
 def test_every_router_subcommand_exists() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable
 from typing import Generic, TypeVar, get_args
 
-from prometheus_client import CollectorRegistry, Counter, Histogram
+from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
@@ -18,12 +18,15 @@ from llm_router.events import (
     StepEnded,
     SwitchEnded,
 )
-from llm_router.scheduler.core import State
+from llm_router.scheduler.core import Reason, State
 from llm_router.scheduler.service import Scheduler
 
 _LONG = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 40, 60, 120, 240, 480)
 _SHORT = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 _RATE = (1, 2, 5, 10, 20, 40, 60, 100, 200, 500, 1000)
+
+_LOADS: tuple[Reason, ...] = ("request", "adopt", "rollback")
+_UNLOADS: tuple[Reason, ...] = ("idle", "operator", "removed")
 
 
 class _Live(Collector):
@@ -49,6 +52,16 @@ class _Live(Collector):
             "Switches to the model that failed in a row",
             labels=["model"],
         )
+        refused = GaugeMetricFamily(
+            "llm_router_model_refused",
+            "1 for a model that failed too often and is refused until it is cleared",
+            labels=["model"],
+        )
+        longest = GaugeMetricFamily(
+            "llm_router_longest_wait_seconds",
+            "How long the oldest request that waits for the model has waited",
+            labels=["model"],
+        )
         core = self._scheduler.core
         for name, group_name in core.models.items():
             group = core.groups[group_name]
@@ -57,6 +70,8 @@ class _Live(Collector):
             waiting.add_metric([name], group.waiting(name))
             failure = core.failures.get(name)
             failed.add_metric([name], failure.count if failure else 0)
+            refused.add_metric([name], float(core.is_refused(name)))
+            longest.add_metric([name], self._scheduler.longest_wait(name))
         state = GaugeMetricFamily(
             "llm_router_model_state",
             "1 for the state that a model is in",
@@ -71,7 +86,7 @@ class _Live(Collector):
             "llm_router_build_info", "The router's version", labels=["version"]
         )
         build.add_metric([__version__], 1)
-        return [loaded, in_flight, waiting, failed, state, build]
+        return [loaded, in_flight, waiting, longest, failed, refused, state, build]
 
 
 Kind = TypeVar("Kind", Counter, Histogram)
@@ -97,6 +112,7 @@ class Metrics:
     def __init__(
         self, scheduler: Scheduler, events: EventStream, asleep: Callable[[], Collection[str]]
     ) -> None:
+        self._core = scheduler.core
         self.registry = CollectorRegistry(auto_describe=False)
         self.registry.register(_Live(scheduler, asleep))
         self._requests = _By(
@@ -183,6 +199,21 @@ class Metrics:
             registry=self.registry,
         )
         events.subscribe(self._on_event)
+
+    def text(self) -> bytes:
+        """Prometheus' text format.
+
+        What counts failures is there before the first of them: in a series that begins with 1
+        Prometheus sees no increase, and an alert would miss what happened once.
+        """
+        for model in self._core.models:
+            self._lost.labels(model)
+            self._unreleased.labels(model)
+            for reason in _LOADS:
+                self._switches.labels(model, reason, "failed")
+        for reason in _UNLOADS:
+            self._switches.labels("", reason, "failed")
+        return generate_latest(self.registry)
 
     def request_ended(
         self, model: str, path: str, status: int, queue_seconds: float | None

@@ -161,6 +161,11 @@ class Queue:
         """The first that may cause a switch."""
         return next(iter(self.active.values()), None)
 
+    def since(self) -> float | None:
+        """When the first of all came; None where nobody is."""
+        firsts = (next(iter(who.values()), None) for who in (self.active, self.passive))
+        return min((waiter.since for waiter in firsts if waiter is not None), default=None)
+
     def all(self) -> list[Waiter]:
         """Everyone, active ones first."""
         return [*self.active.values(), *self.passive.values()]
@@ -248,6 +253,15 @@ class Core:
         if model in self.failures:
             return "failed"
         return "asleep" if model in asleep else "stopped"
+
+    def is_refused(self, model: str) -> bool:
+        """Whether ``model`` has failed too often in a row and gets no request until it is cleared.
+
+        Raises KeyError for an unknown model.
+        """
+        failure = self.failures.get(model)
+        too_often = failure is not None and failure.count >= self._limits.max_failures
+        return too_often and self.group_of(model).loaded != model
 
     def configure(
         self,
@@ -578,8 +592,7 @@ class Core:
         if self._stopping:
             return Refusal(model, "the router is stopping", kind="stopping")
         failure = self.failures.get(model)
-        too_often = failure is not None and failure.count >= self._limits.max_failures
-        if failure is not None and too_often and group.loaded != model:
+        if failure is not None and self.is_refused(model):
             message = (
                 f"model '{model}' has failed {failure.count} times in a row and is refused "
                 f"until an operator clears it: {failure.message}"

@@ -344,6 +344,12 @@ class Scheduler:
         """Forget the failures of ``model``."""
         self.core.clear(model)
 
+    def longest_wait(self, model: str) -> float:
+        """For how many seconds the oldest request for ``model`` has waited; 0 where none waits."""
+        queue = self.core.group_of(model).queues.get(model)
+        since = queue.since() if queue is not None else None
+        return 0.0 if since is None else self.seconds_since(since)
+
     def seconds_since(self, moment: float) -> float:
         """How long ago ``moment`` was, by the scheduler's clock."""
         return self._clock() - moment
