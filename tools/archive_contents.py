@@ -48,6 +48,8 @@ NEEDED = {
     "roles/sglang/meta/argument_specs.yml",
     "roles/vllm/meta/argument_specs.yml",
     "roles/gateway/meta/argument_specs.yml",
+    "roles/open_webui/meta/argument_specs.yml",
+    "roles/open_webui/files/requirements.lock",
     "roles/models/meta/argument_specs.yml",
     "roles/models/files/requirements.lock",
     *SHIPPED_REQUIREMENTS,

@@ -82,7 +82,7 @@ def test_every_role_variable_exists() -> None:
     }
     known |= {"llm_model"}  # of the switch, on the command line
     told = set(re.findall(r"\b(?:llm_router|llamacpp|sglang|vllm|uv|llm|models)_[a-z_]+\b", README))
-    units = {"llm_servers", "llm_router"}  # a group, and a role
+    units = {"llm_servers", "llm_webuis", "llm_router"}  # groups, and a role
     assert told - units <= known
 
 
