@@ -63,7 +63,7 @@ lint-docs: env ## the plugins' and roles' documentation, the changelog, whether 
 test-unit: env ## pytest tests/unit
 	@$(PYTEST) -q -n 2 --dist loadfile --junit-xml=$(REPORTS)/test-unit.xml tests/unit $(ARGS)
 test-integration: env model ## pytest tests/integration: real processes, real engines, loopback
-	@$(PYTEST) -q -n 2 --dist loadfile -m "not timing and not promtool and not ui and not openapi and not contracts and not packages and not load and not long" --junit-xml=$(REPORTS)/test-integration.xml tests/integration $(ARGS)
+	@$(PYTEST) -q -n 2 --dist loadfile -m "not timing and not promtool and not ui and not openapi and not contracts and not packages and not load and not long and not open_webui" --junit-xml=$(REPORTS)/test-integration.xml tests/integration $(ARGS)
 test-long: env model ## the integration tests that take long
 	@$(PYTEST) -q -n 2 --dist loadfile -m long --junit-xml=$(REPORTS)/test-long.xml tests/integration $(ARGS)
 test-contracts: env ## each engine's contract: the stand-ins by themselves, and the router with each
@@ -106,6 +106,11 @@ test-systemd: env ## units, helper and config writer against a real systemd, on 
 	@tests/systemd/run
 test-vllm: env ## opt-in: vLLM's CPU build for real, on a host (5 GB, some minutes; tests/vllm/run)
 	@tests/vllm/run
+test-open-webui: env ## opt-in: Open WebUI from PyPI (750 MB) in front of the router, used over its own API
+	@tools/bootstrap open-webui
+	@$(PYTEST) -q -m open_webui --junit-xml=$(REPORTS)/test-open-webui.xml tests/integration/test_open_webui.py $(ARGS)
+test-open-webui-host: env ## opt-in: the role open_webui on a host, with real engines (tests/open_webui/run)
+	@tests/open_webui/run
 test-adopt: env ## a host that was set up by hand is adopted: what is touched, and that it works
 	@python tests/adopt/adopt.py
 test-fleet: env ## three servers and two gateways on hosts: routing, stops, rolling upgrade under load

@@ -55,6 +55,8 @@ NEEDED = {
     "roles/gateway/meta/argument_specs.yml",
     "roles/monitoring/meta/argument_specs.yml",
     "roles/monitoring/files/dashboard.json",
+    "roles/open_webui/meta/argument_specs.yml",
+    "roles/open_webui/files/requirements.lock",
     "roles/models/meta/argument_specs.yml",
     "roles/models/files/requirements.lock",
     *SHIPPED_REQUIREMENTS,

@@ -110,9 +110,16 @@ def listed(model: str, names: Sequence[str], entry: Mapping[str, Any]) -> Iterat
         said = {"id": name, "object": "model", "created": 0, "owned_by": entry.get("backend", "")}
         if entry.get("context_length") is not None:
             said["context_length"] = entry["context_length"]
+        if entry.get("description"):
+            said["description"] = entry["description"]
+            said["info"] = {"meta": {"description": entry["description"]}}
+        if entry.get("tags"):
+            said["tags"] = entry["tags"]
         if name != model:
             said["parent"] = model
-        elif aliases:
+        elif entry.get("display_name"):
+            said["name"] = entry["display_name"]
+        if name == model and aliases:
             said["aliases"] = aliases
         yield said
 

@@ -231,6 +231,9 @@ def test_one_loaded_model_has_many_names_and_parameters(router: Router) -> None:
         "strip": ["logit_bias"],
         "variants": {"a:precise": {"force": {"temperature": 0.0}}},
         "context_length": 4096,
+        "display_name": "The first",
+        "description": "Good at *everything*",
+        "tags": ["chat"],
     }
     router_of(router, a=model, b=engine(router, "vllm", "b"))
     asked = {"logit_bias": {}, "temperature": 0.9}
@@ -251,9 +254,13 @@ def test_one_loaded_model_has_many_names_and_parameters(router: Router) -> None:
     first = client.models.retrieve("a").model_dump()
     assert first["aliases"] == ["gpt-4"]
     assert (first["loaded"], first["state"], first["context_length"]) == (True, "loaded", 4096)
+    assert (first["name"], first["description"]) == ("The first", "Good at *everything*")
+    assert first["tags"] == ["chat"]
+    assert first["info"] == {"meta": {"description": first["description"]}}, "Open WebUI's place"
     for name in ("gpt-4", "a:precise"):
         other = client.models.retrieve(name).model_dump()
         assert (other["id"], other["parent"], other["loaded"]) == (name, "a", True)
+        assert "name" not in other, "two of one name could not be told apart"
     assert client.models.retrieve("b").model_dump()["state"] == "stopped"
 
 

@@ -129,7 +129,8 @@ def test_yaml_of_ansible_may_have_made_off_false(tmp_path: Path) -> None:
             "known keys: backend, service, script, model_name, model_path, repo, revision, files, "
             "command, args, settings, config_file, api_key_file, port, timeout, "
             "status, group, ttl, residency, preload, warm_up, repairs, aliases, variants, "
-            "defaults, force, strip, context_length, upstream_paths",
+            "defaults, force, strip, context_length, display_name, description, tags, "
+            "upstream_paths",
         ),
         (
             "status: off",

@@ -46,6 +46,9 @@ def test_names_and_parameters_are_the_routers_own_matter() -> None:
         "force": {"top_k": 1},
         "strip": ["logit_bias"],
         "context_length": 4096,
+        "display_name": "A",
+        "description": "Good at it",
+        "tags": ["chat"],
         "upstream_paths": ["GET /x"],
     }
     changes = compare(settings({"a": {}}), settings({"a": after}))

@@ -81,9 +81,10 @@ def test_every_role_variable_exists() -> None:
         for option in yaml.safe_load((ROOT / f"roles/{role}/defaults/main.yml").read_text())
     }
     known |= {"llm_model"}  # of the switch, on the command line
-    roles = "llm_router|llamacpp|sglang|vllm|uv|llm|models|monitoring"
+    roles = "llm_router|llamacpp|sglang|vllm|uv|llm|models|monitoring|open_webui"
     told = set(re.findall(rf"\b(?:{roles})_[a-z_]+\b", README))
-    others = {"llm_servers", "llm_monitoring", "llm_router"}  # groups, and a role
+    # groups, and roles
+    others = {"llm_servers", "llm_monitoring", "llm_webuis", "llm_router", "open_webui"}
     assert told - others <= known
 
 

@@ -33,6 +33,8 @@ models:
       -m '/m/zephyr 7b.gguf' --api-key s3cret
     macros: {ctx: 8192}
     env: [CUDA_VISIBLE_DEVICES=1, HF_TOKEN=hf_secret]
+    name: Zephyr 7B
+    description: For everyday questions
     aliases: [gpt-4, {id: gpt-4o}]
     ttl: 0
     concurrencyLimit: 4
@@ -97,6 +99,7 @@ def test_llama_swap_for_systemd(read: Read) -> None:
     assert zephyr.port == 9002  # counted in the order of names
     assert (zephyr.ttl, zephyr.timeout, zephyr.preload) == (None, 15, True)
     assert zephyr.aliases == ["gpt-4", "gpt-4o"]
+    assert (zephyr.display_name, zephyr.description) == ("Zephyr 7B", "For everyday questions")
     assert zephyr.strip == ["temperature", "top_p"]
     assert zephyr.force == {"top_k": 40, "seed": 1}
     assert zephyr.variants["zephyr:precise"].force == {"temperature": 0, "top_k": 8192}

@@ -13,16 +13,24 @@ def host(name: str, **models: Any) -> dict[str, Any]:
     return {"name": name, "models": models}
 
 
-A = {"backend": "vllm", "aliases": ["gpt-4"], "variants": {"a:hot": {}}, "context_length": 8192}
+SHOWN = {"context_length": 8192, "description": "For 100 % of all", "tags": ["chat"]}
+A = {
+    "backend": "vllm",
+    "aliases": ["gpt-4"],
+    "variants": {"a:hot": {}},
+    "display_name": "The A",
+    **SHOWN,
+}
 
 
 def test_names_that_the_same_hosts_know_are_one_route() -> None:
     (route,) = fleet_routes([host("h1", a=A), host("h2", a=A)])
     assert route["names"] == ["a", "a:hot", "gpt-4"]
     assert sorted(route["hosts"]) == ["h1", "h2"]
-    said = {"object": "model", "created": 0, "owned_by": "vllm", "context_length": 8192}
+    info = {"meta": {"description": SHOWN["description"]}}
+    said = {"object": "model", "created": 0, "owned_by": "vllm", "info": info, **SHOWN}
     assert route["listed"] == [
-        {"id": "a", **said, "aliases": ["gpt-4"]},
+        {"id": "a", **said, "name": "The A", "aliases": ["gpt-4"]},
         {"id": "a:hot", **said, "parent": "a"},
     ]
 

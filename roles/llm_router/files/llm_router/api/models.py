@@ -29,10 +29,19 @@ def _entry(services: Services, known: Name[Model]) -> dict[str, Any]:
     context_length = model.context_length or services.learned.context_length(known.model)
     if context_length is not None:
         entry["context_length"] = context_length
+    if model.description is not None:
+        entry["description"] = model.description
+        # where Open WebUI looks for it
+        entry["info"] = {"meta": {"description": model.description}}
+    if model.tags:
+        entry["tags"] = list(model.tags)
     if known.name != known.model:
         # vLLM's name for it: what this one is made of
         entry["parent"] = known.model
-    elif model.aliases:
+        return entry
+    if model.display_name is not None:
+        entry["name"] = model.display_name
+    if model.aliases:
         entry["aliases"] = list(model.aliases)
     return entry
 

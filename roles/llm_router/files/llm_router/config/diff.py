@@ -27,6 +27,9 @@ LIVE_MODEL_KEYS = frozenset(
         "force",
         "strip",
         "context_length",
+        "display_name",
+        "description",
+        "tags",
         "upstream_paths",
     }
 )

@@ -80,6 +80,7 @@ Options = Annotated[dict[OptionName, JsonValue], AfterValidator(_json)]
 OwnPath = Annotated[str, Field(pattern=r"^(GET|POST|PUT|PATCH|DELETE) (/[A-Za-z0-9_.~@:+-]+)+$")]
 AbsolutePath = Annotated[str, Field(pattern=r"^/")]
 RepoFile = Annotated[str, AfterValidator(_within_repository)]
+Label = Annotated[str, Field(min_length=1, max_length=200)]
 ModelName = Annotated[str, Field(pattern=rf"^{MODEL_NAME.pattern}$", max_length=200)]
 
 
@@ -359,6 +360,12 @@ class ModelEntry(_Section):
     """Parameters that are taken out."""
     context_length: Count | None = None
     """Tokens, shown in ``/v1/models``; without it, what the engine says."""
+    display_name: Label | None = None
+    """What clients may show in place of its name."""
+    description: Annotated[str, Field(min_length=1, max_length=2000)] | None = None
+    """What it is good for, likewise."""
+    tags: list[Label] = []
+    """By which clients may sort their models."""
     upstream_paths: list[OwnPath] = []
     """``METHOD /path`` of its engine, which may be reached beside those that are known."""
 

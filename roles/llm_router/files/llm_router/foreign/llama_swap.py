@@ -60,15 +60,15 @@ _NO_COUNTERPART = {
     "models of different groups run side by side",
 }
 _MODEL_NO_COUNTERPART = {
-    "name": "clients see the model's name",
-    "description": "clients see the model's name",
     "metadata": "/v1/models has no room for it",
     "cmdStop": "systemd stops the unit, or the router its child",
     "timeouts": "the router's own limits are in config.yml, `requests:`",
     "unlisted": "every model is in /v1/models",
     "concurrencyLimit": "a key's max_requests limits requests; a model's are not limited",
 }
+_SHOWN = {"name": "display_name", "description": "description"}
 _MODEL_HANDLED = {
+    *_SHOWN,
     "cmd",
     "proxy",
     "ttl",
@@ -149,6 +149,9 @@ class _Reader:
             fields["port"] = port
         fields.update(self._parameters(name, model, known))
         fields.update(self._times(model))
+        for key, ours in _SHOWN.items():
+            if model.get(key):
+                fields[ours] = str(model[key])
         state = model.get("sendLoadingState", self.document.get("sendLoadingState"))
         if state is False:
             fields["status"] = "off"
