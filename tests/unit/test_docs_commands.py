@@ -77,7 +77,16 @@ def test_the_files_to_edit_are_in_the_example() -> None:
 def test_every_role_variable_exists() -> None:
     known = {
         option
-        for role in ("llm_router", "llamacpp", "sglang", "vllm", "uv", "models", "monitoring")
+        for role in (
+            "llm_router",
+            "llamacpp",
+            "sglang",
+            "vllm",
+            "uv",
+            "models",
+            "monitoring",
+            "open_webui",
+        )
         for option in yaml.safe_load((ROOT / f"roles/{role}/defaults/main.yml").read_text())
     }
     known |= {"llm_model"}  # of the switch, on the command line
