@@ -82,6 +82,12 @@ ELSEWHERE = (
         "ansible-playbook -i my-server/inventory.yml playbooks/site.yml (.*)$",
     ),
     Elsewhere(
+        rf"{_PLAYBOOK}/site\.yml --tags open_webui",
+        _CONTROL,
+        "tests/open_webui/run",
+        "play roundhouse.llm.site",
+    ),
+    Elsewhere(
         rf"{_PLAYBOOK}/rollback\.yml", _CONTROL, "tests/fleet/fleet.py", 'play("rollback.yml"'
     ),
     Elsewhere(
