@@ -92,7 +92,7 @@ class Load:
                 at = time.strftime("%H:%M:%S")
                 what = f"{at} {model} {stream=} after {seconds:.1f} s: {wrong}"
                 self.wrong.append(Failure(stream, began, ended, what))
-            await asyncio.sleep(0.3)
+            await asyncio.sleep(0.6)
 
     async def _ask(self, client: httpx.AsyncClient, body: dict[str, Any]) -> str | None:
         """What is wrong with the answer, if anything."""
