@@ -111,3 +111,10 @@ def test_the_models_that_are_shown_are_valid(page: str, block: str, tmp_path: Pa
 
 def test_models_are_shown_for_the_engines() -> None:
     assert {"llamacpp.md", "sglang.md", "vllm.md", "README.md"} <= {page for page, _ in YAML}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_no_command_hides_in_a_block_of_another_name(page: Path) -> None:
+    fences = re.findall(r"^ *```(.*)$", page.read_text(encoding="utf-8"), re.MULTILINE)
+    assert len(fences) % 2 == 0
+    assert not {"", "bash", "shell", "console", "zsh"} & set(fences[::2]), fences[::2]

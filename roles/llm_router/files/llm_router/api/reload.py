@@ -43,7 +43,9 @@ class Reloader:
                     load_settings, current.config_path, current.models_path, current.keys_path
                 )
             except ConfigError as error:
-                log.error("the new configuration is refused, the old one goes on:\n%s", error)
+                log.error("the new configuration is refused, the old one goes on")
+                for problem in error.problems:
+                    log.error("%s", problem)
                 raise
             changes = compare(current, new)
             if not dry_run and (changes or changes.restart):

@@ -85,8 +85,8 @@ class Reply:
         """The error as an answer of its own, or as the stream's last event and its end."""
         if self.ended:
             return
-        self.error = error.code
-        self.failed = None if self.said_done else error.status
+        if not self.said_done:
+            self.failed, self.error = error.status, error.code
         if self.said_done:
             self.end()
         elif self._events:
