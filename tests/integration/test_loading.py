@@ -114,7 +114,10 @@ def test_memory_that_does_not_come_back_is_told_counted_and_not_waited_for_twice
     assert ask(router, "a").status_code == 200
     pid = router.engine_pids()["child_a"]
     write_gpus(gpus, 80 * GIB, 9 * GIB, {pid: 70 * GIB})
-    error = ask(router, "b").json()["error"]["message"]
+    answer = ask(router, "b")
+    assert answer.status_code == 503
+    assert "retry-after" in answer.headers
+    error = answer.json()["error"]["message"]
     assert f"process {pid} " in error
     assert "WaitForMemory of 'a' failed: GPU 0 has 9.7 GB free of the 84.8 GB" in error
     metrics = httpx.get(router.url + "/metrics").text

@@ -54,6 +54,8 @@ def test_a_load_that_goes_on_is_not_ended_at_its_timeout(monkeypatch: pytest.Mon
                 await anyio.sleep(0.1)
                 assert switch.progress == shard / 10
             assert time.monotonic() - began > 0.8
+            steps = services.progress.steps("default")
+            assert [step["progress"] for step in steps if step["state"] == "running"] == [0.9]
             loading.clear()
             await load(services, "a")
             assert units.asked[0] is not None

@@ -34,7 +34,7 @@ async def follow_load(
         try:
             with anyio.fail_after(LOOK_WITHIN):
                 lines = await units.log_tail(model, LINES, since)
-        except (UnitError, TimeoutError) as error:
+        except (UnitError, OSError) as error:
             log.debug("how far %s has got is not known: %s", model.name, error)
             continue
         bar = last_bar(lines)
