@@ -26,11 +26,6 @@ class Query:
     expr: str
     labels: frozenset[str]
 
-    @property
-    def needs_failure(self) -> bool:
-        """Whether it has data only after something went wrong."""
-        return self.expr.endswith(" > 0")
-
 
 def queries() -> Iterator[Query]:
     """Every query of every panel."""
