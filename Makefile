@@ -106,7 +106,7 @@ test-systemd: env ## units, helper and config writer against a real systemd, on 
 	@tests/systemd/run
 test-vllm: env ## opt-in: vLLM's CPU build for real, on a host (5 GB, some minutes; tests/vllm/run)
 	@tests/vllm/run
-test-open-webui: env ## opt-in: Open WebUI from PyPI (750 MB) in front of the router, used over its own API
+test-open-webui: env ## Open WebUI from PyPI (750 MB) in front of the router, used over its own API and socket
 	@tools/bootstrap open-webui
 	@$(PYTEST) -q -m open_webui --junit-xml=$(REPORTS)/test-open-webui.xml tests/integration/test_open_webui.py $(ARGS)
 test-open-webui-host: env ## opt-in: the role open_webui on a host, with real engines (tests/open_webui/run)

@@ -37,6 +37,7 @@ TEST = (
     "test-openapi",
     "test-metrics",
     "test-ui",
+    "test-open-webui",
     "test-properties",
     "test-load",
     "soak-short",

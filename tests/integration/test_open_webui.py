@@ -25,6 +25,8 @@ from .open_webui import KEY, PERSON, OpenWebUI
 
 pytestmark = pytest.mark.open_webui
 
+# a stand-in makes as many tokens as it may, which for a title are 1,000
+SHORT = {"open_webui_environment": {"TASK_MODEL_PARAMS": '{"max_tokens": 12}'}}
 TASKS = {"title_generation": True, "tags_generation": True, "follow_up_generation": True}
 LINES = ("🔄 Switching to ", "⏳ Loading model...", "✅ Model ready!")
 
@@ -44,7 +46,7 @@ def router(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Router]:
         "description": "Good at everything",
         "tags": ["chat"],
     }
-    made.write(engines, status={"interval": 0.5}, background={"patience": 1.0})
+    made.write(engines, status={"interval": 0.5}, background={"patience": 4.0})
     keys = [{"name": "open-webui", "sha256": hashlib.sha256(KEY.encode()).hexdigest()}]
     (made.dir / "keys.yml").write_text(yaml.safe_dump({"keys": keys}))
     made.start()
@@ -84,8 +86,9 @@ def spoken(message: dict[str, Any]) -> list[str]:
 
 class TestAsTheRoleSetsItUp:
     @pytest.fixture(scope="class")
-    def webui(self, data: OpenWebUI) -> Iterator[OpenWebUI]:
-        with data.running():
+    @classmethod
+    def webui(cls, data: OpenWebUI) -> Iterator[OpenWebUI]:
+        with data.running(**SHORT):
             assert data.sign("up")["role"] == "admin"
             yield data
 
@@ -178,7 +181,7 @@ class TestAsTheRoleSetsItUp:
                 lambda: len(tasks(router)) == asked + 2, "tags and follow-ups were asked for"
             )
         assert {body["model"] for body in tasks(router)[asked:]} == {"second"}
-        time.sleep(2)  # more than the patience of those that wait for their own model
+        time.sleep(1)  # what it has asked for is answered by now
         assert starts(router) == ["first", "second", "first", "second"]
         assert webui.models()["second"]["loaded"]
 
@@ -190,8 +193,9 @@ class TestAsTheRoleSetsItUp:
 
 class TestWithTheStatusInTheText:
     @pytest.fixture(scope="class")
-    def webui(self, data: OpenWebUI) -> Iterator[OpenWebUI]:
-        with data.running(open_webui_router_status="content"):
+    @classmethod
+    def webui(cls, data: OpenWebUI) -> Iterator[OpenWebUI]:
+        with data.running(open_webui_router_status="content", **SHORT):
             yield data
 
     def test_the_lines_are_in_the_answer_and_no_model_reads_them(

@@ -31,7 +31,11 @@ def chat(model, token):
         for choice in chunk.get("choices") or []:
             text += choice["delta"].get("content") or ""
         usage = chunk.get("usage") or usage
-    print(json.dumps({"model": model, "status": status, "text": text, "usage": usage}))
+    print(
+        json.dumps(
+            {"model": model, "status": status, "text": text, "usage": usage}, ensure_ascii=False
+        )
+    )
     assert status[0] == f"🔄 Switching to {model}...", status
     assert status[-1].startswith("✅ Model ready!"), status
     assert text
