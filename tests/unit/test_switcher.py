@@ -399,3 +399,39 @@ def test_what_cannot_be_activated_or_started_is_told_and_the_former_model_comes_
             assert core.failures == {}
 
     run(test())
+
+
+def test_weights_are_read_while_the_model_before_still_answers(monkeypatch: Patch) -> None:
+    class Reading(FakeUnits):
+        ended = 0
+
+        async def prewarm(self, model: Model) -> int:
+            self.calls.append(f"prewarm {model.name}")
+            try:
+                await self.hang.wait()
+            finally:
+                self.ended += 1
+            return 1
+
+    async def test() -> None:
+        units = Reading()
+        async with router(monkeypatch, {"a": {}, "b": {}, "c": {}}, units) as services:
+            units.hang.set()
+            await load(services, "a")
+            units.hang.clear()
+            units.calls.clear()
+            async with services.scheduler.lease("a"):
+                first = services.scheduler.request("b")
+                others = [services.scheduler.request(model) for model in ("b", "c", "a")]
+                await until(lambda: bool(units.calls))
+                # one at a time, once, and for no switch yet
+                assert units.calls == ["prewarm b"]
+                assert services.scheduler.switches == {}
+            others[-1].close()
+            await first.wait()
+            assert units.calls == ["prewarm b", "stop a", "activate b", "start b"]
+            await until(lambda: units.ended == 2)
+            for ticket in (first, *others):
+                ticket.close()
+
+    run(test())

@@ -138,7 +138,10 @@ async def running(settings: Settings, units: Units | None = None) -> AsyncIterat
         memory = GpuMemory(await _nvml(), units, events)
         learned = Learned(Path(settings.config.state_dir) / "learned.json", settings.models)
         switcher = Switcher(settings, units, events, client, keys, memory=memory, learned=learned)
-        async with Scheduler(core, switcher.run) as scheduler, Engines() as engines:
+        async with (
+            Scheduler(core, switcher.run, expect=switcher.expect) as scheduler,
+            Engines() as engines,
+        ):
             metrics = Metrics(scheduler, events, switcher.asleep)
             services = Services(
                 settings,

@@ -583,6 +583,11 @@ class Core:
         oldest = [q.oldest() for model, q in group.queues.items() if self._wanted(group, model)]
         return [waiter for waiter in oldest if waiter is not None]
 
+    def waits_for_answers(self, model: str) -> bool:
+        """Whether a switch to ``model`` is next as soon as those who hold the loaded one let go."""
+        group = self.group_of(model)
+        return not group.switching and group.loaded is not None and self._wanted(group, model)
+
     @staticmethod
     def _wanted(group: Group, model: str) -> bool:
         return model != group.loaded and group.pinned in (None, model)

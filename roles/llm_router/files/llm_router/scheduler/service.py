@@ -195,10 +195,20 @@ class Ticket:
 
 
 class Scheduler:
-    """Who may use which model now. An async context manager: it owns the switches it runs."""
+    """Who may use which model now. An async context manager: it owns the switches it runs.
 
-    def __init__(self, core: Core, run_switch: RunSwitch, clock: Clock = time.monotonic) -> None:
+    ``expect`` is told of each model that somebody waits for while another one answers.
+    """
+
+    def __init__(
+        self,
+        core: Core,
+        run_switch: RunSwitch,
+        clock: Clock = time.monotonic,
+        expect: Callable[[str], None] = lambda _: None,
+    ) -> None:
         self.core = core
+        self._expect = expect
         self.switches: dict[str, RunningSwitch] = {}
         self._run_switch = run_switch
         self._clock = clock
@@ -245,6 +255,8 @@ class Scheduler:
         self._apply(
             self.core.request(ticket.number, model, now, passive=passive, priority=priority)
         )
+        if not passive and not ticket.is_settled() and self.core.waits_for_answers(model):
+            self._expect(model)
         return ticket
 
     @asynccontextmanager

@@ -134,6 +134,8 @@ class Switcher:
         self._keys = keys or EngineKeys()
         self._clock = clock
         self._sleepers = Sleepers(Path(settings.config.state_dir) / "asleep.json")
+        self._ahead: dict[str, tuple[str, asyncio.Task[None]]] = {}
+        """By group: the model whose weights are read while another one answers."""
         self._falling_asleep: dict[str, int] = {}
         """By group: the memory that the running switch's model will keep."""
 
@@ -533,11 +535,27 @@ class Switcher:
         if target is None or not starts or not self._settings.config.switch.prewarm:
             yield
             return
-        reading = asyncio.create_task(self._read_ahead(target))
+        model, reading = self._ahead.pop(target.group, ("", None))
+        if reading is None or model != target.name or reading.done():
+            if reading is not None:
+                reading.cancel()
+            reading = asyncio.create_task(self._read_ahead(target))
         try:
             yield
         finally:
             reading.cancel()
+
+    def expect(self, name: str) -> None:
+        """A switch to this model comes when the answers of another have ended: until then there is
+        time to read its weights."""
+        model = self._models.get(name)
+        if model is None:
+            return
+        asked, reading = self._ahead.get(model.group, ("", None))
+        if asked == name or (reading is not None and not reading.done()):
+            return
+        if self._settings.config.switch.prewarm and name not in self._sleepers.names():
+            self._ahead[model.group] = name, asyncio.create_task(self._read_ahead(model))
 
     async def _read_ahead(self, model: Model) -> None:
         began = self._clock()
