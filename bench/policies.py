@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import os
+import signal
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -213,6 +214,8 @@ def main() -> int:
     speed = options.bus or bus()
     print(f"machine   {machine()}")
     print(f"bus       {f'{speed:.1f} GB/s to a GPU' if speed else 'not known'}")
+    # whoever ends it, models.yml is put back
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     client = AdminClient(settings.config.admin_socket)
     found = measure(
         settings,
