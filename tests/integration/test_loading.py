@@ -22,6 +22,7 @@ def ask(router: Router, model: str) -> httpx.Response:
     return httpx.post(router.url + CHAT, json=body, timeout=60)
 
 
+@pytest.mark.long
 def test_a_slow_load_that_goes_on_is_waited_for_and_shown(router: Router) -> None:
     slow = router.standin("slow", engine="vllm", load=4, shards=16)
     router.write({"slow": {**slow, "backend": "vllm"}}, switch=SLOW, status={"interval": 0.5})
@@ -61,6 +62,7 @@ def test_after_three_switches_the_next_ones_time_is_known(router: Router) -> Non
     assert abs(plan["expected_seconds"] - took) < 0.2 * took
 
 
+@pytest.mark.long
 def test_a_load_that_stands_still_ends_and_says_where(router: Router) -> None:
     stuck = router.standin("stuck", engine="vllm", load=4, shards=10, fault="stuck-load")
     router.write({"stuck": {**stuck, "backend": "vllm"}}, switch=SLOW)
@@ -82,6 +84,7 @@ def gpus(router: Router, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pat
     return path
 
 
+@pytest.mark.long
 def test_the_next_engine_starts_when_the_memory_is_free_and_not_before(
     router: Router, gpus: Path
 ) -> None:
@@ -103,6 +106,7 @@ def test_the_next_engine_starts_when_the_memory_is_free_and_not_before(
         assert time.monotonic() - freed < 1
 
 
+@pytest.mark.long
 def test_memory_that_does_not_come_back_is_told_counted_and_not_waited_for_twice(
     router: Router, gpus: Path
 ) -> None:
@@ -126,6 +130,7 @@ def test_memory_that_does_not_come_back_is_told_counted_and_not_waited_for_twice
     assert ask(router, "b").status_code == 200
 
 
+@pytest.mark.long
 def test_a_sleeper_that_keeps_its_memory_is_stopped(router: Router, gpus: Path) -> None:
     folder = router.dir / "weights"
     folder.mkdir()
