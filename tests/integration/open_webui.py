@@ -107,7 +107,7 @@ class OpenWebUI:
                 stderr=log,
             )
         try:
-            wait_until(lambda: self.answers(process), f"it answers; see {log.name}", 120)
+            wait_until(lambda: self.answers(process), f"it answers; see {log.name}", 300)
             yield self
         finally:
             process.terminate()
