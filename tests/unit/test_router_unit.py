@@ -74,5 +74,5 @@ def test_with_gpus_it_may_ask_about_them_and_no_more(units: dict[str, list[str]]
     assert {"PrivateDevices=yes", "DevicePolicy=closed", "ProcSubset=all"} <= set(unit)
     assert "BindPaths=-/dev/nvidia0 -/dev/nvidia1 -/dev/nvidiactl" in unit
     allowed = [line for line in unit if line.startswith("DeviceAllow=")]
-    assert allowed == [f"DeviceAllow=/dev/char/195:{minor} rw" for minor in (0, 1, 255)]
-    assert "ExecStartPre=-+/usr/bin/nvidia-modprobe -c 0" in unit
+    assert allowed == [f"DeviceAllow=/dev/char/195:{minor} rwm" for minor in (0, 1, 255)]
+    assert "ExecStartPre=-+/usr/bin/nvidia-modprobe -c 0 -c 1 -c 255" in unit
