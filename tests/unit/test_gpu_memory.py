@@ -105,6 +105,16 @@ def test_what_two_engines_held_must_come_back_together() -> None:
     assert decide(both, gpu(50), gpu(79)) == [False, True]
 
 
+@pytest.mark.parametrize("slept", [False, True])
+def test_what_an_engine_holds_is_asked_for_once_however_often_it_is_told_to_go(slept: bool) -> None:
+    """A call that failed leaves its claim; the card has a gigabyte of somebody else's."""
+    loaded = gpu(9, {10: 70, 99: 1})
+    first = claims_on((loaded,), frozenset({10}), stays=slept)
+    again = claims_on((loaded,), frozenset({10}), before=first)
+    assert again[0].free == 79 * GIB
+    assert decide(again, gpu(79, {99: 1}), gpu(79, {99: 1}), every=1.0)[-1]
+
+
 def test_each_gpu_of_an_engine_counts() -> None:
     pair = (gpu(8, {10: 70}), gpu(8, {11: 70}, index=1))
     claims = claims_on(pair, ENGINE)

@@ -10,7 +10,9 @@ import os
 import re
 import shlex
 import sys
+import threading
 import time
+from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -132,6 +134,30 @@ def pipe() -> Iterator[tuple[int, int, logging.Logger]]:
         writer.flush()
         writer.close()
         os.close(writing)
+
+
+def test_the_last_lines_get_out_at_the_end_of_the_program() -> None:
+    """`logging.shutdown` holds the handler's own lock meanwhile."""
+    with pipe() as (reading, writing, logger):
+        os.set_blocking(writing, False)
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                os.write(writing, b"x")
+        os.set_blocking(writing, True)
+        for line in ("one", "another one", "the last one"):
+            logger.warning(line)
+        got: list[list[str]] = []
+        reader = threading.Thread(target=lambda: got.append(read_lines(reading, "the last one")))
+        reader.start()
+        (handler,) = logger.handlers
+        handler.acquire()
+        try:
+            handler.flush()
+        finally:
+            handler.release()
+        reader.join(20)
+        assert handler._kept == deque()  # type: ignore[attr-defined]
+        assert "the last one" in got[0][-1]
 
 
 def read_lines(descriptor: int, until: str, seconds: float = 20.0) -> list[str]:

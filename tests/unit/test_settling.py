@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import time
 from collections.abc import Collection
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,7 +15,9 @@ import pytest
 
 from llm_router.config.schema import Model
 from llm_router.events import EventStream, MemoryNotReleased, ModelLost
-from llm_router.switcher.settling import GpuMemory, NotReleased
+from llm_router.nvml import read_memory
+from llm_router.switcher import settling
+from llm_router.switcher.settling import LONG_AGO, GpuMemory, NotReleased
 from tests.integration.with_memory import Nvml, NVMLError, write_gpus
 from tests.unit.test_switcher import FakeUnits
 
@@ -101,6 +104,55 @@ def test_memory_that_only_moves_is_no_failure(
     with caplog.at_level(logging.WARNING):
         asyncio.run(scenario())
     assert "moves still" in caplog.text
+
+
+def test_a_wait_that_is_cancelled_leaves_what_is_owed(gpu_file: Path) -> None:
+    async def scenario() -> None:
+        memory, _ = made(Nvml(gpu_file))
+        await memory.going(A)
+        waiting = asyncio.create_task(memory.wait("default", "a", 10, None))
+        await asyncio.sleep(0.2)
+        waiting.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await waiting
+        assert memory.state_of("default") == "owed"
+
+    asyncio.run(scenario())
+
+
+def test_a_driver_that_is_slow_is_no_sign_that_memory_is_free(
+    gpu_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def slowly(nvml: Any) -> Any:
+        time.sleep(0.3)
+        return read_memory(nvml)
+
+    async def scenario() -> None:
+        memory, _ = made(Nvml(gpu_file))
+        await memory.going(A)
+        monkeypatch.setattr(settling, "read_memory", slowly)
+        with pytest.raises(NotReleased):
+            await memory.wait("default", "a", 0.4, None)
+
+    asyncio.run(scenario())
+
+
+def test_how_long_ago_is_counted_from_the_end_of_a_stop(gpu_file: Path) -> None:
+    now = 100.0
+
+    async def scenario() -> None:
+        nonlocal now
+        write_gpus(gpu_file, 80 * GIB, 8 * GIB, {})  # a driver that names nobody
+        memory = GpuMemory(Nvml(gpu_file), Units(), EventStream(), clock=lambda: now)
+        await memory.going(A)
+        now += 3 * LONG_AGO
+        memory.gone("default")
+        waiting = asyncio.create_task(memory.wait("default", "a", 10, None))
+        await asyncio.sleep(0.3)
+        assert not waiting.done(), "nobody has seen yet that it is steady"
+        waiting.cancel()
+
+    asyncio.run(scenario())
 
 
 def test_an_engine_that_was_lost_is_waited_for_too(gpu_file: Path) -> None:

@@ -6,6 +6,7 @@ import asyncio
 import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,12 @@ import httpx
 import pytest
 from typing_extensions import Self
 
+from llm_router.api.reload import Reloader
 from llm_router.api.services import Services, running
+from llm_router.config.diff import compare
 from llm_router.config.load import Settings
 from llm_router.config.schema import Config, Model
+from llm_router.events import SwitchEnded
 from llm_router.scheduler.service import Refused, SwitchFailed
 from llm_router.units.base import ManagerUnavailable, UnitError, Units, UnitState
 
@@ -32,7 +36,7 @@ class FakeUnits(Units):
         self.states: dict[str, UnitState] = {}
         self.serves: dict[str, str] = {}
         """By unit: the model that its engine says it serves."""
-        self.fails: dict[str, UnitError] = {}
+        self.fails: dict[str, Exception] = {}
         self.calls: list[str] = []
         self.hang = asyncio.Event()
         self.next_pid = 100
@@ -367,6 +371,50 @@ def test_an_engine_that_is_configured_otherwise_now_is_stopped_as_it_was_started
         async with router(monkeypatch, live, units, state_dir=state) as services:
             assert services.scheduler.core.group_of("b").current == "b"
         assert units.calls == []
+
+    run(test())
+
+
+def test_a_model_may_leave_the_configuration_while_another_takes_its_place(
+    monkeypatch: Patch,
+) -> None:
+    async def test() -> None:
+        units, heard = FakeUnits(), list[Any]()
+        units.fails["start b"] = UnitError("the job of b.service ended as 'failed'")
+        async with router(monkeypatch, {"a": {}, "b": {}}, units) as services:
+            services.events.subscribe(heard.append)
+            holder = services.scheduler.request("a")
+            await holder.wait()
+            waiting = services.scheduler.request("b")
+            core = services.scheduler.core
+            core._limits = replace(core._limits, max_wait=0)
+            services.scheduler._apply(core.tick(services.clock()))
+            await until(lambda: any(getattr(event, "step", "") == "Drain" for event in heard))
+            without = replace(services.settings, models={"b": services.settings.models["b"]})
+            Reloader(services)._apply(without, compare(services.settings, without))
+            holder.close()
+            with pytest.raises(Refused) as refused:
+                await asyncio.wait_for(waiting.wait(), 10)
+            assert "the job of b.service ended as 'failed'" in refused.value.refusal.message
+            ended = [e for e in heard if isinstance(e, SwitchEnded) and e.model == "b"]
+            assert [event.previous for event in ended] == ["a"]
+        assert "stop b" in units.calls
+
+    run(test())
+
+
+def test_a_fault_of_the_routers_own_ends_a_switch_like_any_other(monkeypatch: Patch) -> None:
+    async def test() -> None:
+        units, heard = FakeUnits(), list[Any]()
+        units.fails["start b"] = KeyError("a fault")
+        async with router(monkeypatch, {"a": {}, "b": {}}, units) as services:
+            services.events.subscribe(heard.append)
+            await load(services, "a")
+            refused = await refusal(services, "b")
+            assert "internal error: KeyError('a fault')" in refused.refusal.message
+            assert [e.model for e in heard if isinstance(e, SwitchEnded) and e.error] == ["b"]
+            await until(lambda: services.state_of("a") == "loaded")
+        assert "stop b" in units.calls
 
     run(test())
 

@@ -230,3 +230,20 @@ def test_a_server_that_wants_no_second_request_gets_none() -> None:
 
     assert run(server, two) == [b"hi", b"hi"]
     assert server.connections == 2
+
+
+def test_whoever_has_enough_of_the_first_piece_is_sent_no_more() -> None:
+    class Connection:
+        paused = False
+
+        def pause(self) -> None:
+            self.paused = True
+
+        def resume(self) -> None:
+            self.paused = False
+
+    connection: Any = Connection()
+    answer = upstream.Answer(connection)
+    answer.came(b"x")
+    answer.deliver(lambda _: answer.pause())
+    assert connection.paused

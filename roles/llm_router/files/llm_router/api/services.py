@@ -209,6 +209,7 @@ async def _find_running(services: Services) -> None:
             services.main_pids[name] = await services.switcher.main_pid(services.models[name])
             services.learned.found(name, readiness.context_length)
             services.scheduler.found_loaded(name)
+            await services.switcher.found(services.models[name])
         else:
             services.scheduler.adopt(group, name)
 

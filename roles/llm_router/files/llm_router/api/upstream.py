@@ -61,11 +61,12 @@ class Answer:
     def deliver(self, take: Take) -> None:
         """Have each piece of the body given to ``take``: what has come now, the others as they
         come. Raises what ``take`` raises."""
+        self.resume()
         if self._untaken:
+            # whoever takes it may have enough of it at once, and pause
             take(b"".join(self._untaken))
             self._untaken.clear()
         self._take = take
-        self.resume()
 
     async def delivered(self) -> None:
         """Until the last piece is taken. Raises `UpstreamError`, and whatever ``take`` raised."""

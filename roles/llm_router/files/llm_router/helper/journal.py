@@ -23,7 +23,8 @@ async def read_journal(unit: str, lines: int, since: float | None = None) -> lis
 
     ``since``: none before that, in seconds since 1970.
     """
-    from_then = () if since is None else (f"--since=@{since:.6f}",)
+    # before 254, journalctl gives the first lines since then, not the last: the newest go first
+    from_then = () if since is None else ("--reverse", f"--since=@{since:.6f}")
     process = await asyncio.create_subprocess_exec(
         "journalctl",
         *(f"--unit={unit}", f"--lines={lines}", "--output=cat", "--no-pager", "--quiet"),
@@ -34,7 +35,8 @@ async def read_journal(unit: str, lines: int, since: float | None = None) -> lis
     )
     try:
         with anyio.fail_after(TIMEOUT):
-            output = await _at_most(cast(asyncio.StreamReader, process.stdout), MAX_BYTES)
+            stream = cast(asyncio.StreamReader, process.stdout)
+            output = await _at_most(stream, MAX_BYTES, newest_first=since is not None)
             status = await process.wait()
     except TimeoutError as error:
         raise JournalError(f"journalctl did not answer within {TIMEOUT:g} s") from error
@@ -47,13 +49,18 @@ async def read_journal(unit: str, lines: int, since: float | None = None) -> lis
     if status != 0:
         raise JournalError(f"journalctl failed with exit status {status}")
     text = output.decode(errors="replace")
-    return [line[:MAX_LINE_LENGTH] for line in text.splitlines()[-lines:]]
+    found = text.splitlines()
+    found = found[-lines:] if since is None else found[:lines][::-1]
+    return [line[:MAX_LINE_LENGTH] for line in found]
 
 
-async def _at_most(stream: asyncio.StreamReader, limit: int) -> bytes:
+async def _at_most(stream: asyncio.StreamReader, limit: int, *, newest_first: bool) -> bytes:
     """All of the stream; what is beyond the limit is read and dropped, the newest is kept."""
     data = bytearray()
     while chunk := await stream.read(1 << 16):
         data += chunk
-        del data[:-limit]
+        if newest_first:
+            del data[limit:]
+        else:
+            del data[:-limit]
     return bytes(data)

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import os
 import select
 import threading
 from collections import deque
-from collections.abc import Iterator
 
 AT_ONCE = select.PIPE_BUF
 """Bytes that a descriptor which says it can be written to takes without waiting (poll(2))."""
@@ -33,15 +31,18 @@ class LineWriter(logging.Handler):
         self._kept: deque[bytes] = deque()
         self._lost = 0
         self._thread: threading.Thread | None = None
+        # not the handler's own: `logging.shutdown` holds that while the thread is waited for
+        self._alone = threading.Lock()
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Write or keep a record; the logger holds our lock."""
+        """Write or keep a record."""
         try:
             line = (self.format(record) + "\n").encode("utf-8", "backslashreplace")
-            if self._thread is None and len(line) <= AT_ONCE and self._ready():
-                self._write(line)
-            else:
-                self._keep(line)
+            with self._alone:
+                if self._thread is None and len(line) <= AT_ONCE and self._ready():
+                    self._write(line)
+                else:
+                    self._keep(line)
         except Exception:  # noqa: BLE001 - a log that cannot be written must not end what it tells of
             self.handleError(record)
 
@@ -68,11 +69,11 @@ class LineWriter(logging.Handler):
             try:
                 self._write(line)
             except OSError:
-                with self._alone():
+                with self._alone:
                     self._kept.clear()
 
     def _next(self) -> bytes | None:
-        with self._alone():
+        with self._alone:
             if self._kept:
                 return self._kept.popleft()
             if self._lost:
@@ -88,15 +89,6 @@ class LineWriter(logging.Handler):
                 return (self.format(record) + "\n").encode("utf-8", "backslashreplace")
             self._thread = None
             return None
-
-    @contextlib.contextmanager
-    def _alone(self) -> Iterator[None]:
-        """With the lock that whoever logs holds too."""
-        self.acquire()
-        try:
-            yield
-        finally:
-            self.release()
 
     def flush(self) -> None:
         """Give what is kept a moment to get out; `logging.shutdown` calls it at the end."""

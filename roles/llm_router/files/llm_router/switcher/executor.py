@@ -98,6 +98,8 @@ class _Run:
     """The last that its engine said of its load."""
     asleep: str | None = None
     """The model that fell asleep on the way."""
+    gone: dict[str, Model] = field(default_factory=dict)
+    """Models whose engines this run has stopped, as these were started."""
     previous_touched: bool = False
     target_touched: bool = False
     main_pid: int = 0
@@ -178,8 +180,11 @@ class Switcher:
         """The unit that runs a model which is loaded."""
         return self._as_started(name).unit
 
-    def _as_started(self, name: str) -> Model:
-        return self._before.get(name) or self._models[name]
+    def _as_started(self, name: str, run: _Run | None = None) -> Model:
+        """The model as its engine was started; one that this run has stopped may be gone from the
+        configuration since. Raises KeyError."""
+        gone = run.gone if run is not None else {}
+        return self._before.get(name) or self._models.get(name) or gone[name]
 
     async def plan_for(self, name: str, loaded: str | None) -> tuple[Step, ...]:
         """What `run` would do now. Empty when ``name`` is loaded. Raises `UnitError`."""
@@ -209,6 +214,9 @@ class Switcher:
             await self._run(switch, target, run)
         except SwitchFailed as failed:
             error = failed
+        except Exception as unexpected:
+            log.exception("a switch of %s failed inside the router", switch.group)
+            error = SwitchFailed(f"internal error: {unexpected!r}", blame=False)
         seconds = self._clock() - started
         message = str(error) if error else None
         self._events.publish(
@@ -227,6 +235,10 @@ class Switcher:
         )
         if error is not None:
             raise error
+
+    async def found(self, model: Model) -> None:
+        """``model`` serves since before the router began; should it end, its memory is owed."""
+        await self._memory.loaded(model)
 
     async def is_well(self, model: Model) -> bool:
         """Whether the engine of ``model`` runs and says that it can serve. Raises `UnitError`."""
@@ -298,7 +310,7 @@ class Switcher:
         if target is not None and error.wrong and switch.reason == "adopt":
             await self._see_who_serves(switch.group, target)
         if error.blame and run.step is not None:
-            lines = await self._log_of(self._as_started(run.step.model))
+            lines = await self._log_of(self._as_started(run.step.model, run))
         if target is not None and run.target_touched:
             timeout = self._settings.config.switch.stop_timeout
             try:
@@ -313,6 +325,7 @@ class Switcher:
         """Stop the unit of ``model`` and forget what was known of its engine."""
         await self._memory.going(model)
         await self._units.stop(model, grace)
+        self._memory.gone(model.group)
         self._record.remove(model.name)
         self._sleepers.forget(model.unit)
 
@@ -328,7 +341,7 @@ class Switcher:
         """The former model, if it can answer still."""
         if switch.previous is None or not run.previous_touched:
             return switch.previous
-        model = self._as_started(switch.previous)
+        model = self._as_started(switch.previous, run)
         try:
             if (await self._units.state(model)).active != "active":
                 return None
@@ -400,7 +413,7 @@ class Switcher:
             switch.stopping()
         acts = not isinstance(step, WaitForMemory)
         run.target_touched |= target is not None and step.model == target.name and acts
-        unit = self._as_started(step.model).unit
+        unit = self._as_started(step.model, run).unit
         self._events.publish(StepStarted(switch.group, step.name, step.model))
         started = self._clock()
         error: _StepError | None = None
@@ -417,6 +430,10 @@ class Switcher:
             error = _StepError(str(failed), blame=blame)
         except _StepError as failed:
             error = failed
+        except Exception as unexpected:
+            # what is left of the plan is given up like after any other failure
+            log.exception("%s of '%s' failed inside the router", step.name, step.model)
+            error = _StepError(f"internal error: {unexpected!r}", blame=False)
         message = str(error) if error is not None else None
         seconds = self._clock() - started
         ended = StepEnded(
@@ -457,7 +474,7 @@ class Switcher:
         if bar.part is not None and switch.target is not None:
             self._events.publish(LoadProgress(switch.group, switch.target, bar.part))
         now = self._clock()
-        if run.load_until is None or run.load_scope is None:
+        if run.load_until is None or run.load_scope is None or run.load_scope.cancel_called:
             return
         until = min(now + limits.stall_timeout, run.load_from + limits.max_timeout)
         if until > run.load_until:
@@ -483,7 +500,8 @@ class Switcher:
         if isinstance(step, Drain):
             await _drain(switch, step)
         elif isinstance(step, Stop):
-            await self._stop(self._as_started(step.model), step.deadline)
+            model = run.gone[step.model] = self._as_started(step.model, run)
+            await self._stop(model, step.deadline)
             self._before.pop(step.model, None)
         elif isinstance(step, GiveUp):
             await self._give_up_device(switch, step, run)
@@ -578,6 +596,7 @@ class Switcher:
         self._sleepers.unsure(model.unit)
         for call in engine_for(model).residencies[step.how.policy].out:
             await self._call(switch, model, call, run)
+        self._memory.gone(model.group)
         memory, pid = step.how.memory, state.main_pid
         sleeper = Sleeper(model.name, model.unit, step.how.policy, pid, memory, time.time())
         self._sleepers.add(sleeper, launch_id(model))

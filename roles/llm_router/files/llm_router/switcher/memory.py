@@ -52,6 +52,7 @@ class Claim:
     free: int | None = None
     steady: bool = True
     others: Mapping[int, int | None] = field(default_factory=dict)
+    counted: Mapping[int, int] = field(default_factory=dict, compare=False)
 
 
 @dataclass(frozen=True)
@@ -92,13 +93,18 @@ def _claim(gpu: Gpu, mine: frozenset[int], stays: bool, before: Claim | None) ->
     if len(known) < len(held) or (before is not None and before.free is None):
         return Claim(gpu.index, gone)
     comes = int(sum(known) * SLEEPER_GIVES) if stays else sum(known)
+    counted = dict(before.counted) if before is not None else {}
     base = before.free if before is not None and before.free is not None else gpu.free
+    base -= sum(counted.get(pid, 0) for pid in mine)
+    part = SLEEPER_GIVES if stays else 1
+    counted |= {pid: int((gpu.holders[pid] or 0) * part) for pid in mine}
     return Claim(
         gpu.index,
         gone,
         min(base + comes, gpu.total),
         stays or (before is not None and before.steady),
         before.others if before is not None else gpu.holders,
+        counted,
     )
 
 

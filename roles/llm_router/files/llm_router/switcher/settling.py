@@ -83,6 +83,11 @@ class GpuMemory:
             self._since[model.group] = self._clock()
         self._loaded.pop(model.group, None)
 
+    def gone(self, group: str) -> None:
+        """The engine has stopped, or given up its device: from now on its memory comes back."""
+        if group in self._since:
+            self._since[group] = self._clock()
+
     async def loaded(self, model: Model) -> None:
         """``model`` is ready: whatever becomes of it, this is what it holds."""
         if self._nvml is None:
@@ -103,25 +108,27 @@ class GpuMemory:
         ``need`` as in `memory.lacking`. What did not come within ``seconds`` is told once: the next
         switch goes by what is free then.
         """
-        claims = self._claims.pop(group, ())
+        claims = self._claims.get(group, ())
         began = self._clock()
         until = began + seconds
         if began - self._since.get(group, began) > LONG_AGO:
             claims = tuple(replace(claim, steady=False) for claim in claims)
         readings: list[Reading] = []
         while claims:
-            gpus = await self._read(max(POLL, until - self._clock()))
+            gpus = await self._read(max(LOOK_WITHIN, until - self._clock()))
             if gpus is None:
-                return
+                break
             now = self._clock()
             readings = [*(one for one in readings if now - one[0] <= 2 * STEADY), (now, gpus)]
             missing = lacking(claims, readings, need)
             if not missing:
-                return
+                break
             if now >= until:
+                self._claims.pop(group, None)
                 await self._give_up(group, model, seconds, missing)
                 return
             await anyio.sleep(POLL)
+        self._claims.pop(group, None)
 
     async def _give_up(
         self, group: str, model: str, seconds: float, missing: tuple[Lacking, ...]
