@@ -153,10 +153,10 @@ def test_the_last_lines_get_out_at_the_end_of_the_program() -> None:
         handler.acquire()
         try:
             handler.flush()
+            assert handler._kept == deque()  # type: ignore[attr-defined]
         finally:
             handler.release()
         reader.join(20)
-        assert handler._kept == deque()  # type: ignore[attr-defined]
         assert "the last one" in got[0][-1]
 
 
