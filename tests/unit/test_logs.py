@@ -148,10 +148,10 @@ def test_the_last_lines_get_out_at_the_end_of_the_program() -> None:
             logger.warning(line)
         got: list[list[str]] = []
         reader = threading.Thread(target=lambda: got.append(read_lines(reading, "the last one")))
-        reader.start()
         (handler,) = logger.handlers
         handler.acquire()
         try:
+            reader.start()
             handler.flush()
             assert handler._kept == deque()  # type: ignore[attr-defined]
         finally:
