@@ -88,6 +88,12 @@ ELSEWHERE = (
         "play roundhouse.llm.site",
     ),
     Elsewhere(
+        r"systemctl stop open-webui\.service|cd /var/lib/open-webui && .*",
+        "the host has no Open WebUI",
+        "tests/open_webui/run",
+        "sed -n '/^cd .var.lib.open-webui/",
+    ),
+    Elsewhere(
         rf"{_PLAYBOOK}/rollback\.yml", _CONTROL, "tests/fleet/fleet.py", 'play("rollback.yml"'
     ),
     Elsewhere(

@@ -83,7 +83,7 @@ def test_the_version_is_the_locks(made: dict[str, Any]) -> None:
     )
     assert made["plain"]["version"] == version
     assert f"Open WebUI {version}" in PAGE
-    assert f"' sh {version}\n" in made["plain"]["unit"]
+    assert f"/keep-database.sh {version}\n" in made["plain"]["unit"]
 
 
 def test_what_is_installed_is_the_same_wherever_it_is_asked_for(made: dict[str, Any]) -> None:
