@@ -82,10 +82,10 @@ ELSEWHERE = (
         "ansible-playbook -i my-server/inventory.yml playbooks/site.yml (.*)$",
     ),
     Elsewhere(
-        rf"{_PLAYBOOK}/site\.yml --tags open_webui",
+        rf"{_PLAYBOOK}/site\.yml --tags llm_router,open_webui",
         _CONTROL,
         "tests/open_webui/run",
-        "play roundhouse.llm.site",
+        "play roundhouse.llm.site --tags llm_router,open_webui",
     ),
     Elsewhere(
         r"systemctl stop open-webui\.service|cd /var/lib/open-webui && .*",
