@@ -44,7 +44,8 @@ def unit_word(word: object) -> str:
     text = str(word)
     if re.fullmatch(r"[A-Za-z0-9_@+=:,./-]+", text):
         return text
-    return json.dumps(text).replace("%", "%%").replace("$", "$$")
+    # JSON's escapes of what is beyond 16 bits are two halves, which systemd drops
+    return json.dumps(text, ensure_ascii=False).replace("%", "%%").replace("$", "$$")
 
 
 class FilterModule:

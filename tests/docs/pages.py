@@ -82,10 +82,16 @@ ELSEWHERE = (
         "ansible-playbook -i my-server/inventory.yml playbooks/site.yml (.*)$",
     ),
     Elsewhere(
-        rf"{_PLAYBOOK}/site\.yml --tags open_webui",
+        rf"{_PLAYBOOK}/site\.yml --tags llm_router,open_webui",
         _CONTROL,
         "tests/open_webui/run",
-        "play roundhouse.llm.site",
+        "play roundhouse.llm.site --tags llm_router,open_webui",
+    ),
+    Elsewhere(
+        r"systemctl stop open-webui\.service|cd /var/lib/open-webui && .*",
+        "the host has no Open WebUI",
+        "tests/open_webui/run",
+        "sed -n '/^cd .var.lib.open-webui/",
     ),
     Elsewhere(
         rf"{_PLAYBOOK}/rollback\.yml", _CONTROL, "tests/fleet/fleet.py", 'play("rollback.yml"'

@@ -34,16 +34,24 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
             "open_webui_environment": {"WEBUI_NAME": "50 % $off"},
         },
         "elsewhere": {"open_webui_router_url": "http://gpu1:8002/v1"},
+        "any address": {"llm_router_host": "0.0.0.0", "llm_router_port": 8003},
+        "any of IPv6": {"llm_router_host": "::"},
+        "one address": {"llm_router_host": "192.0.2.7"},
+        "one of IPv6": {"llm_router_host": "2001:db8::7"},
+        # the role uv asks for what it installs, and there role_path is its own
+        "within uv": {"role_path": str(ROOT / "roles/uv")},
     }
     plays = []
     for case, given in cases.items():
         extra = directory / f"{case}.yml"
-        extra.write_text(yaml.safe_dump({**given, "role_path": str(ROLE)}))
+        extra.write_text(yaml.safe_dump({"role_path": str(ROLE), **given}))
         files = [str(ROLE / f"{part}/main.yml") for part in ("defaults", "vars")]
         content = (
             "{{ {'environment': __open_webui_environment, 'version': __open_webui_version,"
-            " 'secrets': lookup('template', role_path ~ '/templates/secrets.env.j2'),"
-            " 'unit': lookup('template', role_path ~ '/templates/open-webui.service.j2')}"
+            " 'models': __open_webui_models_url, 'lock': __open_webui_lock_text,"
+            " 'check': __open_webui_check,"
+            f" 'secrets': lookup('template', '{ROLE}/templates/secrets.env.j2'),"
+            f" 'unit': lookup('template', '{ROLE}/templates/open-webui.service.j2')}}"
             " | to_json }}"
         )
         plays.append(
@@ -80,7 +88,12 @@ def test_the_version_is_the_locks(made: dict[str, Any]) -> None:
     )
     assert made["plain"]["version"] == version
     assert f"Open WebUI {version}" in PAGE
-    assert f"' sh {version}\n" in made["plain"]["unit"]
+    assert f"/keep-database.sh {version}\n" in made["plain"]["unit"]
+
+
+def test_what_is_installed_is_the_same_wherever_it_is_asked_for(made: dict[str, Any]) -> None:
+    assert made["plain"]["lock"] == (ROLE / "files/requirements.lock").read_text()
+    assert made["within uv"] == made["plain"]
 
 
 def test_the_router_is_asked_as_its_documentation_says(made: dict[str, Any]) -> None:
@@ -108,7 +121,24 @@ def test_no_secret_stands_in_the_unit(made: dict[str, Any]) -> None:
 
 def test_who_is_shut_in(made: dict[str, Any]) -> None:
     shut_in = {name for name, case in made.items() if "IPAddressDeny=any" in case["unit"]}
-    assert shut_in == {"plain", "keyed"}
+    assert shut_in == {"plain", "keyed", "within uv", "any address", "any of IPv6"}
+
+
+@pytest.mark.parametrize(
+    ("case", "url"),
+    [
+        ("plain", "http://127.0.0.1:8002/v1"),
+        ("any address", "http://127.0.0.1:8003/v1"),
+        ("any of IPv6", "http://[::1]:8002/v1"),
+        ("one address", "http://192.0.2.7:8002/v1"),
+        ("one of IPv6", "http://[2001:db8::7]:8002/v1"),
+    ],
+)
+def test_it_asks_where_the_router_of_its_host_listens(
+    made: dict[str, Any], case: str, url: str
+) -> None:
+    assert made[case]["environment"]["OPENAI_API_BASE_URLS"] == url
+    assert made[case]["models"] == f"{url}/models"
 
 
 def test_an_address_of_its_own(made: dict[str, Any]) -> None:
@@ -123,7 +153,7 @@ def test_every_restart_is_told_by_what_it_was_started_with(made: dict[str, Any])
         re.findall(r"GENERATION=(.{12})$", case["secrets"], re.MULTILINE)[0]
         for case in made.values()
     }
-    assert len(told) == len(made)
+    assert len(told) == len(made) - 1, "and one is the same as another"
 
 
 def test_what_is_documented_is_there(made: dict[str, Any]) -> None:

@@ -19,6 +19,8 @@ from ansible_collections.roundhouse.llm.plugins.filter.unit_word import unit_wor
         ("", '""'),
         ("back\\slash", r'"back\\slash"'),
         (3, "3"),
+        ("Häuser 🏠", '"Häuser 🏠"'),
+        ("a\tb\nc\x1bd", r'"a\tb\nc\u001bd"'),
     ],
 )
 def test_quotes_what_systemd_would_read_otherwise(word: object, quoted: str) -> None:
