@@ -243,6 +243,11 @@ def it_is_taken_away(before: str, pid: str) -> None:
     assert prometheus_pid() == pid
     told = play("uninstall.yml", sure)
     assert changed(told) == 0, told
+    # as if a run had been broken off before the reload
+    ssh(f"touch {CONFIG}")
+    for argument in ("--check", "--diff"):
+        told = play("uninstall.yml", sure, argument)
+        assert changed(told) == 1, told
     step("it is taken away: Prometheus runs as before, and another dashboard is still there")
 
 
