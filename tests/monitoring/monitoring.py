@@ -221,13 +221,17 @@ def a_change_is_taken_over_without_a_restart(pid: str) -> None:
     ssh(f"touch {OURS}/rules.yml")
     told = play("site.yml", "--tags=monitoring")
     assert changed(told) == 1, told
+    # what its configuration names is lost: directory, key, targets, rules are made anew, and it reads them
+    ssh(f"rm -r {OURS}")
+    told = play("site.yml", "--tags=monitoring")
+    assert changed(told) == 5, told
     other = "--extra-vars=" + json.dumps({"monitoring_alerts": {"router_down": {"for": "7m"}}})
     told = play("site.yml", "--tags=monitoring", other)
     assert changed(told) == 2, told
     (down,) = [rule for rule in rules() if rule["name"] == "RoundhouseRouterDown"]
     assert down["duration"] == 420, down
     assert prometheus_pid() == pid
-    step("a change is taken over by a reload, one that was broken off too")
+    step("a change is taken over by a reload, one that was broken off too; lost files come back")
 
 
 def it_is_taken_away(before: str, pid: str) -> None:
