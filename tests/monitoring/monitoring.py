@@ -221,28 +221,38 @@ def a_change_is_taken_over_without_a_restart(pid: str) -> None:
     ssh(f"touch {OURS}/rules.yml")
     told = play("site.yml", "--tags=monitoring")
     assert changed(told) == 1, told
+    # what its configuration names is lost: directory, key, targets, rules are made anew, and it reads them
+    ssh(f"rm -r {OURS}")
+    told = play("site.yml", "--tags=monitoring")
+    assert changed(told) == 5, told
     other = "--extra-vars=" + json.dumps({"monitoring_alerts": {"router_down": {"for": "7m"}}})
     told = play("site.yml", "--tags=monitoring", other)
     assert changed(told) == 2, told
     (down,) = [rule for rule in rules() if rule["name"] == "RoundhouseRouterDown"]
     assert down["duration"] == 420, down
     assert prometheus_pid() == pid
-    step("a change is taken over by a reload, one that was broken off too")
+    step("a change is taken over by a reload, one that was broken off too; lost files come back")
 
 
 def it_is_taken_away(before: str, pid: str) -> None:
     sure = "--extra-vars=roundhouse_uninstall=true roundhouse_uninstall_engines=true"
+    ssh(f"echo '{{}}' >{GRAFANA}/roundhouse/another.json")
     play("uninstall.yml", "--check", sure)
     assert {rule["name"] for rule in rules()} == ALERTS
     play("uninstall.yml", sure)
     assert ssh(f"cat {CONFIG}") == before
     assert rules() == []
-    left = ssh(f"ls -d {OURS} {GRAFANA}/roundhouse {GRAFANA}/provisioning/*/* 2>/dev/null || true")
-    assert left == "", left
+    left = ssh(f"find {OURS} {GRAFANA} -type f 2>/dev/null || true").split()
+    assert left == [f"{GRAFANA}/roundhouse/another.json"], left
     assert prometheus_pid() == pid
     told = play("uninstall.yml", sure)
     assert changed(told) == 0, told
-    step("it is taken away: Prometheus runs, with the configuration of before")
+    # as if a run had been broken off before the reload
+    ssh(f"touch {CONFIG}")
+    for argument in ("--check", "--diff"):
+        told = play("uninstall.yml", sure, argument)
+        assert changed(told) == 1, told
+    step("it is taken away: Prometheus runs as before, and another dashboard is still there")
 
 
 # How
