@@ -221,7 +221,7 @@ def a_change_is_taken_over_without_a_restart(pid: str) -> None:
     ssh(f"touch {OURS}/rules.yml")
     told = play("site.yml", "--tags=monitoring")
     assert changed(told) == 1, told
-    # what its configuration names is lost: directory, key, targets, rules are made anew, and it reads them
+    # what it names is lost: directory, key, targets, rules are made anew, and are read
     ssh(f"rm -r {OURS}")
     told = play("site.yml", "--tags=monitoring")
     assert changed(told) == 5, told
