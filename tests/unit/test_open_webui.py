@@ -34,6 +34,8 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
             "open_webui_environment": {"WEBUI_NAME": "50 % $off"},
         },
         "elsewhere": {"open_webui_router_url": "http://gpu1:8002/v1"},
+        # as -e NAME=VALUE gives them
+        "words": {"open_webui_title": "false", "open_webui_tags": "yes", "open_webui_offline": "no"},
         "any address": {"llm_router_host": "0.0.0.0", "llm_router_port": 8003},
         "any of IPv6": {"llm_router_host": "::"},
         "one address": {"llm_router_host": "192.0.2.7"},
@@ -106,6 +108,13 @@ def test_the_router_is_asked_as_its_documentation_says(made: dict[str, Any]) -> 
     assert environment["ENABLE_TITLE_GENERATION"] == "True"
     assert environment["ENABLE_PERSISTENT_CONFIG"] == "False"
     assert all(isinstance(value, str) for value in environment.values())
+
+
+def test_yes_and_no_may_be_words(made: dict[str, Any]) -> None:
+    environment = made["words"]["environment"]
+    assert environment["ENABLE_TITLE_GENERATION"] == "False"
+    assert environment["ENABLE_TAGS_GENERATION"] == "True"
+    assert "OFFLINE_MODE" not in environment
 
 
 def test_no_secret_stands_in_the_unit(made: dict[str, Any]) -> None:
