@@ -35,7 +35,11 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
         },
         "elsewhere": {"open_webui_router_url": "http://gpu1:8002/v1"},
         # as -e NAME=VALUE gives them
-        "words": {"open_webui_title": "false", "open_webui_tags": "yes", "open_webui_offline": "no"},
+        "words": {
+            "open_webui_title": "false",
+            "open_webui_tags": "yes",
+            "open_webui_offline": "no",
+        },
         "any address": {"llm_router_host": "0.0.0.0", "llm_router_port": 8003},
         "any of IPv6": {"llm_router_host": "::"},
         "one address": {"llm_router_host": "192.0.2.7"},
