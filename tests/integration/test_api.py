@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import re
 import subprocess
@@ -284,11 +283,13 @@ def test_a_key_may_have_models_of_its_own_and_a_number_of_requests(router: Route
     with ThreadPoolExecutor() as pool:
         two = [pool.submit(stream, client) for _ in range(2)]
 
-        def waiting() -> bool:
-            status = json.loads(router.cli("status", "--json", "--once").stdout)
-            return bool(status["models"]["a"]["waiting"] == 2)
-
-        wait_until(waiting, "two wait")
+        # by the admin socket, as no key may; a command would take as long as the load to begin
+        socket = httpx.HTTPTransport(uds=str(router.dir / "admin.sock"))
+        with httpx.Client(transport=socket, base_url="http://router", timeout=20) as local:
+            wait_until(
+                lambda: local.get("/admin/status").json()["models"]["a"]["waiting"] == 2,
+                "two wait",
+            )
         with pytest.raises(openai.RateLimitError, match="has 2 requests under way"):
             stream(client)
         assert all(text_of(one.result()) for one in two)

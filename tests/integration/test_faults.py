@@ -108,8 +108,8 @@ def test_a_configuration_that_is_reloaded_in_the_middle_of_a_switch_does_not_end
         waiting = pool.submit(ask, router, "b")
         wait_until(lambda: "child_b" in router.engine_pids(), "b loads")
         router.write({"a": a, "b": b, "c": router.standin("c")})
-        answer = httpx.post(router.url + "/admin/reload", json={}, timeout=20).json()
-        assert answer["added"] == ["c"]
+        # it may have seen the file by itself before
+        httpx.post(router.url + "/admin/reload", json={}, timeout=20).raise_for_status()
         assert waiting.result().status_code == 200
     assert events(router) == ["start a", "stop a", "start b"]
     assert ask(router, "c").status_code == 200
