@@ -44,8 +44,9 @@ check: env ## everything that needs no hosts: linters, types, docs, unit and fas
 	@$(BIN)/python tools/gate.py check
 test: env ## everything: check, ansible-test sanity, the archive, integration tests, Molecule on real hosts
 	@$(BIN)/python tools/gate.py test
-lint: env ## ruff: rules and formatting
+lint: env ## ruff: rules and formatting; shellcheck: every script of ours
 	@ruff check . && ruff format --check .
+	@shellcheck --exclude=SC2015,SC2016 $$(git grep -lE '^#!(/usr/bin/env |/bin/)(ba)?sh$$' -- ':!*.py' ':!*.j2')
 types: env ## mypy --strict
 	@mypy roles/llm_router/files/llm_router
 	@mypy roles/tabbyapi/files

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import shutil
 import stat
 import subprocess
 from pathlib import Path
@@ -53,11 +52,6 @@ def answers(tmp_path: Path) -> Path:
     file = tmp_path / "answers"
     file.write_text(f"# mine\n{ANSWERS}models-dir = {models}\n")
     return file
-
-
-def test_it_is_clean_shell() -> None:
-    scripts = [ROOT / "install.sh", ROOT / "tests/install/run"]
-    subprocess.run([shutil.which("shellcheck") or "shellcheck", *scripts], check=True)
 
 
 def test_answers_become_files_that_the_owner_keeps(answers: Path, tmp_path: Path) -> None:

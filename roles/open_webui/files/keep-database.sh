@@ -27,7 +27,8 @@ if [ -e webui.db ]; then
     echo "$starts starts with the database of $wrote, which is kept in $PWD/kept/$name"
 
     others=0
-    for name in $(ls -t kept); do
+    # shellcheck disable=SC2012 # the names are versions, and only ls sorts by time
+    ls -t kept | while read -r name; do
         case $name in "$starts" | "$starts"~*) continue ;; esac
         others=$((others + 1))
         [ $others -le 3 ] || rm -rf "kept/$name"
