@@ -26,6 +26,12 @@ def rss(pid: int) -> float:
     return pages * resource.getpagesize() / 1e6
 
 
+def most_rss(pid: int) -> float:
+    """The most that was resident of a process, in MB."""
+    status = Path(f"/proc/{pid}/status").read_text(encoding="ascii")
+    return int(status.partition("VmHWM:")[2].split()[0]) * 1024 / 1e6
+
+
 def raise_file_limit(wanted: int) -> int:
     """Let this process and its children open so many files, where that is allowed; the limit."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)

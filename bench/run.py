@@ -27,7 +27,7 @@ from typing import IO, Any
 from urllib.parse import urlsplit
 
 from bench import peers
-from bench.facts import machine, quantile, raise_file_limit, rss
+from bench.facts import machine, most_rss, quantile, raise_file_limit, rss
 from bench.load import Load, Wish
 
 RESULTS = Path(__file__).with_name("results.json")
@@ -85,17 +85,26 @@ def memory(pid: int) -> float:
     return sum(rss(one) for one in _family(pid))
 
 
+def most_memory(pid: int) -> float:
+    """The most that `memory` was since `forget_most`, by the kernel's own count: to look for it
+    again and again would cost the CPU time that is measured."""
+    return sum(most_rss(one) for one in _family(pid))
+
+
+def forget_most(pid: int) -> None:
+    """Let the kernel count anew (proc(5), clear_refs)."""
+    for one in _family(pid):
+        Path(f"/proc/{one}/clear_refs").write_text("5", encoding="ascii")
+
+
 def _family(pid: int) -> list[int]:
     """The process and its children, but for the engine, which is nobody's cost."""
     found = [pid]
-    for path in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            parent = int(path.read_text(encoding="utf-8").rpartition(")")[2].split()[1])
-            argv = (path.parent / "cmdline").read_bytes()
-        except (OSError, IndexError):
-            continue
-        if parent == pid and b"bench.engine" not in argv:
-            found.append(int(path.parent.name))
+    children = Path(f"/proc/{pid}/task/{pid}/children").read_text(encoding="ascii")
+    for child in children.split():
+        with suppress(OSError):
+            if b"bench.engine" not in Path(f"/proc/{child}/cmdline").read_bytes():
+                found.append(int(child))
     return found
 
 
@@ -124,14 +133,12 @@ def measure(peer: peers.Peer, case: str, seconds: float, cpus: list[int]) -> Fig
         wish.connections = max(1, wish.connections // 10)
     pid = peer.process.pid if peer.process is not None else None
     before, base = (cpu_seconds(pid), memory(pid)) if pid else (0.0, 0.0)
+    if pid:
+        forget_most(pid)
     with tempfile.TemporaryFile("w+", encoding="utf-8") as said:
-        running, most = load(wish, said), base
+        running = load(wish, said)
         try:
-            while running.poll() is None:
-                if pid:
-                    most = max(most, memory(pid))
-                with suppress(subprocess.TimeoutExpired):
-                    running.wait(0.25)
+            running.wait()
         except BaseException:
             running.kill()
             raise
@@ -147,6 +154,7 @@ def measure(peer: peers.Peer, case: str, seconds: float, cpus: list[int]) -> Fig
     }
     if pid and got.requests:
         figures["cpu_ms_per_req"] = 1000 * (cpu_seconds(pid) - before) / got.requests
+        most = most_memory(pid)
         figures["rss_mb"] = most
         figures["kb_per_stream"] = max(0.0, 1000 * (most - base) / wish.connections)
     if got.lateness:
@@ -225,6 +233,10 @@ def start(
     return running, absent
 
 
+def _names(given: str) -> list[str]:
+    return [name for name in given.split(",") if name]
+
+
 def main() -> int:
     """0 when the router failed no request."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
@@ -233,6 +245,9 @@ def main() -> int:
     parser.add_argument("--only", default="", help="peers, with commas between")
     parser.add_argument("--cases", default=",".join(CASES))
     options = parser.parse_args()
+    cases, only = _names(options.cases), set(_names(options.only))
+    for unknown in (*set(cases).difference(CASES), *only.difference(peers.PEERS, ("direct",))):
+        parser.error(f"{unknown} is none of {', '.join(CASES)}, nor of {', '.join(peers.PEERS)}")
     raise_file_limit(8192)
     # told to end, it takes down what it has started all the same
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
@@ -240,8 +255,8 @@ def main() -> int:
     cpu, others = (cpus[0], cpus[1:]) if len(cpus) > 1 else (None, [])
     facts = machine()
     began = time.time()
-    running, absent = start(set(filter(None, options.only.split(","))), cpu, others)
-    cases = [case for case in options.cases.split(",") if case in CASES]
+    running, absent = start(only, cpu, others)
+    rest = {peer.name: memory(peer.process.pid) for peer in running if peer.process is not None}
     raw: dict[str, dict[str, list[Figures]]] = {case: {} for case in cases}
     try:
         for peer in running:
@@ -263,11 +278,13 @@ def main() -> int:
     print(f"each proxy     on CPU {cpu}; the engine and the load on {others}")
     print(f"medians of     {options.rounds} rounds, {time.time() - began:.0f} s in all")
     print("versions       " + ", ".join(f"{name} {version}" for name, version in versions.items()))
+    print("MB at rest     " + ", ".join(f"{name} {size:.0f}" for name, size in rest.items()))
     for name, why in absent.items():
         print(f"absent         {name}: {why}")
     for line in table(results):
         print(line)
-    document = {"machine": facts, "versions": versions, "absent": absent, "cases": results}
+    document = {"machine": facts, "versions": versions, "absent": absent}
+    document |= {"rest_mb": {name: round(size, 1) for name, size in rest.items()}, "cases": results}
     RESULTS.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
     return 1 if any(found.get("router", {}).get("failed") for found in results.values()) else 0
 
