@@ -78,7 +78,7 @@ test-ui: env ## the dashboard in a real browser; without Chromium it is skipped,
 	@tools/bootstrap chromium || echo "test-ui: no Chromium, so its tests are skipped (in CI they fail)"
 	@$(PYTEST) -q -m ui --junit-xml=$(REPORTS)/test-ui.xml tests/integration/test_dashboard.py $(ARGS)
 screenshots: test-ui ## docs/img anew from what that browser saw
-	@for shot in switch dark phone; do cp .cache/reports/ui/$$shot.png docs/img/dashboard-$$shot.png; done
+	@for shot in switch requests failed lost dark phone; do cp .cache/reports/ui/$$shot.png docs/img/dashboard-$$shot.png; done
 test-openapi: env ## requests made out of the router's own OpenAPI description
 	@$(PYTEST) -q -m openapi --junit-xml=$(REPORTS)/test-openapi.xml tests/integration $(ARGS)
 test-load: env ## thousands who wait, and two models asked for in turn

@@ -18,9 +18,10 @@ def ask(path, body=None, token=None):
 
 
 def chat(model, token):
-    """Prints the status lines, the text and the usage of a streamed answer."""
+    """Prints the status lines, the text and the usage of a streamed answer, which must be so long
+    that its tokens do not come all at once: their rate is told."""
     messages = [{"role": "user", "content": "Is anybody there?"}]
-    body = {"model": model, "stream": True, "max_tokens": 8, "messages": messages}
+    body = {"model": model, "stream": True, "max_tokens": 64, "messages": messages}
     status, text, usage = [], "", {}
     for line in ask("/api/chat/completions", body, token):
         if not line.startswith(b"data: {"):
