@@ -27,6 +27,7 @@ ROOT = Path(__file__).resolve().parent.parent
 KEY = "the-key-of-the-bench"
 SGLANG_ROUTER = "sglang-router==0.3.2"
 LITELLM = "litellm[proxy]==1.106.2"
+LOCK = ROOT / "roles/llm_router/files/requirements.lock"
 HAPROXY_PACKAGES = ("haproxy", "liblua5.3-0", "libopentracing-c-wrapper0", "libopentracing1")
 """Debian's package, and those of its libraries that a small system has not got."""
 
@@ -152,7 +153,7 @@ def router(cpu: int | None, engine_cpus: list[int]) -> tuple[Peer, int]:
     (base / "keys.yml").write_text(yaml.safe_dump({"keys": [key]}))
     peer = _spawn(
         "router",
-        [sys.executable, "-m", "llm_router", "serve", "--config", str(base / "config.yml")],
+        [_router_python(), "-m", "llm_router", "serve", "--config", str(base / "config.yml")],
         port,
         cpu,
         environment={"PYTHONPATH": f"{ROOT}:{ROOT / 'roles/llm_router/files'}"},
@@ -228,29 +229,59 @@ def _unpack(root: Path) -> None:
     (root / ".complete").touch()
 
 
-def _environment(name: str, wanted: str) -> Path:
-    """A virtual environment with ``wanted``, made where it is not there."""
-    path = cache() / name
+def interpreter() -> str:
+    """What the router and every other proxy in Python run on: the distribution's, as on a host
+    (its build is optimised; one that was made by hand may take a third more time), if it will do.
+    """
+    probe = "import ensurepip, sys; sys.exit(sys.version_info < (3, 10))"
+    for python in ("/usr/bin/python3", sys.executable):
+        try:
+            if (
+                subprocess.run([python, "-c", probe], capture_output=True, check=False).returncode
+                == 0
+            ):
+                return python
+        except OSError:
+            continue
+    return sys.executable
+
+
+def python_version() -> str:
+    """Of `interpreter`."""
+    said = subprocess.run([interpreter(), "-V"], capture_output=True, text=True, check=True)
+    return said.stdout.split()[1]
+
+
+def _environment(name: str, *wanted: str) -> Path:
+    """A virtual environment with ``wanted``, pip's words, made where it is not there."""
+    path, python = cache() / name, interpreter()
     done = path / ".complete"
-    if not done.exists() or done.read_text() != wanted:
+    files = [Path(word).read_text(encoding="utf-8") for word in wanted if word.endswith(".lock")]
+    state = "\n".join([python_version(), *wanted, *files])
+    if not done.exists() or done.read_text() != state:
         shutil.rmtree(path, ignore_errors=True)
-        print(f"bench: installing {wanted} into {path}", file=sys.stderr, flush=True)
+        print(f"bench: installing {' '.join(wanted)} into {path}", file=sys.stderr, flush=True)
         for argv in (
-            [sys.executable, "-m", "venv", str(path)],
-            [f"{path}/bin/python", "-m", "pip", "install", "-q", "--only-binary", ":all:", wanted],
+            [python, "-m", "venv", str(path)],
+            [f"{path}/bin/python", "-m", "pip", "install", "-q", "--only-binary", ":all:", *wanted],
         ):
             got = subprocess.run(argv, capture_output=True, text=True, check=False, timeout=900)
             if got.returncode:
                 last = (got.stderr or got.stdout).strip().splitlines()[-1:]
-                raise Absent(f"{wanted} cannot be installed: {' '.join(last)[:200]}")
-        done.write_text(wanted)
+                raise Absent(f"{name} cannot be installed: {' '.join(last)[:200]}")
+        done.write_text(state)
     return path / "bin"
+
+
+def _router_python() -> str:
+    """With exactly what the role installs."""
+    return str(_environment("router", "--require-hashes", "-r", str(LOCK)) / "python")
 
 
 def usual(engine: int, cpu: int | None) -> Peer:
     """A FastAPI route and httpx, in the router's own environment."""
     port = free_port()
-    argv = [sys.executable, "-m", "uvicorn", "bench.usual:app", "--port", str(port)]
+    argv = [_router_python(), "-m", "uvicorn", "bench.usual:app", "--port", str(port)]
     return _spawn(
         "usual",
         [*argv, "--no-access-log", "--log-level", "warning"],
@@ -287,6 +318,8 @@ def litellm(engine: int, cpu: int | None) -> Peer:
     argv = [str(bin_ / "litellm"), "--config", file.name, "--host", "127.0.0.1"]
     argv += ["--port", str(port), "--num_workers", "1", "--telemetry", "False"]
     environment = {"LITELLM_LOG": "ERROR", "LITELLM_LOCAL_MODEL_COST_MAP": "True"}
+    # without a key, as the others that check none
+    environment["LITELLM_DANGEROUSLY_PERMIT_WEAK_OR_UNSET_MASTER_KEY"] = "true"
     environment["PATH"] = f"{bin_}:{os.environ['PATH']}"
     try:
         peer = _spawn(

@@ -274,6 +274,7 @@ def main() -> int:
             peer.stop()
     results = {case: {name: middle(r) for name, r in found.items()} for case, found in raw.items()}
     versions = {peer.name: peer.version for peer in running if peer.version}
+    versions["Python of the proxies"] = peers.python_version()
     print(f"machine        {facts}")
     print(f"each proxy     on CPU {cpu}; the engine and the load on {others}")
     print(f"medians of     {options.rounds} rounds, {time.time() - began:.0f} s in all")

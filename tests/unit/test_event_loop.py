@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from llm_router import garbage
-from llm_router.event_loop import APART, CROWD, MOST, FewAtOnce, new
+from llm_router.event_loop import APART, CROWD, FRESH, MOST, FewAtOnce, new
 
 
 @contextlib.contextmanager
@@ -26,6 +26,13 @@ def sockets(count: int) -> Iterator[list[tuple[socket.socket, socket.socket]]]:
                 end.close()
 
 
+@pytest.fixture
+def every_look(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It looks each time that it is asked."""
+    monkeypatch.setattr("llm_router.event_loop.FRESH", 0.0)
+
+
+@pytest.mark.usefixtures("every_look")
 def test_few_are_handed_out_at_once_and_all_in_turn() -> None:
     many = 3 * MOST
     with sockets(many) as pairs, FewAtOnce() as selector:
@@ -41,6 +48,7 @@ def test_few_are_handed_out_at_once_and_all_in_turn() -> None:
         assert len(seen) == many
 
 
+@pytest.mark.usefixtures("every_look")
 @pytest.mark.parametrize("many", [1, 2 * MOST])
 def test_it_says_what_the_standard_selector_says(many: int) -> None:
     both = selectors.EVENT_READ | selectors.EVENT_WRITE
@@ -90,6 +98,24 @@ def test_a_turn_ends_though_more_is_ready() -> None:
     assert len(turns) >= many / MOST
 
 
+def test_with_work_to_do_it_does_not_look_twice_in_a_moment(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    now = 100.0
+    monkeypatch.setattr("llm_router.event_loop.time.monotonic", lambda: now)
+    with sockets(1) as [(here, there)], FewAtOnce() as selector:
+        selector.register(here, selectors.EVENT_READ)
+        assert selector.select(0) == []
+        there.send(b"x")
+        assert selector.select(0) == [], "it has just looked"
+        assert selector.select(None), "without work it looks at once"
+        now += FRESH / 2
+        assert selector.select(0) == []
+        now += FRESH
+        assert selector.select(0), "however much work there is"
+
+
+@pytest.mark.usefixtures("every_look")
 def test_after_a_busy_turn_it_lets_news_gather(monkeypatch: pytest.MonkeyPatch) -> None:
     now = 100.0
     slept: list[float] = []

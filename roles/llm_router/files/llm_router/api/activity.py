@@ -33,9 +33,9 @@ class Activity:
         self.just_ended: deque[Exchange] = deque(maxlen=JUST_ENDED)
         """Those that have ended since the last sample, which empties it."""
 
-    def ended(self, services: Services, exchange: Exchange, status: int) -> None:
-        """A request is over, with this HTTP status; 499 where its client left first."""
-        now = time.time()
+    def ended(self, services: Services, exchange: Exchange, status: int, clock: float) -> None:
+        """A request was over at ``clock``; ``status`` is 499 where its client left first."""
+        now = time.time() - (services.clock() - clock)
         measured = exchange.measured
         self.count += 1
         self.just_ended.append(exchange)
@@ -43,7 +43,7 @@ class Activity:
             self.tokens += measured.tokens
         if exchange.served:
             self.used[exchange.model.name] = now
-        entry = entry_of(exchange, services.clock(), now)
+        entry = entry_of(exchange, clock, now)
         del entry["state"]
         entry |= {
             "status": status,

@@ -42,6 +42,7 @@ def create_app(settings: Settings, units: Units | None = None) -> FastAPI:
             app.state.board = board = Board(services)
             async with reloader.watching(), services.gpus.watching(), board.running():
                 yield
+            services.afterwards.now()
 
     direct: dict[str, Proxy] = {}
 
@@ -54,6 +55,8 @@ def create_app(settings: Settings, units: Units | None = None) -> FastAPI:
                     scope["app"] = self
                     await proxy(scope, receive, send)
                     return
+            if scope["type"] == "http":
+                self.state.services.afterwards.now()  # who asks what has ended is told all of it
             await super().__call__(scope, receive, send)
 
         def openapi(self) -> dict[str, Any]:

@@ -94,23 +94,40 @@ class Proxy:
         finally:
             if slot is not None:
                 services.give_slot(slot)
-            # 499 is the field's name for "the client left first"
-            code = reply.broken or (reply.status if reply.ended or reply.said_done else 499)
-            told = reply.failed or code
-            seconds = services.clock() - began
             if exchange is not None:
                 services.in_flight.pop(number, None)
-                name = exchange.model.name
-                services.metrics.request_ended(name, exchange.path, code, exchange.queue_seconds)
-                services.activity.ended(services, exchange, told)
-                switch = None
-                if exchange.switch is not None:
-                    switch = journal.switch_id(services.boot, exchange.switch)
-                journal.request_ended(identity, exchange, told, reply.error, seconds, switch)
-            else:
-                key = caller.name if caller is not None else None
-                path = self._operation.path
-                journal.request_refused(identity, path, key, told, reply.error, seconds)
+            ended = services.clock()
+            services.afterwards.do(
+                lambda: self._note(services, reply, exchange, caller, identity, began, ended)
+            )
+
+    def _note(
+        self,
+        services: Services,
+        reply: Reply,
+        exchange: Exchange | None,
+        caller: Caller | None,
+        identity: str,
+        began: float,
+        ended: float,
+    ) -> None:
+        """Take note of a request that is over. Times are the services' clock."""
+        seconds = ended - began
+        # 499 is the field's name for "the client left first"
+        code = reply.broken or (reply.status if reply.ended or reply.said_done else 499)
+        told = reply.failed or code
+        if exchange is None:
+            key = caller.name if caller is not None else None
+            path = self._operation.path
+            journal.request_refused(identity, path, key, told, reply.error, seconds)
+            return
+        name = exchange.model.name
+        services.metrics.request_ended(name, exchange.path, code, exchange.queue_seconds)
+        services.activity.ended(services, exchange, told, ended)
+        switch = None
+        if exchange.switch is not None:
+            switch = journal.switch_id(services.boot, exchange.switch)
+        journal.request_ended(identity, exchange, told, reply.error, seconds, switch)
 
     async def _until_its_end(
         self, services: Services, exchange: Exchange, reply: Reply, line: Line

@@ -17,6 +17,7 @@ import anyio.to_thread
 import httpx
 
 from llm_router.api.activity import Activity
+from llm_router.api.afterwards import Afterwards
 from llm_router.api.auth import Caller
 from llm_router.api.errors import too_many_at_once
 from llm_router.api.exchange import Exchange
@@ -74,6 +75,8 @@ class Services:
     under_way: Counter[str] = field(default_factory=Counter)
     """By key: how many of its requests there are, for keys with a limit."""
     activity: Activity = field(init=False)
+    afterwards: Afterwards = field(default_factory=Afterwards)
+    """What need not be done before the next request is read."""
     progress: Progress = field(init=False)
     gpus: Gpus = field(default_factory=Gpus)
     boot: str = field(default_factory=lambda: secrets.token_hex(3))
