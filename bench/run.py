@@ -18,8 +18,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterable
-from contextlib import suppress
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import median
@@ -95,6 +95,21 @@ def forget_most(pid: int) -> None:
     """Let the kernel count anew (proc(5), clear_refs)."""
     for one in _family(pid):
         Path(f"/proc/{one}/clear_refs").write_text("5", encoding="ascii")
+
+
+@contextmanager
+def alone(peer: peers.Peer, running: list[peers.Peer]) -> Iterator[None]:
+    """All others but ``peer`` stand still: what some of them do while nobody asks them would be on
+    the same CPU."""
+    others = [one.process.pid for one in running if one.process is not None and one is not peer]
+    processes = [process for pid in others for process in _family(pid)]
+    for process in processes:
+        os.kill(process, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        for process in processes:
+            os.kill(process, signal.SIGCONT)
 
 
 def _family(pid: int) -> list[int]:
@@ -265,7 +280,8 @@ def main() -> int:
             for case in cases:
                 for peer in running:
                     if CASES[case].rounds or number == 0:
-                        found = measure(peer, case, options.seconds, others)
+                        with alone(peer, running):
+                            found = measure(peer, case, options.seconds, others)
                         raw[case].setdefault(peer.name, []).append(found)
             print(f"bench: round {number + 1} of {options.rounds}", file=sys.stderr, flush=True)
     finally:
