@@ -318,6 +318,8 @@ def litellm(engine: int, cpu: int | None) -> Peer:
     argv = [str(bin_ / "litellm"), "--config", file.name, "--host", "127.0.0.1"]
     argv += ["--port", str(port), "--num_workers", "1", "--telemetry", "False"]
     environment = {"LITELLM_LOG": "ERROR", "LITELLM_LOCAL_MODEL_COST_MAP": "True"}
+    # the bench's tokens are all alike, which it takes for an engine that is stuck
+    environment["REPEATED_STREAMING_CHUNK_LIMIT"] = "1000000"
     # without a key, as the others that check none
     environment["LITELLM_DANGEROUSLY_PERMIT_WEAK_OR_UNSET_MASTER_KEY"] = "true"
     environment["PATH"] = f"{bin_}:{os.environ['PATH']}"

@@ -26,9 +26,9 @@ MOST = 100
 """Sockets that are looked at in one turn."""
 CROWD = 8
 """So many sockets that were ready together make a turn a busy one."""
-APART = 0.002
+APART = 0.004
 """Seconds between two looks for news after a busy turn. Nobody sees a token that is late by this:
-500 tokens a second on each stream come one by one still."""
+250 tokens a second on each stream come one by one still."""
 
 FRESH = 0.0002
 """Seconds for which a look is enough while there is work."""
