@@ -26,10 +26,10 @@ CHECK = (
     *LINTERS,
     "test-unit",
     "test-integration",
-    "test-timing",
 )
 TEST = (
     *CHECK,
+    "test-timing",
     "test-long",
     "test-contracts",
     "test-packages",

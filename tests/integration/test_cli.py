@@ -24,6 +24,8 @@ from llm_router.cli import main
 from .conftest import ROOT, Router, wait_until
 from .terminal import Terminal
 
+pytestmark = pytest.mark.long
+
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT / "roles/llm_router/files")}
 ENTER, LEAVE = "\x1b[?1049h\x1b[?25l", "\x1b[?25h\x1b[?1049l"
 

@@ -13,6 +13,8 @@ from .conftest import Router, wait_until
 from .test_ends import HELLO, in_flight, last_error
 from .test_switch import CHAT, ask, events
 
+pytestmark = pytest.mark.long
+
 
 def test_an_engine_that_answers_500_to_a_generation_is_told_as_it_is(router: Router) -> None:
     """Once it is loaded: its /health is 200 still, and nobody restarts it."""
