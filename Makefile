@@ -90,8 +90,9 @@ soak: env ## 5 minutes of 200 clients while engines and routers are killed (ARGS
 	@$(MODULE) tests.soak.soak $(ARGS)
 soak-residency: env ## 1,000 switches of models that sleep, wake and stop, while calls go wrong
 	@$(MODULE) tests.soak.residency $(ARGS)
-soak-short: env ## a soak of 40 s
-	@$(MODULE) tests.soak.soak --seconds 40 $(ARGS)
+soak-short: env ## both soaks, shorter: 40 s, and 300 switches
+	@$(MODULE) tests.soak.soak --seconds 40
+	@$(MODULE) tests.soak.residency --switches 300
 test-timing: env ## the integration tests that measure time, one after the other
 	@$(PYTEST) -q -m timing --junit-xml=$(REPORTS)/test-timing.xml tests/integration $(ARGS)
 sanity: build ## ansible-test sanity

@@ -40,7 +40,6 @@ TEST = (
     "test-properties",
     "test-load",
     "soak-short",
-    "soak-residency",
     "build",
     "sanity",
     "test-demo",

@@ -55,8 +55,10 @@ def create_app(settings: Settings, units: Units | None = None) -> FastAPI:
                     scope["app"] = self
                     await proxy(scope, receive, send)
                     return
-            if scope["type"] == "http":
-                self.state.services.afterwards.now()  # who asks what has ended is told all of it
+            if scope["type"] == "http" and scope["path"] != "/health":
+                # who asks what has ended is told all of it; a health check asks no such thing, and
+                # comes in the middle of a crowd that leaves
+                self.state.services.afterwards.now()
             await super().__call__(scope, receive, send)
 
         def openapi(self) -> dict[str, Any]:
