@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 
 from llm_router.api.metrics import Metrics
-from llm_router.events import EventStream, MemoryNotReleased, ModelLost, SwitchEnded
+from llm_router.events import EventStream, MemoryNotReleased, ModelLost, StepEnded, SwitchEnded
 from llm_router.scheduler.core import Core, Limits
 from llm_router.scheduler.service import RunningSwitch, Scheduler
 
@@ -76,13 +76,15 @@ def test_what_counts_failures_is_there_before_the_first() -> None:
     kept = 'llm_router_gpu_memory_not_released_total{model="a"}'
     failed = 'llm_router_switches_total{model="a",outcome="failed",reason="request"}'
     unload = 'llm_router_switches_total{model="",outcome="failed",reason="idle"}'
-    names = (lost, kept, failed, unload)
-    assert [value(metrics, name) for name in names] == [0, 0, 0, 0]
+    step = 'llm_router_switch_step_seconds_count{outcome="failed",step="WaitUntilReady"}'
+    names = (lost, kept, failed, unload, step)
+    assert [value(metrics, name) for name in names] == [0, 0, 0, 0, 0]
     events.publish(ModelLost("g", "a", "killed"))
     events.publish(MemoryNotReleased("g", "a"))
+    events.publish(StepEnded("g", "WaitUntilReady", "a", 1.0, "no"))
     events.publish(SwitchEnded("g", "a", None, 1.0, "request", "no"))
     events.publish(SwitchEnded("g", None, "a", 1.0, "idle", "no"))
-    assert [value(metrics, name) for name in names] == [1, 1, 1, 1]
+    assert [value(metrics, name) for name in names] == [1, 1, 1, 1, 1]
     # a model that comes with a new configuration too
     scheduler.configure({"a": "g", "new": "g"}, Limits(), ())
     assert value(metrics, 'llm_router_engines_lost_total{model="new"}') == 0

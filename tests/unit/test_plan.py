@@ -5,7 +5,7 @@ from __future__ import annotations
 from llm_router.config.schema import Model, SchedulerConfig, SwitchConfig
 from llm_router.engines.base import READY, Readiness
 from llm_router.engines.residency import Policy
-from llm_router.switcher.plan import Observed, Step, make_plan, make_unload_plan
+from llm_router.switcher.plan import NAMES, Observed, Step, make_plan, make_unload_plan
 from llm_router.switcher.residency import Release, Sleeper
 from llm_router.units.base import UnitState
 
@@ -24,6 +24,11 @@ A, B = model("a"), model("b", timeout=40.0)
 def plan(target: Model, *observed: Observed, **options: object) -> list[str]:
     steps = make_plan(target, observed, SwitchConfig(), SchedulerConfig(), **options)  # type: ignore[arg-type]
     return [f"{step.name} {step.model}" for step in steps]
+
+
+def test_the_names_of_all_steps_are_known() -> None:
+    own = [kind.__name__ for kind in Step.__subclasses__() if "name" not in vars(kind)]
+    assert set(NAMES) == {*own, "Sleep", "Unload", "Wake", "Load"}
 
 
 LOAD_B = ["Activate b", "Start b", "WaitUntilReady b", "WarmUp b"]

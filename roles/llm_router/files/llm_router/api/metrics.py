@@ -20,6 +20,7 @@ from llm_router.events import (
 )
 from llm_router.scheduler.core import Reason, State
 from llm_router.scheduler.service import Scheduler
+from llm_router.switcher import plan
 
 _LONG = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 40, 60, 120, 240, 480)
 _SHORT = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
@@ -213,6 +214,8 @@ class Metrics:
                 self._switches.labels(model, reason, "failed")
         for reason in _UNLOADS:
             self._switches.labels("", reason, "failed")
+        for step in plan.NAMES:
+            self._steps.labels(step, "failed")
         return generate_latest(self.registry)
 
     def request_ended(

@@ -15,6 +15,21 @@ from llm_router.switcher.memory import Memory
 from llm_router.switcher.residency import Release, Sleeper
 from llm_router.units.base import UnitState
 
+NAMES = (
+    "Drain",
+    "Stop",
+    "Sleep",
+    "Unload",
+    "WaitForMemory",
+    "Wake",
+    "Load",
+    "Activate",
+    "Start",
+    "WaitUntilReady",
+    "WarmUp",
+)
+"""Of all steps that there are."""
+
 
 @dataclass(frozen=True)
 class Step:
