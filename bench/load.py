@@ -123,7 +123,7 @@ class Client(asyncio.Protocol):
             self._next()
 
     def _is_over(self, data: bytes) -> bool:
-        self._last = (self._last + data)[-5:]
+        self._last = (self._last + data[-5:])[-5:]
         if self._left < 0:
             head, _, body = data.partition(b"\r\n\r\n")
             length = _LENGTH.search(head)

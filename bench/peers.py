@@ -17,6 +17,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 
 import yaml
@@ -81,7 +82,7 @@ class Peer:
             self.directory.cleanup()
 
 
-def cache() -> Path:
+def kept() -> Path:
     """Where what the peers need is kept."""
     base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     path = Path(os.environ.get("ROUNDHOUSE_CACHE") or Path(base) / "roundhouse") / "bench"
@@ -184,7 +185,7 @@ def haproxy(engine: int, cpu: int | None) -> Peer:
     binary = shutil.which("haproxy")
     environment: dict[str, str] = {}
     if binary is None:
-        root = cache() / "haproxy"
+        root = kept() / "haproxy"
         if not (root / ".complete").exists():
             _unpack(root)
         binary = str(root / "usr/sbin/haproxy")
@@ -229,23 +230,21 @@ def _unpack(root: Path) -> None:
     (root / ".complete").touch()
 
 
+@cache
 def interpreter() -> str:
     """What the router and every other proxy in Python run on: the distribution's, as on a host
     (its build is optimised; one that was made by hand may take a third more time), if it will do.
     """
+    distribution = "/usr/bin/python3"
     probe = "import ensurepip, sys; sys.exit(sys.version_info < (3, 10))"
-    for python in ("/usr/bin/python3", sys.executable):
-        try:
-            if (
-                subprocess.run([python, "-c", probe], capture_output=True, check=False).returncode
-                == 0
-            ):
-                return python
-        except OSError:
-            continue
-    return sys.executable
+    try:
+        tried = subprocess.run([distribution, "-c", probe], capture_output=True, check=False)
+    except OSError:
+        return sys.executable
+    return sys.executable if tried.returncode else distribution
 
 
+@cache
 def python_version() -> str:
     """Of `interpreter`."""
     said = subprocess.run([interpreter(), "-V"], capture_output=True, text=True, check=True)
@@ -254,10 +253,11 @@ def python_version() -> str:
 
 def _environment(name: str, *wanted: str) -> Path:
     """A virtual environment with ``wanted``, pip's words, made where it is not there."""
-    path, python = cache() / name, interpreter()
+    path, python = kept() / name, interpreter()
     done = path / ".complete"
-    files = [Path(word).read_text(encoding="utf-8") for word in wanted if word.endswith(".lock")]
-    state = "\n".join([python_version(), *wanted, *files])
+    # a lock file counts by what is in it: other checkouts have the same one elsewhere
+    words = [Path(word).read_text() if word == str(LOCK) else word for word in wanted]
+    state = "\n".join([python_version(), *words])
     if not done.exists() or done.read_text() != state:
         shutil.rmtree(path, ignore_errors=True)
         print(f"bench: installing {' '.join(wanted)} into {path}", file=sys.stderr, flush=True)

@@ -271,9 +271,9 @@ def main() -> int:
     facts = machine()
     began = time.time()
     running, absent = start(only, cpu, others)
-    rest = {peer.name: memory(peer.process.pid) for peer in running if peer.process is not None}
     raw: dict[str, dict[str, list[Figures]]] = {case: {} for case in cases}
     try:
+        rest = {peer.name: memory(peer.process.pid) for peer in running if peer.process is not None}
         for peer in running:
             measure(peer, "streams_1", 0.5, others)  # warm
         for number in range(options.rounds):
