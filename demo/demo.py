@@ -288,9 +288,10 @@ def answers(url: str) -> bool:
 def curl_hints(base_url: str) -> list[str]:
     messages = '[{"role": "user", "content": "A locomotive is"}]'
     body = f'{{"model": "gemma-facts", "stream": true, "max_tokens": 50, "messages": {messages}}}'
+    headers = "-H 'Content-Type: application/json' -H 'X-LLM-Router-Status: content'"
     return [
         f"  curl {base_url}/health",
-        f"  curl -N {base_url}/v1/chat/completions -H 'Content-Type: application/json' -d '{body}'",
+        f"  curl -N {base_url}/v1/chat/completions {headers} -d '{body}'",
     ]
 
 

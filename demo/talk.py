@@ -55,6 +55,7 @@ def ask(client: OpenAI, model: str, history: Messages, question: str, penalty: f
         max_tokens=60,
         frequency_penalty=penalty,
         stop=["<|im_end|>", "<|im_start|>"],
+        extra_headers={"X-LLM-Router-Status": "content"},
     )
     text = ""
     for chunk in stream:

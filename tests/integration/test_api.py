@@ -21,6 +21,7 @@ HELLO: Any = [{"role": "user", "content": "hi"}]
 SWITCHING = "🔄 Switching to a..."
 READY = re.compile(r"✅ Model ready! \(\d+s\)")
 ANSWER = "w0 w1 w2 w3 w4 "
+IN_THE_TEXT: Any = {"extra_headers": {"X-LLM-Router-Status": "content"}}
 
 
 def stream(client: openai.OpenAI, model: str = "a", **extra: Any) -> list[Any]:
@@ -42,7 +43,7 @@ def test_the_client_lists_streams_and_does_not_stream(standin: Router) -> None:
     client = standin.client()
     assert [model.id for model in client.models.list()] == ["a", "b"]
     assert client.models.retrieve("b").owned_by == "command"
-    chunks = stream(client)
+    chunks = stream(client, **IN_THE_TEXT)
     lines = text_of(chunks).split("\n")
     assert lines[0] == SWITCHING
     assert READY.fullmatch(lines[1])
@@ -65,19 +66,39 @@ def test_the_client_lists_streams_and_does_not_stream(standin: Router) -> None:
 def test_a_loaded_model_answers_without_status_lines_but_with_a_footer(standin: Router) -> None:
     client = standin.client()
     stream(client)
-    lines = text_of(stream(client)).split("\n")
+    lines = text_of(stream(client, **IN_THE_TEXT)).split("\n")
     assert lines[0] == ANSWER
     assert lines[-1].startswith("⚡ ")
 
 
 def test_the_footer_comes_before_done_and_done_comes_once(standin: Router) -> None:
     body = {"model": "a", "messages": HELLO, "stream": True}
-    raw = httpx.post(standin.url + "/v1/chat/completions", json=body).text
+    headers = IN_THE_TEXT["extra_headers"]
+    raw = httpx.post(standin.url + "/v1/chat/completions", json=body, headers=headers).text
     events = raw.split("\n\n")
     assert events[-1] == ""
     assert events[-2] == "data: [DONE]"
     assert "⚡" in events[-3]
     assert raw.count("[DONE]") == 1
+
+
+def test_a_client_that_requests_no_style_gets_the_models_text_alone(standin: Router) -> None:
+    client = standin.client()
+    for model in ("b", "a", "a"):  # a switch, another one, a loaded model
+        chunks = stream(client, model)
+        assert text_of(chunks) == ANSWER
+        assert all(not getattr(c.choices[0].delta, "reasoning_content", None) for c in chunks)
+    assert chunks[-1].usage.model_extra["tokens_per_second"] > 0
+
+
+def test_a_models_own_style_and_the_configured_one_put_lines_into_the_text(router: Router) -> None:
+    router.write(
+        {"a": router.standin("a"), "b": {**router.standin("b"), "status": "auto"}},
+        status={"style": "content"},
+    )
+    router.start()
+    assert text_of(stream(router.client())).startswith(SWITCHING)
+    assert text_of(stream(router.client(), "b")) == ANSWER
 
 
 def test_unknown_models_are_refused_in_openai_shape(standin: Router) -> None:
@@ -165,8 +186,9 @@ def test_the_header_chooses_the_style(standin: Router) -> None:
 
 def test_usage_reaches_who_asked_and_nobody_else(standin: Router) -> None:
     client = standin.client()
-    assert all(chunk.usage is None for chunk in stream(client))
-    asked = stream(client, stream_options={"include_usage": True})
+    assert all(chunk.usage is None for chunk in stream(client, **IN_THE_TEXT))
+    usage: Any = {"include_usage": True}
+    asked = stream(client, stream_options=usage, **IN_THE_TEXT)
     assert [chunk.usage.completion_tokens for chunk in asked if chunk.usage] == [5]
     assert asked[-1].choices[0].delta.content.startswith("\n\n⚡")
     assert next(c for c in asked if c.usage).usage.model_extra["tokens_per_second"] > 0
@@ -174,7 +196,7 @@ def test_usage_reaches_who_asked_and_nobody_else(standin: Router) -> None:
 
 def test_the_engine_never_reads_the_routers_own_lines(standin: Router) -> None:
     client = standin.client()
-    said = text_of(stream(client))
+    said = text_of(stream(client, **IN_THE_TEXT))
     assert "🔄" in said
     assert "⚡" in said
     history: Any = [*HELLO, {"role": "assistant", "content": said}, *HELLO]
@@ -192,7 +214,7 @@ def test_the_wait_is_counted_down(router: Router) -> None:
     expected = 0.0
     for number, until in enumerate(("9", "~1", "~1", "~1")):
         began = time.monotonic()
-        lines = text_of(stream(router.client())).split("\n")
+        lines = text_of(stream(router.client(), **IN_THE_TEXT)).split("\n")
         took = time.monotonic() - began
         assert lines[0] == "🔄 Switching to a..."
         assert any(re.fullmatch(rf"⏳ Loading model\.\.\. \ds / {until}s", line) for line in lines)
@@ -349,7 +371,7 @@ def test_two_real_llamacpp_models_answer_in_turn(router: Router, tiny_models: An
     )
     router.start()
     for name in ("a", "b", "a"):
-        chunks = stream(router.client(), name, max_tokens=8)
+        chunks = stream(router.client(), name, max_tokens=8, **IN_THE_TEXT)
         assert text_of(chunks).startswith(f"🔄 Switching to {name}...")
         assert list(router.engine_pids()) == [f"child_{name}"]
     answer = router.client().chat.completions.create(model="a", messages=HELLO, max_tokens=8)

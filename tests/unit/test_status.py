@@ -82,12 +82,17 @@ def test_what_is_no_list_of_messages_is_left_to_the_engine() -> None:
 @pytest.mark.parametrize(
     ("header", "key", "model", "default", "style"),
     [
-        (None, None, None, "auto", "content"),
+        (None, None, None, "auto", "event"),
         (None, None, None, "off", "off"),
         (None, None, "event", "off", "event"),
         (None, "reasoning", "event", "off", "reasoning"),
         ("off", "reasoning", "event", "auto", "off"),
-        ("auto", "off", None, "off", "content"),
+        ("auto", "off", None, "off", "event"),
+        ("auto", None, None, "content", "event"),
+        ("content", "off", None, "off", "content"),
+        (None, "content", None, "auto", "content"),
+        (None, None, "content", "auto", "content"),
+        (None, None, None, "content", "content"),
     ],
 )
 def test_header_before_key_before_model_before_default(
@@ -110,7 +115,7 @@ def test_structured_requests_never_get_content(request_: dict[str, Any]) -> None
 def test_empty_tools_are_a_plain_chat() -> None:
     request_ = {"tools": [], "n": 1, "response_format": None}
     assert (
-        status.choose_style(request_, header=None, key=None, model=None, default="auto")
+        status.choose_style(request_, header=None, key=None, model=None, default="content")
         == "content"
     )
 

@@ -99,15 +99,17 @@ def choose_style(
 ) -> Style:
     """The style for one streamed chat: header before key before model before the global default.
 
-    Nothing is ever added to a tool call or to JSON mode, so ``content`` gives way to ``event``
-    whenever the answer is not plain text from one choice, whoever asked for it.
+    ``auto`` is ``event``: programs write an answer's text into files, titles and databases, so the
+    router's lines go there only where ``content`` is requested by name. Nothing is ever added to a
+    tool call or to JSON mode: ``content`` gives way to ``event`` whenever the answer is not plain
+    text from one choice, whoever asked for it.
     Raises ValueError for a header that names no style.
     """
     if header is not None and header not in ("auto", "content", "event", "reasoning", "off"):
         raise ValueError(header)
     style = header or key or model or default
-    if style in ("auto", "content"):
-        return "content" if _plain_chat(request) else "event"
+    if style == "auto" or (style == "content" and not _plain_chat(request)):
+        return "event"
     return style  # type: ignore[return-value]  # auto is gone
 
 

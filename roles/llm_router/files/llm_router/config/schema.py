@@ -104,7 +104,8 @@ class Status(_Section):
     """What a person who waits is told."""
 
     style: Style = "auto"
-    """Where it goes; see the README. A key's, a model's and a request's own come first."""
+    """Where status and tok/s go; see the README. ``auto`` is ``event``. A key's, a model's and a
+    request's own come first."""
     interval: Deadline = 10.0
     """Seconds between the lines of the countdown."""
 
