@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import time
+
 import httpx
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llm_router.api.form import boundary_of, fields
+from llm_router.api.form import LONGEST_HEAD, MOST_PARTS, boundary_of, fields
 
 NAMES = st.text(st.characters(codec="utf-8", exclude_categories=["C"]), min_size=1, max_size=8)
 
@@ -45,6 +48,13 @@ def test_order_case_and_what_stands_around_it_do_not_matter() -> None:
         ("multipart/form-data", None),
         ("multipart/form-data; boundary=", None),
         ("multipart/form-data; boundary=" + "x" * 201, None),
+        ("multipart/form-data; boundary=" + "x" * 70, b"x" * 70),
+        ("multipart/form-data; boundary=" + "x" * 71, None),
+        ("multipart/form-data; boundary=abc; x=" + "y" * 220, None),
+        ("multipart/form-data; boundary=abc; boundary=abd", None),
+        ('multipart/form-data; boundary="a\x7fb"', None),
+        ('multipart/form-data; boundary="ab "', None),
+        ("multipart/form-data; boundary=abc;", b"abc"),
         ("multipart/mixed; boundary=abc", None),
         ("application/json", None),
         ("", None),
@@ -66,6 +76,11 @@ def test_the_boundary(content_type: str, boundary: bytes | None) -> None:
         b"--B\r\nname: x",
         b'--B\r\nContent-Disposition: form-data; name="a"\r\n\r\nno end',
         b"--B\r\nX: " + b"y" * 20_000 + b"\r\n\r\n\r\n--B--",
+        b"--B\r\nX: " + b"y" * 1_030 + b"\r\n\r\n\r\n--B--",
+        b"--B" + b"\r\n\r\nx\r\n--B" * 65 + b"--",
+        b"--B\r\n" + b"Content-Disposition: form-data; name=a\r\n" * 2 + b"\r\n\r\n--B--",
+        b"--B\r\nContent-Disposition: form-data; name=a; name=model\r\n\r\n\r\n--B--",
+        b"--B\r\nContent-Disposition: form-data; name*=utf-8''model\r\n\r\n\r\n--B--",
     ],
 )
 def test_what_is_no_form_is_refused(raw: bytes) -> None:
@@ -83,3 +98,24 @@ def test_no_bytes_surprise_it(pieces: list[bytes]) -> None:
     for one in found:
         assert 0 < one.start <= one.end <= len(raw)
         assert raw[one.end :].startswith(b"\r\n--B")
+
+
+def test_heads_and_parts_up_to_the_limits_are_read() -> None:
+    head = b'Content-Disposition: form-data; name="a\\"b"; filename="C:\\\\x"\r\nX: '
+    head += b"y" * (LONGEST_HEAD - len(head) - 2)
+    raw = b"--B" + (b"\r\n" + head + b"\r\n\r\nx\r\n--B") * MOST_PARTS + b"--\r\n"
+    assert parts(raw, b"B") == [('a"b', b"x")] * MOST_PARTS
+
+
+@pytest.mark.parametrize("hostile", [";", '; a="', "; a=b", '; a="\\"', "; a*0=b", " ", "=;"])
+def test_hostile_headers_cost_no_time(hostile: str) -> None:
+    """`email.message` is quadratic where a distribution's Python has not got its repair."""
+    began = time.process_time()
+    boundary_of("multipart/form-data" + hostile * (60_000 // len(hostile)))
+    with contextlib.suppress(ValueError):
+        fields(
+            (b"--B\r\nContent-Disposition: form-data" + hostile.encode() * 1000 + b"\r\n\r\nx\r\n")
+            * 200,
+            b"B",
+        )
+    assert time.process_time() - began < 0.2

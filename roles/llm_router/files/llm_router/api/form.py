@@ -1,17 +1,27 @@
-"""A multipart form's fields, as spans of its bytes. Pure.
+"""The fields of a multipart form, as spans of its bytes. Pure.
 
-By hand, because all that is wanted is where one field's value begins and ends: the rest goes to
-the engine byte for byte, so that nothing is decoded and written anew. The libraries give values,
-not places, or would be one more thing to lock, for fifty lines.
+Only the place of a field's value is needed: the rest goes to the engine byte for byte. A library
+would be one more thing to lock for these lines. `email.message` is not used for the headers: it is
+quadratic on the Pythons of current distributions. Every size has a limit, every pattern is linear.
 RFC 7578 and RFC 2046, section 5.1.1.
 """
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
-from email.message import Message
 
-_LONGEST_HEAD = 16 * 1024
+LONGEST_CONTENT_TYPE = 256
+LONGEST_BOUNDARY = 70
+"""RFC 2046's own limit."""
+LONGEST_HEAD = 1024
+MOST_PARTS = 64
+
+_TOKEN = r"[!#$%&'*+.^_`|~0-9A-Za-z-]+"
+# each alternative begins with another character, so there is one way to read a text
+_PARAMETER = re.compile(rf'[ \t]*;[ \t]*({_TOKEN})=({_TOKEN}|"(?:[^"\\]|\\.)*")')
+_ESCAPED = re.compile(r"\\(.)")
+_BOUNDARY = re.compile(r"[0-9A-Za-z'()+_,./:=? -]*[0-9A-Za-z'()+_,./:=?-]")
 
 
 @dataclass(frozen=True)
@@ -25,12 +35,17 @@ class Field:
 
 
 def boundary_of(content_type: str) -> bytes | None:
-    """The boundary of a multipart form; None for any other type of content."""
-    header = _header("content-type", content_type)
-    if header.get_content_type() != "multipart/form-data":
+    """The boundary of a multipart form; None for any other, or a too long, type of content."""
+    if len(content_type) > LONGEST_CONTENT_TYPE:
         return None
-    boundary = header.get_param("boundary", header="content-type")
-    if not isinstance(boundary, str) or not 0 < len(boundary) <= 200 or not boundary.isascii():
+    kind, semicolon, rest = content_type.partition(";")
+    if kind.strip(" \t").lower() != "multipart/form-data":
+        return None
+    try:
+        boundary = _parameters(semicolon + rest).get("boundary", "")
+    except ValueError:
+        return None
+    if len(boundary) > LONGEST_BOUNDARY or not _BOUNDARY.fullmatch(boundary):
         return None
     return boundary.encode()
 
@@ -48,13 +63,15 @@ def fields(raw: bytes, boundary: bytes) -> list[Field]:
     delimiter = b"\r\n" + delimiter
     found: list[Field] = []
     while raw[at : at + 2] != b"--":
-        line_end = raw.find(b"\r\n", at)
+        if len(found) == MOST_PARTS:
+            raise ValueError(f"it has more than {MOST_PARTS} parts")
+        line_end = raw.find(b"\r\n", at, at + LONGEST_HEAD)
         if line_end < 0 or raw[at:line_end].strip(b" \t"):
             raise ValueError("a boundary is not alone on its line")
         # a part without headers begins with the empty line at once
-        head_end = raw.find(b"\r\n\r\n", line_end, line_end + _LONGEST_HEAD)
+        head_end = raw.find(b"\r\n\r\n", line_end, line_end + LONGEST_HEAD + 4)
         if head_end < 0:
-            raise ValueError("a part's headers have no end")
+            raise ValueError(f"a part's headers do not end within {LONGEST_HEAD} bytes")
         name, is_file = _disposition(raw[line_end + 2 : head_end + 2])
         start = head_end + 4
         end = raw.find(delimiter, start)
@@ -66,18 +83,36 @@ def fields(raw: bytes, boundary: bytes) -> list[Field]:
 
 
 def _disposition(head: bytes) -> tuple[str, bool]:
-    """A part's field name, and whether it is a file."""
-    for line in head.split(b"\r\n"):
-        key, _, value = line.partition(b":")
-        if key.strip().lower() == b"content-disposition":
-            header = _header("content-disposition", value.decode("utf-8", "replace").strip())
-            name = header.get_param("name", header="content-disposition")
-            file = header.get_param("filename", header="content-disposition")
-            return (name if isinstance(name, str) else ""), file is not None
-    return "", False
+    """A part's field name, and whether it is a file. Raises ValueError where it is ambiguous."""
+    values = [
+        value
+        for line in head.split(b"\r\n")
+        for key, _, value in (line.partition(b":"),)
+        if key.strip().lower() == b"content-disposition"
+    ]
+    if not values:
+        return "", False
+    if len(values) > 1:
+        raise ValueError("a part has two Content-Disposition headers")
+    value = values[0].decode("utf-8", "replace")
+    _, semicolon, rest = value.partition(";")
+    given = _parameters(semicolon + rest)
+    if "name*" in given:
+        raise ValueError("a part has `name*`, which RFC 7578 does not allow; send `name`")
+    return given.get("name", ""), "filename" in given or "filename*" in given
 
 
-def _header(key: str, value: str) -> Message:
-    message = Message()
-    message[key] = value.replace("\r", " ").replace("\n", " ")
-    return message
+def _parameters(text: str) -> dict[str, str]:
+    """``; key=value; key="value"``, names in lower case. Raises ValueError."""
+    found: dict[str, str] = {}
+    at, text = 0, text.rstrip(" \t;")
+    while at < len(text):
+        match = _PARAMETER.match(text, at)
+        if match is None:
+            raise ValueError("a header's parameters cannot be read")
+        key, value = match[1].lower(), match[2]
+        if key in found:
+            raise ValueError(f"a header has the parameter '{key}' twice")
+        found[key] = _ESCAPED.sub(r"\1", value[1:-1]) if value[0] == '"' else value
+        at = match.end()
+    return found

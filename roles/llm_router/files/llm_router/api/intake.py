@@ -121,7 +121,10 @@ def _form(operation: Operation, incoming: Incoming) -> Exchange:
     raw, content_type = incoming.raw, incoming.headers.get("content-type", "")
     boundary = form.boundary_of(content_type)
     if boundary is None:
-        raise bad_request("The request must be a form (multipart/form-data with its boundary).")
+        raise bad_request(
+            "The request must be a form: Content-Type multipart/form-data with a boundary of at most "
+            f"{form.LONGEST_BOUNDARY} characters, {form.LONGEST_CONTENT_TYPE} bytes in all."
+        )
     try:
         fields = form.fields(raw, boundary)
     except ValueError as error:
