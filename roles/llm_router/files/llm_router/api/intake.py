@@ -122,8 +122,8 @@ def _form(operation: Operation, incoming: Incoming) -> Exchange:
     boundary = form.boundary_of(content_type)
     if boundary is None:
         raise bad_request(
-            "The request must be a form: Content-Type multipart/form-data with a boundary of at most "
-            f"{form.LONGEST_BOUNDARY} characters, {form.LONGEST_CONTENT_TYPE} bytes in all."
+            "The request must be a form: Content-Type multipart/form-data with a boundary of "
+            f"at most {form.LONGEST_BOUNDARY} characters, {form.LONGEST_CONTENT_TYPE} bytes in all."
         )
     try:
         fields = form.fields(raw, boundary)
