@@ -7,6 +7,7 @@ import contextlib
 import logging
 import math
 import os
+import resource
 import signal
 import socket
 from collections.abc import Iterator
@@ -23,7 +24,7 @@ from llm_router.config.load import Settings
 from llm_router.config.schema import Config
 from llm_router.events import RouterStopping
 from llm_router.garbage import collect_when_quiet
-from llm_router.http_protocol import bounded
+from llm_router.http_protocol import Bounds, bounded
 
 log = logging.getLogger(__name__)
 
@@ -35,6 +36,8 @@ BACKLOG = 2048
 """Connections that may wait in the kernel to be taken."""
 QUIET = 200
 """With so few requests in flight, looking for cyclic garbage takes some 10 ms."""
+FILES_APART = 256
+"""Open files for everything but requests: the journal, the bus, units, health checks."""
 LAST_WORDS = 5
 """Seconds beyond ``requests.shutdown_timeout`` for clients to read that their answer was ended."""
 
@@ -48,7 +51,7 @@ class _Server(uvicorn.Server):
         super().__init__(
             uvicorn.Config(
                 app,
-                http=bounded(settings.config.requests.header_timeout),
+                http=bounded(bounds_of(settings.config)),
                 ws="none",
                 lifespan="on",
                 log_config=None,
@@ -145,6 +148,25 @@ def serve(settings: Settings) -> int:
     finally:
         Path(config.admin_socket).unlink(missing_ok=True)
     return 0 if server.started else 1
+
+
+def bounds_of(config: Config) -> Bounds:
+    """What connections may cost. A request takes two files, its client's connection and its
+    engine's: more connections than the limit of open files allows are not accepted."""
+    most = config.requests.max_connections
+    files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if files != resource.RLIM_INFINITY:
+        room = max(1, (files - FILES_APART) // 2)
+        if room < most:
+            log.warning(
+                "requests.max_connections is %d, and %d open files (LimitNOFILE) are enough for "
+                "%d: that many connections are accepted",
+                most,
+                files,
+                room,
+            )
+            most = room
+    return Bounds(config.requests.header_timeout, most)
 
 
 def listen_tcp(config: Config) -> socket.socket:

@@ -47,6 +47,7 @@ RESTART_KEYS = (
     "recent.keep",
     "requests.client_timeout",
     "requests.header_timeout",
+    "requests.max_connections",
     "requests.shutdown_timeout",
 )
 """What a running router cannot change about itself."""

@@ -185,6 +185,8 @@ class RequestLimits(_Section):
     body."""
     header_timeout: Deadline = 20.0
     """Seconds that the head of a request may take to come."""
+    body_timeout: Deadline = 300.0
+    """Seconds that the whole body of a request may take to come."""
     keepalive: Deadline = 15.0
     """Seconds between comments in a stream that waits without status lines."""
     json_keepalive: Seconds = 0.0
@@ -192,6 +194,12 @@ class RequestLimits(_Section):
     may come with status 200."""
     max_body: Annotated[int, Field(ge=1024)] = 64 * 1024 * 1024
     """Bytes that a request may have."""
+    max_bodies: Annotated[int, Field(ge=1024)] = 512 * 1024 * 1024
+    """Bytes that the bodies of all requests under way may have together; a request beyond that gets
+    503. With several keys, one of them may have half of it."""
+    max_connections: Annotated[int, Field(ge=1)] = 30_000
+    """Connections of clients at the same time; one beyond that gets 503, or its answer from
+    /health. Half of the open files that the process may have are a bound too."""
     shutdown_notice: Seconds = 0.0
     """Seconds for which a router that is stopped says so in its health and goes on serving, before
     it takes no more."""
