@@ -80,7 +80,7 @@ async def switch(call: SwitchCall, services: Admin) -> dict[str, Any]:
             kind="server_error",
         ) from error
     except Refused as error:
-        raise refused(error.refusal) from error
+        raise refused(error.refusal, with_log=True) from error
     changed = previous != call.model
     last = services.last_switch.get(call.model) if changed else None
     return {
@@ -257,7 +257,7 @@ async def pin(call: PinCall, services: Admin) -> dict[str, Any]:
         async with services.scheduler.lease(call.model):
             services.scheduler.pin(call.model, call.seconds)
     except Refused as error:
-        raise refused(error.refusal) from error
+        raise refused(error.refusal, with_log=True) from error
     return {"model": call.model, "seconds": call.seconds}
 
 

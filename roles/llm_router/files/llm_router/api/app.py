@@ -18,7 +18,7 @@ from llm_router import __version__
 from llm_router.api import admin, dashboard, health, models
 from llm_router.api.auth import identify
 from llm_router.api.board import Board
-from llm_router.api.errors import ApiError, bad_request, internal_error
+from llm_router.api.errors import ApiError, bad_request, internal_error, metrics_not_allowed
 from llm_router.api.generation import Proxy
 from llm_router.api.intake import understand, understand_upstream
 from llm_router.api.openapi import described
@@ -86,7 +86,9 @@ def create_app(settings: Settings, units: Units | None = None) -> FastAPI:
     async def metrics(request: Request) -> Response:
         """Prometheus' text format."""
         services: Services = request.app.state.services
-        identify(request.scope, request.headers, services.settings)
+        caller = identify(request.scope, request.headers, services.settings)
+        if caller.models is not None and not caller.may("admin"):
+            raise metrics_not_allowed(caller.name)
         return Response(services.metrics.text(), media_type=CONTENT_TYPE_LATEST)
 
     @app.exception_handler(ApiError)

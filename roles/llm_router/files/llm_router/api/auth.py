@@ -11,7 +11,8 @@ from typing import Any
 from llm_router.api.browsers import refuse_foreign_pages
 from llm_router.api.errors import ApiError
 from llm_router.config.load import Settings
-from llm_router.config.schema import ApiKey, Scope, StatusStyle
+from llm_router.config.names import Name
+from llm_router.config.schema import ApiKey, Model, Scope, StatusStyle
 
 ALL_SCOPES: frozenset[Scope] = frozenset(("use", "switch", "admin"))
 
@@ -31,15 +32,24 @@ class Caller:
         """Whether this model is one of the caller's."""
         return self.models is None or model in self.models
 
+    def may(self, scope: Scope) -> bool:
+        """Whether the caller has ``scope``."""
+        return scope in self.scopes
+
     def must(self, scope: Scope) -> None:
         """Raises `ApiError` 403 unless the caller has ``scope``."""
-        if scope not in self.scopes:
+        if not self.may(scope):
             raise ApiError(
                 403,
                 "insufficient_scope",
                 f"The key '{self.name}' may not do this: it lacks the scope '{scope}'.",
                 kind="permission_error",
             )
+
+
+def may_use(caller: Caller, known: Name[Model]) -> bool:
+    """Whether a name, or the model that it stands for, is one of the caller's."""
+    return caller.may_use(known.name) or caller.may_use(known.model)
 
 
 def identify(scope: Mapping[str, Any], headers: Mapping[str, str], settings: Settings) -> Caller:

@@ -35,8 +35,11 @@ class ApiError(Exception):
 
 
 def unknown_model(name: object, known: Iterable[str]) -> ApiError:
-    """404: the engines themselves would answer any name with whatever they have loaded."""
-    names = ", ".join(sorted(known)) or "none is configured"
+    """404: the engines themselves would answer any name with whatever they have loaded.
+
+    ``known`` are the names that the caller may use.
+    """
+    names = ", ".join(sorted(known)) or "none"
     return ApiError(
         404,
         "model_not_found",
@@ -45,8 +48,12 @@ def unknown_model(name: object, known: Iterable[str]) -> ApiError:
     )
 
 
-def refused(refusal: Refusal) -> ApiError:
-    """503: the model could not be loaded, or not now. 429: too many wait. 404: it was removed."""
+def refused(refusal: Refusal, *, with_log: bool = False, with_names: bool = True) -> ApiError:
+    """503: the model could not be loaded, or not now. 429: too many wait. 404: it was removed.
+
+    ``with_log``: whether the caller may read the engine's log, which the scope ``admin`` allows.
+    ``with_names``: whether the caller may read the names of other models.
+    """
     if refusal.kind == "overloaded":
         return ApiError(
             429,
@@ -58,12 +65,14 @@ def refused(refusal: Refusal) -> ApiError:
     if refusal.kind == "stopping":
         return stopping()
     if refusal.kind == "pinned":
+        left = refusal.retry_after or 0
+        reason = refusal.message if with_names else f"another model is pinned for {left:.0f} s more"
         return ApiError(
             503,
             "model_pinned",
-            f"The model '{refusal.model}' cannot be loaded now: {refusal.message}.",
+            f"The model '{refusal.model}' cannot be loaded now: {reason}.",
             kind="server_error",
-            retry_after=math.ceil(refusal.retry_after or 0),
+            retry_after=math.ceil(left),
         )
     if refusal.kind == "removed":
         return ApiError(
@@ -85,7 +94,7 @@ def refused(refusal: Refusal) -> ApiError:
         "model_unavailable",
         f"The model '{refusal.model}' could not be loaded. {refusal.message}",
         kind="server_error",
-        log_lines=refusal.log_lines,
+        log_lines=refusal.log_lines if with_log else (),
     )
 
 
@@ -137,7 +146,10 @@ def upstream_broke(model: str, what: str) -> ApiError:
 
 
 def not_loaded(model: str, loaded: str | None) -> ApiError:
-    """409: the request may cause no switch, and nothing may stand in for its model."""
+    """409: the request may cause no switch, and nothing may stand in for its model.
+
+    ``loaded``: a name that the caller may use, or None.
+    """
     return ApiError(
         409,
         "switch_not_allowed",
@@ -155,6 +167,17 @@ def not_yours(key: str, model: str) -> ApiError:
         f"The key '{key}' may not use the model '{model}'.",
         kind="permission_error",
         param="model",
+    )
+
+
+def metrics_not_allowed(key: str) -> ApiError:
+    """403: the metrics name every model, and the key has a list of some."""
+    return ApiError(
+        403,
+        "metrics_not_allowed",
+        f"The key '{key}' is limited to some models, and /metrics names all of them; use a key "
+        "without `models:`, or one with the scope 'admin'.",
+        kind="permission_error",
     )
 
 

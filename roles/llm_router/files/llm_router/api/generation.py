@@ -178,7 +178,11 @@ class Proxy:
                     what = f"did not answer ({error})"
                     raise upstream_broke(exchange.model.name, what) from error
             except Refused as error:
-                raise refused(error.refusal) from error
+                raise refused(
+                    error.refusal,
+                    with_log=exchange.caller.may("admin"),
+                    with_names=exchange.caller.models is None,
+                ) from error
             finally:
                 if ticket is not None:
                     if ticket.waited:
@@ -200,7 +204,7 @@ class Proxy:
         self._tell(exchange, reply, status.switching(name))
         interval = services.settings.config.status.interval
         while not await _settles(ticket, interval):
-            self._tell(exchange, reply, _progress(services, exchange.model, ticket))
+            self._tell(exchange, reply, _progress(services, exchange, ticket))
         lease = await ticket.wait()
         seconds = services.scheduler.seconds_since(ticket.since)
         self._tell(exchange, reply, status.ready(seconds), done=True)
@@ -411,7 +415,8 @@ async def _queue(services: Services, exchange: Exchange) -> Ticket:
     """
     name = exchange.model.name
     if name not in services.models:
-        raise unknown_model(name, services.models)  # it was removed since the request came
+        # it was removed since the request came
+        raise unknown_model(name, services.names_for(exchange.caller))
     if exchange.fallback is None:
         return services.scheduler.request(name, priority=exchange.caller.priority)
     ticket = await _passive(services, name, exchange.patience)
@@ -429,7 +434,7 @@ async def _queue(services: Services, exchange: Exchange) -> Ticket:
         if ticket is not None:
             exchange.model = other
             return ticket
-    raise not_loaded(name, loaded)
+    raise not_loaded(name, loaded if loaded and exchange.caller.may_use(loaded) else None)
 
 
 async def _passive(services: Services, name: str, patience: float) -> Ticket | None:
@@ -456,7 +461,8 @@ async def _may_try_again(services: Services, model: Model) -> bool:
     return True
 
 
-def _progress(services: Services, model: Model, ticket: Ticket) -> str:
+def _progress(services: Services, exchange: Exchange, ticket: Ticket) -> str:
+    model = exchange.model
     switch = services.scheduler.switches.get(model.group)
     if switch is not None and switch.target == model.name and switch.step not in ("", "Drain"):
         timeout = services.switcher.load_timeout(model)
@@ -466,7 +472,8 @@ def _progress(services: Services, model: Model, ticket: Ticket) -> str:
     elapsed = services.scheduler.seconds_since(ticket.since)
     loaded = services.scheduler.core.groups[model.group].current
     others = switch.target if switch is not None and switch.target != model.name else None
-    return status.waiting(others or loaded or model.name, elapsed)
+    busy = others or loaded or model.name
+    return status.waiting(busy if exchange.caller.may_use(busy) else "another model", elapsed)
 
 
 def _headers(exchange: Exchange) -> list[tuple[str, str]]:

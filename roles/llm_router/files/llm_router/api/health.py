@@ -8,9 +8,10 @@ from typing import Any, Literal
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse
 
-from llm_router.api.errors import unknown_model
+from llm_router.api.auth import Caller, identify
+from llm_router.api.errors import ApiError, unknown_model
 from llm_router.api.services import Services
-from llm_router.config.names import find, names_of
+from llm_router.config.names import find
 from llm_router.engines import engine_for
 
 router = APIRouter()
@@ -26,12 +27,18 @@ async def health(
     ``status`` is healthy, degraded (some model's last switch failed: ``failures`` has the
     reasons), draining or unhealthy (``problem`` has the reason).
 
+    Names of models, and with them ``failures``, are shown to a caller that may use these models:
+    where keys are configured, a request without one learns the status only. A balancer needs no
+    more.
+
     With ``model``, 200 if it is loaded or being loaded; with ``want=loadable``, 200 if a request
     for it could be served too: its last switch did not fail, and no other model is pinned.
     """
     services: Services = request.app.state.services
     if model is not None:
-        return await _of_model(services, model, want)
+        return await _of_model(services, model, want, _caller(request))
+    caller = _caller(request)
+    visible = [name for name in services.models if caller is not None and caller.may_use(name)]
     core = services.scheduler.core
     loaded = {group.current for group in core.groups.values()} - {None}
     backends: dict[str, bool] = {}
@@ -40,14 +47,16 @@ async def health(
         backends[label] = backends.get(label, False) or name in loaded
     body: dict[str, Any] = {
         "status": "draining" if services.draining else "healthy",
-        "current_model": next((name for name in services.models if name in loaded), None),
+        "current_model": next((name for name in visible if name in loaded), None),
         "backends": backends,
-        "models": list(services.models),
+        "models": visible,
     }
     if core.failures:
         if not services.draining:
             body["status"] = "degraded"
-        body["failures"] = {name: failure.message for name, failure in core.failures.items()}
+        body["failures"] = {
+            name: failure.message for name, failure in core.failures.items() if name in visible
+        }
     problem = await services.units.problem()
     if problem is not None:
         body["status"] = "unhealthy"
@@ -55,10 +64,22 @@ async def health(
     return JSONResponse(body, 503 if services.draining or problem is not None else 200)
 
 
-async def _of_model(services: Services, asked: str, want: str) -> JSONResponse:
+def _caller(request: Request) -> Caller | None:
+    """Who asks; None without a valid key, which is no reason to refuse a health check."""
+    services: Services = request.app.state.services
+    try:
+        return identify(request.scope, request.headers, services.settings)
+    except ApiError:
+        return None
+
+
+async def _of_model(
+    services: Services, asked: str, want: str, caller: Caller | None
+) -> JSONResponse:
     known = find(services.models, asked)
     if known is None:
-        raise unknown_model(asked, (name.name for name in names_of(services.models)))
+        names = services.names_for(caller) if caller is not None else ()
+        raise unknown_model(asked, names)
     core, name = services.scheduler.core, known.model
     state, failed = services.state_of(name), name in core.failures
     # a load after a failed one may fail again: nobody else should wait for it

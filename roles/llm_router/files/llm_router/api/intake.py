@@ -28,7 +28,7 @@ from llm_router.api.repairs import ask_for_usage
 from llm_router.api.services import Services
 from llm_router.api.status import Style
 from llm_router.api.wire import from_json, to_json
-from llm_router.config.names import Name, find, names_of
+from llm_router.config.names import Name, find
 from llm_router.config.schema import Config, Fallback, Model
 from llm_router.engines import engine_for, repairs_for
 
@@ -68,7 +68,7 @@ def _json(operation: Operation, incoming: Incoming) -> Exchange:
         raise bad_request(f"The request body is not valid JSON: {error}.") from error
     if not isinstance(body, dict):
         raise bad_request("The request body must be a JSON object.")
-    asked = _named(operation, incoming.services, body.get("model"))
+    asked = _named(operation, incoming, body.get("model"))
     try:
         keep_alive = parameters.keep_alive(body.pop("keep_alive", None))
     except ValueError as error:
@@ -133,7 +133,7 @@ def _form(operation: Operation, incoming: Incoming) -> Exchange:
     if len(names) > 1:
         raise bad_request("The request's form has the field `model` more than once.", "model")
     given = raw[names[0].start : names[0].end].decode("utf-8", "replace") if names else None
-    asked = _named(operation, incoming.services, given)
+    asked = _named(operation, incoming, given)
     kept = {"content-type": content_type, **_kept_headers(incoming.headers)}
     place = names[0]
     streams = {raw[one.start : one.end] for one in fields if one.name == "stream"}
@@ -157,7 +157,7 @@ def understand_upstream(incoming: Incoming) -> Exchange:
     scope, services = incoming.scope, incoming.services
     raw_path = scope.get("raw_path") or scope["path"].encode()
     rest = raw_path.decode("latin-1").removeprefix(UPSTREAM.path + "/")
-    asked, path = _split(services, rest)
+    asked, path = _split(services, rest, incoming.caller)
     method = scope["method"]
     model = asked.entry
     engine = engine_for(model)
@@ -177,7 +177,7 @@ def understand_upstream(incoming: Incoming) -> Exchange:
     return _exchange(UPSTREAM, incoming, asked, lambda _: Call(method, target, headers, raw))
 
 
-def _split(services: Services, rest: str) -> tuple[Name[Model], str]:
+def _split(services: Services, rest: str, caller: Caller) -> tuple[Name[Model], str]:
     """The model with the longest name that ``rest`` begins with, and the path after it."""
     ends = [index for index, char in enumerate(rest) if char == "/"] + [len(rest)]
     # no model's name has more parts than this; the rest of a long path need not be tried
@@ -185,7 +185,7 @@ def _split(services: Services, rest: str) -> tuple[Name[Model], str]:
         found = find(services.models, unquote(rest[:end]))
         if found is not None:
             return found, rest[end:]
-    raise unknown_model(rest.partition("/")[0], _public_names(services))
+    raise unknown_model(rest.partition("/")[0], services.names_for(caller))
 
 
 def _exchange(
@@ -232,21 +232,18 @@ def _exchange(
     )
 
 
-def _named(operation: Operation, services: Services, name: object) -> Name[Model]:
+def _named(operation: Operation, incoming: Incoming, name: object) -> Name[Model]:
     """The model that a request names, if its engine can do what is asked. Raises `ApiError`."""
     if not isinstance(name, str):
         raise bad_request("The request names no model: `model` must be text.", "model")
+    services = incoming.services
     found = find(services.models, name)
     if found is None:
-        raise unknown_model(name, _public_names(services))
+        raise unknown_model(name, services.names_for(incoming.caller))
     engine = engine_for(found.entry)
     if operation.name not in engine.operations:
         raise not_supported(name, engine.label, operation.path)
     return found
-
-
-def _public_names(services: Services) -> list[str]:
-    return [known.name for known in names_of(services.models)]
 
 
 def _target(operation: Operation, model: Model) -> str:

@@ -6,8 +6,8 @@ from typing import Any
 
 from fastapi import APIRouter, Request
 
-from llm_router.api.auth import identify
-from llm_router.api.errors import unknown_model
+from llm_router.api.auth import identify, may_use
+from llm_router.api.errors import not_yours, unknown_model
 from llm_router.api.services import Services
 from llm_router.config.names import Name, find, names_of
 from llm_router.config.schema import Model
@@ -57,7 +57,7 @@ async def list_models(request: Request) -> dict[str, Any]:
         _entry(services, known)
         for known in names_of(services.models)
         if known.variant is not None or known.name == known.model
-        if caller.may_use(known.name) or caller.may_use(known.model)
+        if may_use(caller, known)
     ]
     return {"object": "list", "data": shown}
 
@@ -66,8 +66,11 @@ async def list_models(request: Request) -> dict[str, Any]:
 async def get_model(request: Request, name: str) -> dict[str, Any]:
     """One model, by any of its names."""
     services: Services = request.app.state.services
-    identify(request.scope, request.headers, services.settings).must("use")
+    caller = identify(request.scope, request.headers, services.settings)
+    caller.must("use")
     known = find(services.models, name)
     if known is None:
-        raise unknown_model(name, (known.name for known in names_of(services.models)))
+        raise unknown_model(name, services.names_for(caller))
+    if not may_use(caller, known):
+        raise not_yours(caller.name, name)
     return _entry(services, known)

@@ -18,7 +18,7 @@ import httpx
 
 from llm_router.api.activity import Activity
 from llm_router.api.afterwards import Afterwards
-from llm_router.api.auth import Caller
+from llm_router.api.auth import Caller, may_use
 from llm_router.api.errors import too_many_at_once
 from llm_router.api.exchange import Exchange
 from llm_router.api.gpus import Gpus
@@ -27,6 +27,7 @@ from llm_router.api.metrics import Metrics
 from llm_router.api.progress import Progress
 from llm_router.api.upstream import Engines
 from llm_router.config.load import Settings
+from llm_router.config.names import names_of
 from llm_router.config.schema import Model
 from llm_router.engine_keys import EngineKeys
 from llm_router.engines import engine_for
@@ -94,6 +95,10 @@ class Services:
     def state_of(self, name: str) -> State:
         """What a model is doing."""
         return self.scheduler.core.state_of(name, self.switcher.asleep())
+
+    def names_for(self, caller: Caller) -> list[str]:
+        """The names of models, variants and aliases that the caller may use."""
+        return [known.name for known in names_of(self.models) if may_use(caller, known)]
 
     def take_slot(self, caller: Caller) -> Caller | None:
         """Count a request of a key that has a limit, until `give_slot`. Raises `ApiError` 429."""
