@@ -28,7 +28,8 @@ from llm_router.api.errors import (
     upstream_broke,
 )
 from llm_router.api.exchange import Exchange
-from llm_router.api.intake import Incoming, Understand
+from llm_router.api.intake import Incoming, Understand, reading_task
+from llm_router.api.large import LARGE
 from llm_router.api.paths import CHAT, Operation
 from llm_router.api.repairs import mend_answer
 from llm_router.api.reply import ClientGone, Receive, Reply, Send, read_body
@@ -81,7 +82,13 @@ class Proxy:
             slot = services.take_slot(caller)
             limits = services.settings.config.requests
             raw = await read_body(line, receive, limits.max_body, limits.client_timeout)
-            exchange = self._understand(Incoming(services, scope, caller, headers, raw, number))
+            large = None
+            if self._operation.json_request and len(raw) > LARGE:
+                task = reading_task(self._operation, services.settings.config)
+                large = await services.large_bodies.read(raw, task)
+            exchange = self._understand(
+                Incoming(services, scope, caller, headers, raw, number, large)
+            )
             services.in_flight[number] = exchange
             await self._until_its_end(services, exchange, reply, line)
         except ApiError as error:

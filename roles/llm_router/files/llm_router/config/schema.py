@@ -190,8 +190,8 @@ class RequestLimits(_Section):
     json_keepalive: Seconds = 0.0
     """Seconds between spaces before an answer that is not streamed, 0 for none. With it an error
     may come with status 200."""
-    max_body: Annotated[int, Field(ge=1024)] = 64 * 1024 * 1024
-    """Bytes that a request may have."""
+    max_body: Annotated[int, Field(ge=1024)] = 16 * 1024 * 1024
+    """Bytes that a request may have. A JSON body may also have 1,000,000 values at most."""
     shutdown_notice: Seconds = 0.0
     """Seconds for which a router that is stopped says so in its health and goes on serving, before
     it takes no more."""
