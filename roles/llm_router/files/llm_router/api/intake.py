@@ -100,7 +100,8 @@ def _json(operation: Operation, incoming: Incoming) -> Exchange:
             sent = ask_for_usage(sent, repairs_for(model), stream=stream)
         target = _target(operation, model)
         content = joined(sent) if large is not None else _encoded(sent)
-        return Call("POST", target, {"content-type": "application/json", **kept}, content)
+        kind = {"content-type": "application/json", **kept}
+        return Call("POST", target, kind, content, _choices(operation, sent))
 
     config = incoming.services.settings.config
     if large is not None:
@@ -129,6 +130,16 @@ def _body(raw: bytes) -> dict[str, Any]:
     if not isinstance(body, dict):
         raise bad_request("The request body must be a JSON object.")
     return body
+
+
+def _choices(operation: Operation, body: Mapping[str, Any]) -> int:
+    """How many choices the answer to ``body`` has: ``n`` for each prompt."""
+    given, prompts = body.get("n"), body.get("prompt")
+    choices = given if isinstance(given, int) and given > 1 else 1
+    if operation.name == "completions" and isinstance(prompts, list):
+        several = bool(prompts) and isinstance(prompts[0], (str, list))
+        choices *= len(prompts) if several else 1
+    return choices
 
 
 def _encoded(body: dict[str, Any]) -> bytes:
