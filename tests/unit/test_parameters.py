@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
+import math
 from typing import Any
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llm_router.api.parameters import shaped
+from llm_router.api.parameters import keep_alive, shaped
 from llm_router.config.names import find, names_of
 from llm_router.config.schema import Model, Parameters
 
@@ -66,3 +69,19 @@ def test_every_name_leads_to_its_model() -> None:
         assert (found.name, found.entry) == (name, a)
         assert (found.variant is not None) == (name == "c")
     assert find(models, "e") is None
+
+
+@pytest.mark.parametrize(
+    ("value", "seconds"),
+    [(5, 5), ("5m", 300), (0, 0), (-1, math.inf), ("-1", math.inf), (None, None)],
+)
+def test_how_long_a_model_stays(value: Any, seconds: float | None) -> None:
+    assert keep_alive(value) == seconds
+
+
+@pytest.mark.parametrize(
+    "text", ["1e400", "-1e400", "Infinity", "NaN", "1" + "0" * 400, f'"{"9" * 400}"', "true", "[]"]
+)
+def test_a_time_that_is_not_a_finite_number_is_refused(text: str) -> None:
+    with pytest.raises(ValueError):
+        keep_alive(json.loads(text))

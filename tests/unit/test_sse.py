@@ -240,10 +240,10 @@ def test_each_engine_says_what_is_mended() -> None:
 def test_tokens_are_timed_from_the_first_to_the_last_and_counted_by_the_engine() -> None:
     it = relay(drop=True)
     role = b'data: {"choices":[{"delta":{"role":"assistant","content":null}}]}\n\n'
-    run(it, role, content("a"), content("b"), content("c"), usage(11), DONE)
+    run(it, role, content("a"), content("b"), content("c"), usage(4), DONE)
     measured = it.measured
-    assert (measured.first_token, measured.last_token, measured.tokens) == (1.0, 3.0, 11)
-    assert measured.rate == 5.0
+    assert (measured.first_token, measured.last_token, measured.tokens) == (1.0, 3.0, 4)
+    assert measured.rate == 1.5
     assert measured.finished
 
 
@@ -309,3 +309,79 @@ def test_a_long_event_in_many_pieces_is_not_searched_again_and_again() -> None:
     for _ in range(LONGEST_EVENT // len(piece) - 1):
         assert it.feed(piece, 0.0) == b""
     assert time.process_time() - began < 2
+
+
+TIMINGS = {"timings": {"predicted_per_second": 50.0}}
+CALL = {"tool_calls": [{"index": 0, "function": {"arguments": "{}"}}]}
+
+
+@pytest.mark.parametrize(
+    "events",
+    [
+        pytest.param([content("a"), content("b")], id="hidden reasoning"),
+        pytest.param([chunk(CALL)], id="a tool call that was held back"),
+        pytest.param([content("word " * 8) for _ in range(8)], id="stream interval of eight"),
+        pytest.param([content("a")], id="all at once"),
+    ],
+)
+def test_the_rate_is_the_engines_or_none_where_events_do_not_show_it(events: list[bytes]) -> None:
+    """64 tokens a second apart from what the events show: a wrong number is worse than none."""
+    cases: list[tuple[dict[str, Any], float | None]] = [({}, None), (TIMINGS, 50.0)]
+    for extra, rate in cases:
+        body: dict[str, Any] = {"choices": [], "usage": {"completion_tokens": 64}, **extra}
+        it = relay()
+        run(it, *events, f"data: {json.dumps(body)}\n\n".encode(), DONE)
+        assert it.measured.tokens == 64
+        assert it.measured.rate == rate
+
+
+def test_several_choices_have_their_tokens_counted_together() -> None:
+    it = relay()
+    it.measured.choices = 2
+    both = [{"index": index, "delta": {"content": "x"}} for index in (0, 1)]
+    event = f"data: {json.dumps({'choices': both})}\n\n".encode()
+    run(it, *[event] * 5, usage(10), DONE)
+    assert it.measured.rate == 9 / 4
+
+
+@pytest.mark.parametrize("number", [True, -1, 2**60, 1.5, "7", None])
+def test_a_number_of_tokens_that_is_none_is_not_taken(number: object) -> None:
+    it = relay()
+    body = {"choices": [], "usage": {"completion_tokens": number}}
+    run(it, content("a"), content("b"), f"data: {json.dumps(body)}\n\n".encode(), DONE)
+    assert it.measured.tokens == 2
+
+
+@given(st.lists(st.integers(0, 400), max_size=12))
+def test_a_stream_whose_lines_end_in_cr_alone_is_read(cuts: list[int]) -> None:
+    whole = b"".join([content("a"), b": ping\n\n", content("b"), usage(2), DONE]).replace(
+        b"\n", b"\r"
+    )
+    it = relay(words=b"data: {}\n\n")
+    out = b"".join(it.feed(piece, 1.0) for piece in cut_up(whole, cuts))
+    assert it.measured.tokens == 2
+    assert it.measured.finished
+    assert out.endswith(b"data: {}\n\ndata: [DONE]\r\r")
+    assert out.startswith(content("a").replace(b"\n", b"\r"))
+
+
+def test_each_event_of_a_stream_with_cr_alone_goes_out_at_once() -> None:
+    it = relay()
+    for event in (content("a"), content("b")):
+        event = event.replace(b"\n", b"\r")
+        assert it.feed(event, 1.0) == event
+
+
+@pytest.mark.parametrize("cuts", [[], [1], [2], [1, 2], [3], [5]])
+def test_a_byte_order_mark_at_the_start_goes(cuts: list[int]) -> None:
+    whole = b"\xef\xbb\xbf" + content("a") + content("b") + DONE
+    it = relay()
+    assert run(it, *cut_up(whole, cuts)) == whole[3:]
+    assert it.measured.token_events == 2
+
+
+def test_one_choice_of_two_that_never_began_is_no_answer() -> None:
+    it = relay(done=True)
+    it.measured.choices = 2
+    assert b"[DONE]" not in run(it, content("a"), chunk({}, "stop"))
+    assert not it.measured.answered

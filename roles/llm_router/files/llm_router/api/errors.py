@@ -114,6 +114,16 @@ def bad_request(message: str, param: str | None = None) -> ApiError:
     return ApiError(400, "invalid_request", message, param=param)
 
 
+def encoded_body(encoding: str) -> ApiError:
+    """415."""
+    return ApiError(
+        415,
+        "unsupported_media_type",
+        f"The request's body is encoded (Content-Encoding: {encoding[:40]}); send it without "
+        "that encoding.",
+    )
+
+
 def not_supported(model: str, engine: str, path: str) -> ApiError:
     """501: said before anything is loaded for it."""
     return ApiError(
@@ -141,6 +151,18 @@ def upstream_broke(model: str, what: str) -> ApiError:
         502,
         "engine_failed",
         f"The engine of '{model}' {what}. The next request starts it again.",
+        kind="server_error",
+    )
+
+
+def compressed_answer(model: str, encoding: str) -> ApiError:
+    """502: an answer that the router can neither measure nor mend."""
+    return ApiError(
+        502,
+        "engine_failed",
+        f"The engine of '{model}' compressed its answer (Content-Encoding: {encoding[:40]}), which "
+        "the router did not request. Switch compression off in the engine, or in the proxy before "
+        "it.",
         kind="server_error",
     )
 

@@ -23,6 +23,8 @@ class Call:
     """Path and query."""
     headers: Mapping[str, str]
     content: bytes
+    choices: int = 1
+    """How many choices the answer has."""
 
 
 @dataclass

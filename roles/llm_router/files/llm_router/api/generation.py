@@ -9,7 +9,7 @@ import asyncio
 import itertools
 import logging
 import sys
-from collections.abc import Mapping, MutableMapping
+from collections.abc import MutableMapping
 from dataclasses import replace
 from typing import Any
 
@@ -19,7 +19,9 @@ from llm_router.api import journal, status
 from llm_router.api.auth import Caller, identify
 from llm_router.api.errors import (
     ApiError,
+    compressed_answer,
     cut_off,
+    encoded_body,
     engine_silent,
     internal_error,
     not_loaded,
@@ -28,12 +30,13 @@ from llm_router.api.errors import (
     upstream_broke,
 )
 from llm_router.api.exchange import Exchange
-from llm_router.api.intake import Incoming, Understand
+from llm_router.api.intake import Incoming, Understand, reading_task
+from llm_router.api.large import LARGE
 from llm_router.api.paths import CHAT, Operation
 from llm_router.api.repairs import mend_answer
 from llm_router.api.reply import ClientGone, Receive, Reply, Send, read_body
 from llm_router.api.services import Services
-from llm_router.api.sse import Measured, SseRelay
+from llm_router.api.sse import Measured, SseRelay, engine_rate, is_count
 from llm_router.api.upstream import Answer, Silent, UpstreamError
 from llm_router.api.wire import from_json, to_json
 from llm_router.config.schema import Config, Model
@@ -79,9 +82,18 @@ class Proxy:
             caller = identify(scope, headers, services.settings)
             caller.must("use")
             slot = services.take_slot(caller)
+            encoding = headers.get("content-encoding", "identity").strip().lower()
+            if encoding not in ("", "identity"):
+                raise encoded_body(encoding)
             limits = services.settings.config.requests
             raw = await read_body(line, receive, limits.max_body, limits.client_timeout)
-            exchange = self._understand(Incoming(services, scope, caller, headers, raw, number))
+            large = None
+            if self._operation.json_request and len(raw) > LARGE:
+                task = reading_task(self._operation, services.settings.config)
+                large = await services.large_bodies.read(raw, task)
+            exchange = self._understand(
+                Incoming(services, scope, caller, headers, raw, number, large)
+            )
             services.in_flight[number] = exchange
             await self._until_its_end(services, exchange, reply, line)
         except ApiError as error:
@@ -243,8 +255,11 @@ class Proxy:
         try:
             events = answer.headers.get("content-type", "").startswith("text/event-stream")
             well = answer.status == 200
+            encoding = answer.headers.get("content-encoding", "identity").strip().lower()
+            if encoding != "identity" and (exchange.operation.generates or reply.started):
+                raise compressed_answer(exchange.model.name, encoding)
             if well and events and exchange.operation.generates:
-                await self._relay(services, exchange, reply, line, answer, sent)
+                await self._relay(services, exchange, reply, line, answer, sent, call.choices)
                 return
             if not exchange.operation.generates and (not reply.started or well):
                 await self._pass_on(services, exchange, reply, answer, events=events)
@@ -311,6 +326,7 @@ class Proxy:
         line: Line,
         answer: Answer,
         sent: float,
+        choices: int,
     ) -> None:
         ends = exchange.operation.dialect.ends
         repairs = repairs_for(exchange.model)
@@ -320,6 +336,7 @@ class Proxy:
             drop_usage=not exchange.wants_usage,
             repairs=Repairs(done=repairs.done) if ends else repairs,
             ends=ends,
+            measured=Measured(choices=choices),
         )
         exchange.measured, exchange.sent = relay.measured, sent
         if not reply.started:
@@ -382,8 +399,8 @@ class Proxy:
         usage = body.get("usage")
         usage = usage if isinstance(usage, dict) else {}
         tokens = usage.get("completion_tokens", usage.get("output_tokens"))
-        if isinstance(tokens, int):
-            exchange.rate = rate = _engine_rate(body)
+        if is_count(tokens):
+            exchange.rate = rate = engine_rate(body)
             exchange.measured = Measured(usage=usage)
             prompt = usage.get("prompt_tokens", usage.get("input_tokens"))
             services.metrics.answered(exchange.model.name, None, tokens, rate, prompt)
@@ -496,7 +513,8 @@ def _last_words(exchange: Exchange, measured: Measured) -> bytes:
     if exchange.style == "content":
         if measured.tool_calls:
             return b""
-        line = status.footer(rate, measured.tokens, measured.seconds)
+        seconds = measured.seconds if measured.shows_rate else measured.tokens / rate
+        line = status.footer(rate, measured.tokens, seconds)
         return status.chunk(base, {"content": f"\n\n{line}"})
     if exchange.wants_usage:
         return b""
@@ -514,20 +532,6 @@ def _added_to_usage(exchange: Exchange, rate: float | None) -> dict[str, Any]:
     if exchange.switch_seconds:
         keys["switch_seconds"] = round(exchange.switch_seconds, 1)
     return keys
-
-
-def _engine_rate(body: Mapping[str, Any]) -> float | None:
-    """llama.cpp: timings; TabbyAPI: usage; vLLM: metrics."""
-    for section, key in (
-        ("timings", "predicted_per_second"),
-        ("usage", "completion_tokens_per_sec"),
-        ("metrics", "tokens_per_second"),
-    ):
-        values = body.get(section)
-        rate = values.get(key) if isinstance(values, dict) else None
-        if isinstance(rate, (int, float)) and rate > 0:
-            return float(rate)
-    return None
 
 
 def _as_error(model: str, code: int, data: bytes) -> ApiError:

@@ -5,7 +5,6 @@ Nothing here waits, and nothing has been loaded yet: what cannot be done is said
 
 from __future__ import annotations
 
-import re
 import secrets
 import time
 from collections.abc import Callable, Mapping
@@ -23,12 +22,14 @@ from llm_router.api.errors import (
     unknown_model,
 )
 from llm_router.api.exchange import Call, Exchange
+from llm_router.api.large import Large, joined
 from llm_router.api.paths import CHAT, UPSTREAM, Operation
 from llm_router.api.repairs import ask_for_usage
 from llm_router.api.services import Services
 from llm_router.api.status import Style
 from llm_router.api.wire import from_json, to_json
-from llm_router.config.names import Name, find
+from llm_router.body_reader import Task, is_background
+from llm_router.config.names import Name, find, names_of
 from llm_router.config.schema import Config, Fallback, Model
 from llm_router.engines import engine_for, repairs_for
 
@@ -49,6 +50,8 @@ class Incoming:
     raw: bytes
     number: int
     """Of the requests that came."""
+    large: Large | None = None
+    """The body, if it is a large one and JSON."""
 
 
 Understand = Callable[[Incoming], Exchange]
@@ -62,12 +65,8 @@ def understand(operation: Operation) -> Understand:
 
 
 def _json(operation: Operation, incoming: Incoming) -> Exchange:
-    try:
-        body = from_json(incoming.raw)
-    except (ValueError, RecursionError) as error:
-        raise bad_request(f"The request body is not valid JSON: {error}.") from error
-    if not isinstance(body, dict):
-        raise bad_request("The request body must be a JSON object.")
+    large = incoming.large
+    body = large.body if large is not None else _body(incoming.raw)
     asked = _named(operation, incoming, body.get("model"))
     try:
         keep_alive = parameters.keep_alive(body.pop("keep_alive", None))
@@ -100,8 +99,15 @@ def _json(operation: Operation, incoming: Incoming) -> Exchange:
         if operation.name in ("chat", "completions"):
             sent = ask_for_usage(sent, repairs_for(model), stream=stream)
         target = _target(operation, model)
-        return Call("POST", target, {"content-type": "application/json", **kept}, to_json(sent))
+        content = joined(sent) if large is not None else _encoded(sent)
+        kind = {"content-type": "application/json", **kept}
+        return Call("POST", target, kind, content, _choices(operation, sent))
 
+    config = incoming.services.settings.config
+    if large is not None:
+        background = large.background and not body.get("stream")
+    else:
+        background = operation is CHAT and _is_background(config, body)
     options = body.get("stream_options")
     return _exchange(
         operation,
@@ -111,9 +117,44 @@ def _json(operation: Operation, incoming: Incoming) -> Exchange:
         stream=stream,
         style=style,
         wants_usage=isinstance(options, dict) and options.get("include_usage") is True,
-        background=operation is CHAT and _is_background(incoming.services.settings.config, body),
+        background=background,
         keep_alive=keep_alive,
     )
+
+
+def _body(raw: bytes) -> dict[str, Any]:
+    try:
+        body = from_json(raw)
+    except (ValueError, RecursionError) as error:
+        raise bad_request(f"The request body is not valid JSON: {error}.") from error
+    if not isinstance(body, dict):
+        raise bad_request("The request body must be a JSON object.")
+    return body
+
+
+def _choices(operation: Operation, body: Mapping[str, Any]) -> int:
+    """How many choices the answer to ``body`` has: ``n`` for each prompt."""
+    given, prompts = body.get("n"), body.get("prompt")
+    choices = given if isinstance(given, int) and given > 1 else 1
+    if operation.name == "completions" and isinstance(prompts, list):
+        several = bool(prompts) and isinstance(prompts[0], (str, list))
+        choices *= len(prompts) if several else 1
+    return choices
+
+
+def _encoded(body: dict[str, Any]) -> bytes:
+    try:
+        return to_json(body)
+    except RecursionError as error:
+        raise bad_request(f"The request body is nested too deep: {error}.") from error
+
+
+def reading_task(operation: Operation, config: Config) -> Task:
+    """What is to be found in a large body for ``operation``."""
+    if operation is not CHAT:
+        return Task()
+    pattern = config.background.pattern if config.background.enabled else None
+    return Task(strip=True, background=pattern)
 
 
 def _form(operation: Operation, incoming: Incoming) -> Exchange:
@@ -293,13 +334,6 @@ def _without_switch(
 
 
 def _is_background(config: Config, body: Mapping[str, Any]) -> bool:
-    messages = body.get("messages")
     if not config.background.enabled or body.get("stream"):
         return False
-    if not isinstance(messages, list) or len(messages) != 1:
-        return False
-    message = messages[0]
-    if not isinstance(message, dict) or message.get("role") != "user":
-        return False
-    content = message.get("content")
-    return isinstance(content, str) and re.search(config.background.pattern, content) is not None
+    return is_background(body.get("messages"), config.background.pattern)

@@ -17,7 +17,7 @@ def keep_alive(value: Any) -> float | None:
     """How long a model shall stay loaded after the request, in seconds; None when nothing is said.
 
     As Ollama's clients say it: a number of seconds, or text such as ``5m`` or ``24h``; 0 unloads at
-    once, below 0 means for ever. Raises ValueError.
+    once, below 0 means for ever. Raises ValueError; for a number that is not finite too.
     """
     if value is None:
         return None
@@ -27,10 +27,13 @@ def keep_alive(value: Any) -> float | None:
             raise ValueError(value)
         seconds = float(match[1]) * _UNITS[match[2]]
     elif isinstance(value, (int, float)) and not isinstance(value, bool):
-        seconds = float(value)
+        try:
+            seconds = float(value)
+        except OverflowError:
+            seconds = math.inf
     else:
         seconds = math.nan
-    if math.isnan(seconds):
+    if not math.isfinite(seconds):
         raise ValueError(value)
     return seconds if seconds >= 0 else math.inf
 

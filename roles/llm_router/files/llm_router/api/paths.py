@@ -28,6 +28,11 @@ class Operation:
     """Whether the answer is JSON, so that spaces may come before it."""
 
     @property
+    def json_request(self) -> bool:
+        """Whether a request is JSON of which the router knows the top level."""
+        return not self.form and self is not UPSTREAM
+
+    @property
     def path(self) -> str:
         """The path that it is known by."""
         return self.paths[0]

@@ -23,6 +23,7 @@ from llm_router.api.errors import too_many_at_once
 from llm_router.api.exchange import Exchange
 from llm_router.api.gpus import Gpus
 from llm_router.api.journal import SwitchLog
+from llm_router.api.large import LargeBodies
 from llm_router.api.metrics import Metrics
 from llm_router.api.progress import Progress
 from llm_router.api.upstream import Engines
@@ -80,6 +81,7 @@ class Services:
     """What need not be done before the next request is read."""
     progress: Progress = field(init=False)
     gpus: Gpus = field(default_factory=Gpus)
+    large_bodies: LargeBodies = field(default_factory=LargeBodies)
     boot: str = field(default_factory=lambda: secrets.token_hex(3))
     """Begins the ids of this run's requests and switches."""
 
@@ -170,7 +172,8 @@ async def running(settings: Settings, units: Units | None = None) -> AsyncIterat
             await _find_running(services)
             preload(services, settings.models)
             unsubscribe = units.subscribe(lambda *change: _unit_changed(services, *change))
-            yield services
+            with services.large_bodies:
+                yield services
             # engines that end with the router are not lost
             unsubscribe()
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeGuard
 
 from llm_router.api.repairs import ChunkRepair, without_usage
 from llm_router.api.usual import TEXTS, Usual, learn
@@ -19,12 +19,17 @@ from llm_router.api.wire import event as event_of
 from llm_router.api.wire import from_json, to_json
 from llm_router.engines.base import Repairs
 
-_END_OF_EVENT = re.compile(rb"\n\r?\n")
+_END_OF_EVENT = re.compile(rb"\n\r?\n|\r\r\n?")
+_BOM = b"\xef\xbb\xbf"
 _LONGEST_END = 3
 LONGEST_EVENT = 8 * 1024 * 1024
 """An event that is longer passes in pieces, unread: memory per stream is bounded."""
 MOST_IN_VAIN = 8
 """A stream whose events are all different is parsed, and no more is learned of it."""
+TOKENS_AN_EVENT = 1.5
+"""With more tokens to an event than this, the events do not show how fast the engine generates: it
+holds tokens back (tool calls, ``--stream-interval``), or hides them (reasoning). A few more are
+usual: the end of the answer is a token, and one character may be several."""
 _DONE = b"data: [DONE]\n\n"
 
 
@@ -36,6 +41,10 @@ class Measured:
     last_token: float | None = None
     token_events: int = 0
     usage: dict[str, Any] | None = None
+    engine_rate: float | None = None
+    """Tokens per second by the engine's own measure, where it has one."""
+    choices: int = 1
+    """How many choices the request asked for."""
     chunk_id: str | None = None
     tool_calls: bool = False
     finished: bool = False
@@ -48,28 +57,39 @@ class Measured:
     @property
     def answered(self) -> bool:
         """Whether every choice came to its end: what is missing then is no part of the answer."""
-        return bool(self.unfinished) and not any(self.unfinished.values())
+        return len(self.unfinished) >= self.choices and not any(self.unfinished.values())
 
     @property
     def tokens(self) -> int:
         """Generated tokens: the engine's count, else the number of events that carried text."""
         usage = self.usage or {}
         counted = usage.get("completion_tokens", usage.get("output_tokens"))
-        return counted if isinstance(counted, int) else self.token_events
+        return counted if is_count(counted) else self.token_events
 
     @property
     def seconds(self) -> float:
-        """From the first token to the last."""
+        """From the first token that was seen to the last."""
         if self.first_token is None or self.last_token is None:
             return 0.0
         return self.last_token - self.first_token
 
     @property
     def rate(self) -> float | None:
-        """Tokens per second; None when one token, or no time, was seen."""
-        if self.tokens < 2 or self.seconds <= 0:
+        """Tokens per second, of all choices together.
+
+        Where what was seen does not show it, it is the engine's own measure of a single choice;
+        None without one, and when one token was generated.
+        """
+        if self.tokens < 2:
             return None
-        return (self.tokens - 1) / self.seconds
+        if self.shows_rate:
+            return (self.tokens - 1) / self.seconds
+        return self.engine_rate if self.choices == 1 else None
+
+    @property
+    def shows_rate(self) -> bool:
+        """Whether the events that came show how fast the tokens were generated."""
+        return self.tokens <= TOKENS_AN_EVENT * self.token_events and self.seconds > 0
 
 
 @dataclass
@@ -93,6 +113,8 @@ class SseRelay:
     _usual: Usual | None = field(default=None, init=False)
     _vain: int = field(default=0, init=False)
     """How many events were learned from since one was recognised."""
+    _began: bool = field(default=False, init=False)
+    """Whether what may be a byte order mark has passed."""
     _too_long: bool = field(default=False, init=False)
     """Whether the event that is being received passes unread."""
 
@@ -101,6 +123,8 @@ class SseRelay:
 
     def feed(self, data: bytes, now: float) -> bytes:
         """Whole events out of what has come so far."""
+        if not self._began:
+            data = self._beginning(data)
         out: list[bytes] = []
         start = 0
         if self._rest or self._too_long:
@@ -134,6 +158,17 @@ class SseRelay:
             start = match.end()
         return out[0] if len(out) == 1 else b"".join(out)
 
+    def _beginning(self, data: bytes) -> bytes:
+        """The stream's first bytes without their byte order mark: events of the router may stand
+        before it, and only at the very beginning of a stream a client ignores it."""
+        data = bytes(self._rest) + data
+        self._rest.clear()
+        if len(data) < len(_BOM) and _BOM.startswith(data):
+            self._rest += data
+            return b""
+        self._began = True
+        return data.removeprefix(_BOM)
+
     def _hold(self) -> bytes:
         """What goes out of an event whose end has yet to come: nothing, unless it is too long."""
         if self._too_long or len(self._rest) > LONGEST_EVENT:
@@ -164,7 +199,7 @@ class SseRelay:
     def _pass_on(self) -> bytes:
         """What has come of a too long event, but for what may be half of its end."""
         self._too_long = True
-        held = next((end for end in (b"\n\r", b"\n") if self._rest.endswith(end)), b"")
+        held = next((end for end in (b"\n\r", b"\n", b"\r") if self._rest.endswith(end)), b"")
         part = bytes(self._rest.removesuffix(held))
         self._rest[:] = held
         return part
@@ -224,6 +259,9 @@ class SseRelay:
         usage = body.get("usage")
         if isinstance(usage, dict):
             measured.usage = usage
+            measured.engine_rate = engine_rate(body)
+        elif "timings" in body:
+            measured.engine_rate = engine_rate(body)
         if body.get("error"):
             measured.failed = True
         choices = body.get("choices")
@@ -268,6 +306,25 @@ class SseRelay:
         measured.last_token = now
         if measured.first_token is None:
             measured.first_token = now
+
+
+def is_count(value: Any) -> TypeGuard[int]:
+    """Whether an engine's number can be a number of tokens."""
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**53
+
+
+def engine_rate(body: Mapping[str, Any]) -> float | None:
+    """llama.cpp: timings; TabbyAPI: usage; vLLM: metrics."""
+    for section, key in (
+        ("timings", "predicted_per_second"),
+        ("usage", "completion_tokens_per_sec"),
+        ("metrics", "tokens_per_second"),
+    ):
+        values = body.get(section)
+        rate = values.get(key) if isinstance(values, dict) else None
+        if isinstance(rate, (int, float)) and not isinstance(rate, bool) and 0 < rate < 1e9:
+            return float(rate)
+    return None
 
 
 def _has_text(part: Any) -> bool:

@@ -1,30 +1,32 @@
-"""What a person who waits reads, in four styles; and how it is taken out again. Pure.
+"""What a person who waits reads, in four styles, and the chunks that carry it. Pure.
 
-The lines, the chunks that carry them, and the removal of such lines from the history that a client
-sends back stand in one file, because each must know the others' exact form.
+`llm_router.status_lines` removes these lines from the history that a client sends back: change the
+form of a line there too.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from typing import Any, Literal
 
 from llm_router.api.wire import event
 from llm_router.config.schema import StatusStyle
+from llm_router.status_lines import strip_status
+
+__all__ = [
+    "Style",
+    "choose_style",
+    "chunk",
+    "footer",
+    "loading",
+    "ready",
+    "status_chunk",
+    "strip_status",
+    "switching",
+    "waiting",
+]
 
 Style = Literal["content", "event", "reasoning", "off"]
-
-_LINE = (
-    r"(?:🔄 Switching to [^\n]+\.\.\."
-    r"|⏳ Loading model\.\.\. \d+s / ~?\d+s(?: \(\d+%\))?"
-    r"|⏳ Waiting for [^\n]+\.\.\. \d+s"
-    r"|✅ Model ready! \(\d+s\))"
-)
-# whole lines alone, and no two ways to read them: this runs on text that others chose
-_HEAD = re.compile(rf"\A(?:{_LINE}(?:\n+|\Z))+")
-_FOOTER = re.compile(r"⚡ \d+\.\d tok/s \(~\d+ tokens in \d+\.\d+s\)")
-
 
 LATE = 1.5
 """So many times what was expected is no longer as expected."""
@@ -149,46 +151,3 @@ def status_chunk(base: Mapping[str, Any], style: Style, line: str, *, done: bool
         data = {"description": line, "done": done}
         return chunk(base, {}, event={"type": "status", "data": data})
     return b""
-
-
-def strip_status(messages: Any) -> tuple[Any, bool]:
-    """``messages`` without the router's own lines in what the assistant said, and if any was found.
-
-    Only exact lines at the very beginning and the footer at the very end count: text that merely
-    speaks of them stays.
-    """
-    if not isinstance(messages, list):
-        return messages, False
-    changed = False
-    cleaned: list[Any] = []
-    for message in messages:
-        clean = message
-        if isinstance(message, dict) and message.get("role") == "assistant":
-            content = _strip_content(message.get("content"))
-            if content != message.get("content"):
-                clean = {**message, "content": content}
-                changed = True
-        cleaned.append(clean)
-    return cleaned, changed
-
-
-def _strip_content(content: Any) -> Any:
-    if isinstance(content, str):
-        return _strip_text(content)
-    if isinstance(content, list):
-        texts = [i for i, part in enumerate(content) if isinstance(part, dict) and "text" in part]
-        parts = list(content)
-        for index in texts:
-            text = parts[index]["text"]
-            if isinstance(text, str):
-                parts[index] = {**parts[index], "text": _strip_text(text)}
-        return parts
-    return content
-
-
-def _strip_text(text: str) -> str:
-    text = _HEAD.sub("", text)
-    body, newline, last = text.rstrip().rpartition("\n")
-    if not _FOOTER.fullmatch(last):
-        return text
-    return body.rstrip("\n") if newline else ""

@@ -192,8 +192,8 @@ class RequestLimits(_Section):
     json_keepalive: Seconds = 0.0
     """Seconds between spaces before an answer that is not streamed, 0 for none. With it an error
     may come with status 200."""
-    max_body: Annotated[int, Field(ge=1024)] = 64 * 1024 * 1024
-    """Bytes that a request may have."""
+    max_body: Annotated[int, Field(ge=1024)] = 16 * 1024 * 1024
+    """Bytes that a request may have. A JSON body may also have 1,000,000 values at most."""
     max_bodies: Annotated[int, Field(ge=1024)] = 512 * 1024 * 1024
     """Bytes that the bodies of all requests under way may have together; a request beyond that gets
     503. With several keys, one of them may have half of it."""

@@ -1,0 +1,221 @@
+"""Reading of large JSON bodies in a process of its own. The standard library alone.
+
+Every parser of JSON for Python holds the interpreter's lock for the whole body, so a thread would
+hold up every stream. This process validates a body as `json.loads` does and reports where the
+values of its top level are; the router takes these as they are. Nothing is written anew, so
+numbers, escapes and duplicate keys inside a large value reach the engine as the client sent them.
+The protocol: a frame is two lengths, then that many bytes of JSON and of data.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import socket
+import struct
+import sys
+from dataclasses import asdict, dataclass
+from json.decoder import JSONDecodeError, scanstring  # type: ignore[attr-defined]
+from typing import Any
+
+from llm_router.status_lines import may_have_lines, strip_status
+
+MOST_VALUES = 1_000_000
+"""Values in one body: each takes up to 240 bytes of memory while it is parsed."""
+MOST_MEMBERS = 1_000
+"""Keys at the top level of a large body."""
+
+_LENGTHS = struct.Struct("!II")
+_SPACE = re.compile(r"[ \t\n\r]*")
+_STRING = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"', re.DOTALL)
+_scan = json.JSONDecoder().scan_once  # type: ignore[attr-defined]
+
+
+class TooManyValues(ValueError):
+    """The body would take too much memory."""
+
+
+@dataclass
+class Outline:
+    """Where the values of an object are, in bytes of ``raw``."""
+
+    members: list[tuple[str, int, int]]
+    raw: bytes
+    """The body as it came, or as UTF-8 where it had another encoding."""
+    messages: bytes | None = None
+    """``messages`` without the router's own lines, if there were any."""
+    background: bool = False
+
+
+@dataclass(frozen=True)
+class Task:
+    """What else is to be found in a body."""
+
+    strip: bool = False
+    """Whether the router's own lines are removed from ``messages``."""
+    background: str | None = None
+    """The pattern of a client's background task."""
+
+
+def outline(raw: bytes, task: Task) -> Outline:
+    """The outline of a JSON object. Raises ValueError, RecursionError, `TooManyValues`."""
+    _check_size(raw)
+    if json.detect_encoding(raw) != "utf-8" or not _is_utf8(raw):
+        raw = json.dumps(json.loads(raw)).encode()
+    # One character a byte: places in the text are places in the bytes. What JSON is made of is
+    # ASCII, and the encoding inside its strings has been checked.
+    found = Outline(_members(raw, raw.decode("latin-1")), raw)
+    for key, start, end in found.members:
+        if key == "messages":
+            found.background, found.messages = _messages(raw[start:end], task)
+    return found
+
+
+def is_background(messages: Any, pattern: str) -> bool:
+    """Whether the only message is a user's text that matches ``pattern``."""
+    if not isinstance(messages, list) or len(messages) != 1:
+        return False
+    message = messages[0]
+    if not isinstance(message, dict) or message.get("role") != "user":
+        return False
+    content = message.get("content")
+    return isinstance(content, str) and re.search(pattern, content) is not None
+
+
+def _check_size(raw: bytes) -> None:
+    if _values(raw) > MOST_VALUES and _values(_STRING.sub(b"", raw)) > MOST_VALUES:
+        raise TooManyValues(f"it has more than {MOST_VALUES} values")
+
+
+def _values(raw: bytes) -> int:
+    """At most so many: each but the first comes after one of these."""
+    return raw.count(b",") + raw.count(b"[") + raw.count(b"{") + raw.count(b":")
+
+
+def _is_utf8(raw: bytes) -> bool:
+    try:
+        raw.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+def _members(raw: bytes, text: str) -> list[tuple[str, int, int]]:
+    """Each key of the object with the place of its value, in order; of equal keys the last."""
+    at = _skip(text, 0)
+    if text[at : at + 1] != "{":
+        json.loads(raw)
+        raise TypeError("The request body must be a JSON object.")
+    found: dict[str, tuple[int, int]] = {}
+    at = _skip(text, at + 1)
+    if text[at : at + 1] == "}":
+        at += 1
+    else:
+        at -= 1
+        while True:
+            start = _skip(text, at + 1)
+            if text[start : start + 1] != '"':
+                raise JSONDecodeError(
+                    "Expecting property name enclosed in double quotes", "", start
+                )
+            _, at = scanstring(text, start + 1, True)
+            key: str = json.loads(raw[start:at])
+            at = _skip(text, at)
+            if text[at : at + 1] != ":":
+                raise JSONDecodeError("Expecting ':' delimiter", text, at)
+            start = _skip(text, at + 1)
+            try:
+                _, at = _scan(text, start)
+            except StopIteration as stop:
+                raise JSONDecodeError("Expecting value", text, stop.value) from None
+            found[key] = start, at
+            if len(found) > MOST_MEMBERS:
+                raise TooManyValues(f"it has more than {MOST_MEMBERS} keys at its top level")
+            at = _skip(text, at)
+            if text[at : at + 1] == "}":
+                at += 1
+                break
+            if text[at : at + 1] != ",":
+                raise JSONDecodeError("Expecting ',' delimiter", text, at)
+    at = _skip(text, at)
+    if at != len(text):
+        raise JSONDecodeError("Extra data", text, at)
+    return [(key, *place) for key, place in found.items()]
+
+
+def _skip(text: str, at: int) -> int:
+    match = _SPACE.match(text, at)
+    return match.end() if match else at
+
+
+def _messages(raw: bytes, task: Task) -> tuple[bool, bytes | None]:
+    marked = task.strip and may_have_lines(raw)
+    if not marked and task.background is None:
+        return False, None
+    messages = json.loads(raw)
+    background = task.background is not None and is_background(messages, task.background)
+    cleaned, changed = strip_status(messages) if marked else (messages, False)
+    return background, json.dumps(cleaned).encode() if changed else None
+
+
+def send(connection: socket.socket, head: dict[str, Any], data: bytes) -> None:
+    """One frame."""
+    encoded = json.dumps(head).encode()
+    connection.sendall(_LENGTHS.pack(len(encoded), len(data)) + encoded)
+    connection.sendall(data)
+
+
+def receive(connection: socket.socket) -> tuple[dict[str, Any], bytes]:
+    """One frame. Raises EOFError."""
+    head_size, size = _LENGTHS.unpack(_exactly(connection, _LENGTHS.size))
+    head: dict[str, Any] = json.loads(_exactly(connection, head_size))
+    return head, bytes(_exactly(connection, size))
+
+
+def _exactly(connection: socket.socket, size: int) -> bytearray:
+    data = bytearray(size)
+    view = memoryview(data)
+    while view:
+        count = connection.recv_into(view)
+        if not count:
+            raise EOFError
+        view = view[count:]
+    return data
+
+
+def answer(head: dict[str, Any], raw: bytes) -> tuple[dict[str, Any], bytes]:
+    """The answer to one frame, which is `Task`'s fields and a body."""
+    try:
+        found = outline(raw, Task(**head))
+    except TooManyValues as error:
+        return {"error": str(error), "kind": "values"}, b""
+    except TypeError as error:
+        return {"error": str(error), "kind": "object"}, b""
+    except MemoryError:
+        return {"error": "it needs too much memory", "kind": "values"}, b""
+    except (ValueError, RecursionError) as error:
+        return {"error": str(error), "kind": "json"}, b""
+    data = b"" if found.raw is raw else found.raw
+    sizes = {"raw": len(data), "messages": None if found.messages is None else len(found.messages)}
+    told = {"members": found.members, "background": found.background, **sizes}
+    return told, data + (found.messages or b"")
+
+
+def task_of(task: Task) -> dict[str, Any]:
+    """A frame's head."""
+    return asdict(task)
+
+
+def main() -> None:
+    """Answer frames on the socket that is standard input, until its other end is closed."""
+    with contextlib.suppress(OSError):  # systemd's filter of system calls may forbid it
+        os.nice(5)  # the router's streams come first
+    with socket.socket(fileno=sys.stdin.fileno()) as connection:
+        while True:
+            try:
+                head, raw = receive(connection)
+            except (EOFError, OSError):
+                return
+            send(connection, *answer(head, raw))

@@ -1,0 +1,70 @@
+"""Removal of the router's own status lines from the history that a client sends back. Pure.
+
+`llm_router.api.status` writes the lines. This module needs the standard library alone, because the
+process that reads large bodies loads it too.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+_LINE = (
+    r"(?:🔄 Switching to [^\n]+\.\.\."
+    r"|⏳ Loading model\.\.\. \d+s / ~?\d+s(?: \(\d+%\))?"
+    r"|⏳ Waiting for [^\n]+\.\.\. \d+s"
+    r"|✅ Model ready! \(\d+s\))"
+)
+# whole lines alone, and no two ways to read them: this runs on text that others chose
+_HEAD = re.compile(rf"\A(?:{_LINE}(?:\n+|\Z))+")
+_FOOTER = re.compile(r"⚡ \d+\.\d tok/s \(~\d+ tokens in \d+\.\d+s\)")
+_MARKS = tuple(mark.encode() for mark in "🔄⏳✅⚡")
+_ESCAPED = re.compile(rb"\\u(?i:d83d|23f3|2705|26a1)")
+
+
+def may_have_lines(raw: bytes) -> bool:
+    """Whether JSON has the first character of such a line, as it is or escaped. Fast."""
+    return any(mark in raw for mark in _MARKS) or _ESCAPED.search(raw) is not None
+
+
+def strip_status(messages: Any) -> tuple[Any, bool]:
+    """``messages`` without the router's own lines in what the assistant said, and if any was found.
+
+    Only exact lines at the very beginning and the footer at the very end count: text that merely
+    speaks of them stays.
+    """
+    if not isinstance(messages, list):
+        return messages, False
+    changed = False
+    cleaned: list[Any] = []
+    for message in messages:
+        clean = message
+        if isinstance(message, dict) and message.get("role") == "assistant":
+            content = _strip_content(message.get("content"))
+            if content != message.get("content"):
+                clean = {**message, "content": content}
+                changed = True
+        cleaned.append(clean)
+    return cleaned, changed
+
+
+def _strip_content(content: Any) -> Any:
+    if isinstance(content, str):
+        return _strip_text(content)
+    if isinstance(content, list):
+        texts = [i for i, part in enumerate(content) if isinstance(part, dict) and "text" in part]
+        parts = list(content)
+        for index in texts:
+            text = parts[index]["text"]
+            if isinstance(text, str):
+                parts[index] = {**parts[index], "text": _strip_text(text)}
+        return parts
+    return content
+
+
+def _strip_text(text: str) -> str:
+    text = _HEAD.sub("", text)
+    body, newline, last = text.rstrip().rpartition("\n")
+    if not _FOOTER.fullmatch(last):
+        return text
+    return body.rstrip("\n") if newline else ""
