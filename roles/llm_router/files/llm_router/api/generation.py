@@ -17,12 +17,14 @@ import anyio
 
 from llm_router.api import journal, status
 from llm_router.api.auth import Caller, identify
+from llm_router.api.body_budget import HeldBody
 from llm_router.api.errors import (
     ApiError,
     cut_off,
     engine_silent,
     internal_error,
     not_loaded,
+    out_of_files,
     refused,
     unknown_model,
     upstream_broke,
@@ -31,10 +33,17 @@ from llm_router.api.exchange import Exchange
 from llm_router.api.intake import Incoming, Understand
 from llm_router.api.paths import CHAT, Operation
 from llm_router.api.repairs import mend_answer
-from llm_router.api.reply import ClientGone, Receive, Reply, Send, read_body
+from llm_router.api.reply import (
+    ClientGone,
+    Receive,
+    Reply,
+    Send,
+    announced_size,
+    read_body,
+)
 from llm_router.api.services import Services
 from llm_router.api.sse import Measured, SseRelay
-from llm_router.api.upstream import Answer, Silent, UpstreamError
+from llm_router.api.upstream import Answer, OutOfFiles, Silent, UpstreamError
 from llm_router.api.wire import from_json, to_json
 from llm_router.config.schema import Config, Model
 from llm_router.engines import engine_for, repairs_for
@@ -75,12 +84,22 @@ class Proxy:
         exchange: Exchange | None = None
         caller: Caller | None = None
         slot: Caller | None = None
+        held: HeldBody | None = None
         try:
             caller = identify(scope, headers, services.settings)
             caller.must("use")
             slot = services.take_slot(caller)
             limits = services.settings.config.requests
-            raw = await read_body(line, receive, limits.max_body, limits.client_timeout)
+            held = services.hold_body(caller)
+            raw = await read_body(
+                line,
+                receive,
+                limit=limits.max_body,
+                idle=limits.client_timeout,
+                total=limits.body_timeout,
+                announced=announced_size(headers),
+                held=held,
+            )
             exchange = self._understand(Incoming(services, scope, caller, headers, raw, number))
             services.in_flight[number] = exchange
             await self._until_its_end(services, exchange, reply, line)
@@ -94,6 +113,8 @@ class Proxy:
         finally:
             if slot is not None:
                 services.give_slot(slot)
+            if held is not None:
+                held.release()
             if exchange is not None:
                 services.in_flight.pop(number, None)
             ended = services.clock()
@@ -172,6 +193,9 @@ class Proxy:
                 return
             except Silent as error:
                 raise _silent(services, exchange) from error
+            except OutOfFiles as error:
+                # the engine has no part in it, and asking how it is would take a file too
+                raise out_of_files() from error
             except UpstreamError as error:
                 # nothing of an answer has come: see what became of the engine
                 if attempt == 2 or not await _may_try_again(services, exchange.model):
