@@ -10,10 +10,13 @@ import pytest
 from llm_router.api.browsers import refuse_foreign_pages
 from llm_router.api.errors import ApiError
 
-CHAT, SWITCH, STATUS = (
+CHAT, SWITCH, STATUS, MODELS, METRICS, UPSTREAM = (
     ("POST", "/v1/chat/completions"),
     ("POST", "/admin/switch"),
     ("GET", "/admin/status"),
+    ("GET", "/v1/models"),
+    ("GET", "/metrics"),
+    ("GET", "/upstream/a/v1/x"),
 )
 
 
@@ -72,14 +75,61 @@ def test_a_page_whose_name_was_made_to_point_here_is_refused() -> None:
     own = {"host": "evil.example.com:8002", "origin": "http://evil.example.com:8002"}
     assert verdict(SWITCH, **own, sec_fetch_site="same-origin") == "foreign_name"
     assert verdict(CHAT, **own) == "foreign_name"
-    # where it only reads, nothing tells it from a program
     assert verdict(STATUS, host="evil.example.com:8002") == "foreign_name"
     assert verdict(STATUS, host="evil.localhost.example.com") == "foreign_name"
 
 
 def test_a_program_may_call_the_router_what_it_likes_but_for_administration() -> None:
     assert verdict(CHAT, host="llm.example.com") is None
-    assert verdict(("GET", "/v1/models"), host="llm.example.com") is None
+    for what in (MODELS, METRICS, UPSTREAM):
+        assert verdict(what, host="llm.example.com") is None
+        assert verdict(what, host="llm.example.com", user_agent="curl/8.5.0") is None
+        # Node's fetch
+        assert (
+            verdict(
+                what,
+                host="llm.example.com",
+                user_agent="node",
+                accept_language="*",
+                sec_fetch_mode="cors",
+            )
+            is None
+        )
+
+
+@pytest.mark.parametrize("what", [MODELS, METRICS, UPSTREAM, STATUS, ("HEAD", "/v1/models")])
+def test_a_page_from_elsewhere_reads_nothing_and_loads_no_model(what: tuple[str, str]) -> None:
+    image = {"sec_fetch_site": "cross-site", "sec_fetch_mode": "no-cors"}
+    assert verdict(what, host="127.0.0.1:8002", **image) == "foreign_page"
+    # an old browser sends none of these, and a new one none to an address in the network
+    old = {"user_agent": "Mozilla/5.0", "referer": "http://evil.example.com/page"}
+    assert verdict(what, host="192.168.1.5:8002", **old) == "foreign_page"
+
+
+@pytest.mark.parametrize("what", [MODELS, METRICS, UPSTREAM, STATUS])
+@pytest.mark.parametrize(
+    "browser",
+    [
+        {"user_agent": "Mozilla/5.0"},
+        {"accept_language": "de"},
+        {"sec_fetch_site": "same-origin"},
+        {"sec_fetch_site": "none"},
+    ],
+)
+def test_a_browser_that_only_reads_must_use_a_name_that_is_ours(
+    what: tuple[str, str], browser: dict[str, str]
+) -> None:
+    assert verdict(what, host="evil.example.com:8002", **browser) == "foreign_name"
+
+
+def test_an_image_that_says_nothing_of_its_page_loads_no_model() -> None:
+    image = {"user_agent": "Mozilla/5.0", "accept": "image/*"}
+    assert verdict(UPSTREAM, host="192.168.1.5:8002", **image) == "foreign_page"
+    # what only reads has no effect, and its answer stays closed to the page
+    assert verdict(MODELS, host="192.168.1.5:8002", **image) is None
+    # a person who typed the address on the machine itself
+    typed = {**image, "sec_fetch_site": "none"}
+    assert verdict(UPSTREAM, host="127.0.0.1:8002", **typed) is None
 
 
 def test_names_that_are_listed_are_trusted() -> None:

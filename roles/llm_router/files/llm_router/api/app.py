@@ -24,8 +24,12 @@ from llm_router.api.intake import understand, understand_upstream
 from llm_router.api.openapi import described
 from llm_router.api.paths import OPERATIONS, UPSTREAM
 from llm_router.api.reload import Reloader
+from llm_router.api.reply import ClientGone
+from llm_router.api.request_guard import admit, refuse, without_head
 from llm_router.api.services import Services, running
+from llm_router.api.wire import to_json
 from llm_router.config.load import Settings
+from llm_router.http_protocol import LINE
 from llm_router.units.base import Units
 
 _METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE")
@@ -59,7 +63,17 @@ def create_app(settings: Settings, units: Units | None = None) -> FastAPI:
                 # who asks what has ended is told all of it; a health check asks no such thing, and
                 # comes in the middle of a crowd that leaves
                 self.state.services.afterwards.now()
-            await super().__call__(scope, receive, send)
+            if scope["type"] != "http" or scope["path"].startswith(UPSTREAM.path + "/"):
+                await super().__call__(scope, receive, send)
+                return
+            try:
+                receive = await admit(scope, receive, self.state.services)
+            except ApiError as error:
+                refuse(scope[LINE], error, to_json(error.body))
+                return
+            except ClientGone:
+                return
+            await super().__call__(without_head(scope), receive, send)
 
         def openapi(self) -> dict[str, Any]:
             if self.openapi_schema is None:

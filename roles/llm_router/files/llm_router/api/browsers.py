@@ -1,10 +1,17 @@
 """Other people's web pages, kept out of a router without keys. Pure.
 
 A key travels in a header that a browser adds by itself to nothing, so with keys no page can act in
-its reader's name. Without any, a page on the internet could have its reader's browser POST to a
-router on his own machine, and by pointing a name of its own at 127.0.0.1 (DNS rebinding) even read
-the answers. The first is told by Origin and Sec-Fetch-Site, the second by Host: such a page has
-nothing but a name that its author owns.
+its reader's name. Without any, a page on the internet could have its reader's browser send requests
+to a router on his own machine or network, and by pointing a name of its own at that address (DNS
+rebinding) even read the answers.
+
+* A request of another site's page is told by Origin and Sec-Fetch-Site.
+* DNS rebinding is told by Host: such a page has nothing but a name that its author owns. Programs
+  may use any name, so a browser must be told from a program.
+* Browsers send Sec-Fetch-Site only to HTTPS and to loopback, and no Origin with an ``<img>``. Such
+  a request to ``http://192.168.1.5:8002`` looks like an address that a person typed. It cannot read
+  the answer; it could only cause something, so from a browser ``/upstream`` requires the evidence
+  that its own page or a person asks.
 """
 
 from __future__ import annotations
@@ -19,36 +26,50 @@ from llm_router.api.errors import ApiError
 
 _LOCAL = (".localhost", ".local", ".lan", ".internal", ".home.arpa")
 """No stranger can own a name that ends so."""
-_SAFE = ("GET", "HEAD", "OPTIONS")
+_BROWSER_HEADERS = ("origin", "sec-fetch-site", "referer")
+_UPSTREAM = "/upstream/"
 
 
 def refuse_foreign_pages(
     scope: Mapping[str, Any], headers: Mapping[str, str], names: Collection[str]
 ) -> None:
     """Raises `ApiError` 403. ``names``: those of listen.names, which are trusted."""
-    origin, site = headers.get("origin"), headers.get("sec-fetch-site")
-    admin = scope["path"].startswith("/admin")
-    changes = scope["method"] not in _SAFE
     host = headers.get("host", "")
-    if changes and _crosses(origin, site, host) and _name(origin or "") not in names:
-        raise ApiError(
-            403,
-            "foreign_page",
-            f"This was asked by a page of {origin or 'another site'}. A router without keys takes "
-            "such calls from no page but its own: set a key, or put that page's host name into "
-            "listen.names of config.yml.",
-            kind="permission_error",
-        )
-    # a browser cannot be told by its headers where it only reads; what it reads here matters
-    if (admin or (changes and origin)) and not _is_own(_name(f"//{host}"), names):
+    origin = headers.get("origin") or headers.get("referer")
+    site = headers.get("sec-fetch-site")
+    browser = _is_browser(headers)
+    if _crosses(origin, site, host) and _name(origin or "") not in names:
+        raise _foreign_page(origin or "another site")
+    if (browser or scope["path"].startswith("/admin")) and not _is_own(_name(f"//{host}"), names):
         raise ApiError(
             403,
             "foreign_name",
-            f"{host!r} is none of this router's names. A router without keys is administered by "
-            "its address, its host name or a local name: set a key, or put the name into "
-            "listen.names of config.yml.",
+            f"{host!r} is none of this router's names. A router without keys is used by browsers, "
+            "and administered, by its address, its host name or a local name: set a key, or put "
+            "the name into listen.names of config.yml.",
             kind="permission_error",
         )
+    if browser and scope["path"].startswith(_UPSTREAM) and origin is None and site is None:
+        raise _foreign_page("an unknown site")
+
+
+def _foreign_page(origin: str) -> ApiError:
+    return ApiError(
+        403,
+        "foreign_page",
+        f"This was asked by a page of {origin}. A router without keys takes requests from no page "
+        "but its own: set a key, or put that page's host name into listen.names of config.yml.",
+        kind="permission_error",
+    )
+
+
+def _is_browser(headers: Mapping[str, str]) -> bool:
+    """Browsers send at least one of these. Node's fetch sends ``accept-language: *``."""
+    return (
+        any(name in headers for name in _BROWSER_HEADERS)
+        or headers.get("user-agent", "").startswith("Mozilla/")
+        or headers.get("accept-language", "*") != "*"
+    )
 
 
 def _crosses(origin: str | None, site: str | None, host: str) -> bool:

@@ -214,6 +214,19 @@ def too_many_at_once(key: str, limit: int) -> ApiError:
     )
 
 
+def out_of_files() -> ApiError:
+    """503: the router cannot open a connection to the engine."""
+    return ApiError(
+        503,
+        "out_of_files",
+        "The router has no free file descriptor for a connection to the engine; try again in a "
+        "moment. The operator can raise LimitNOFILE of llm-router.service, or lower "
+        "requests.max_connections.",
+        kind="server_error",
+        retry_after=1,
+    )
+
+
 def engine_silent(model: str, seconds: float) -> ApiError:
     """504: the engine is there and sends nothing."""
     return ApiError(

@@ -17,6 +17,7 @@ import anyio
 
 from llm_router.api import journal, status
 from llm_router.api.auth import Caller, identify
+from llm_router.api.body_budget import HeldBody
 from llm_router.api.errors import (
     ApiError,
     compressed_answer,
@@ -25,6 +26,7 @@ from llm_router.api.errors import (
     engine_silent,
     internal_error,
     not_loaded,
+    out_of_files,
     refused,
     unknown_model,
     upstream_broke,
@@ -34,10 +36,17 @@ from llm_router.api.intake import Incoming, Understand, reading_task
 from llm_router.api.large import LARGE
 from llm_router.api.paths import CHAT, Operation
 from llm_router.api.repairs import mend_answer
-from llm_router.api.reply import ClientGone, Receive, Reply, Send, read_body
+from llm_router.api.reply import (
+    ClientGone,
+    Receive,
+    Reply,
+    Send,
+    announced_size,
+    read_body,
+)
 from llm_router.api.services import Services
 from llm_router.api.sse import Measured, SseRelay, engine_rate, is_count
-from llm_router.api.upstream import Answer, Silent, UpstreamError
+from llm_router.api.upstream import Answer, OutOfFiles, Silent, UpstreamError
 from llm_router.api.wire import from_json, to_json
 from llm_router.config.schema import Config, Model
 from llm_router.engines import engine_for, repairs_for
@@ -78,6 +87,7 @@ class Proxy:
         exchange: Exchange | None = None
         caller: Caller | None = None
         slot: Caller | None = None
+        held: HeldBody | None = None
         try:
             caller = identify(scope, headers, services.settings)
             caller.must("use")
@@ -86,7 +96,16 @@ class Proxy:
             if encoding not in ("", "identity"):
                 raise encoded_body(encoding)
             limits = services.settings.config.requests
-            raw = await read_body(line, receive, limits.max_body, limits.client_timeout)
+            held = services.hold_body(caller)
+            raw = await read_body(
+                line,
+                receive,
+                limit=limits.max_body,
+                idle=limits.client_timeout,
+                total=limits.body_timeout,
+                announced=announced_size(headers),
+                held=held,
+            )
             large = None
             if self._operation.json_request and len(raw) > LARGE:
                 task = reading_task(self._operation, services.settings.config)
@@ -106,6 +125,8 @@ class Proxy:
         finally:
             if slot is not None:
                 services.give_slot(slot)
+            if held is not None:
+                held.release()
             if exchange is not None:
                 services.in_flight.pop(number, None)
             ended = services.clock()
@@ -184,6 +205,9 @@ class Proxy:
                 return
             except Silent as error:
                 raise _silent(services, exchange) from error
+            except OutOfFiles as error:
+                # the engine has no part in it, and asking how it is would take a file too
+                raise out_of_files() from error
             except UpstreamError as error:
                 # nothing of an answer has come: see what became of the engine
                 if attempt == 2 or not await _may_try_again(services, exchange.model):

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable, MutableMapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping, MutableMapping
 from typing import Any
 
+from llm_router.api.body_budget import HeldBody
 from llm_router.api.dialects import OPENAI, Dialect
 from llm_router.api.errors import ApiError
 from llm_router.api.wire import to_json
@@ -105,30 +106,61 @@ def _encoded(headers: Headers) -> list[tuple[bytes, bytes]]:
     return [(name.encode(), value.encode("latin-1", "replace")) for name, value in headers]
 
 
-async def read_body(line: Line, receive: Receive, limit: int, idle: float) -> bytes:
-    """The whole request body.
+def announced_size(headers: Mapping[str, str]) -> int:
+    """The bytes that a request's head announces; 0 where it does not."""
+    given = headers.get("content-length", "")
+    return int(given) if given.isdecimal() else 0
 
-    Raises `ApiError` 413 past ``limit`` bytes and 408 when nothing comes for ``idle`` seconds,
-    `ClientGone`.
+
+async def read_body(
+    line: Line,
+    receive: Receive,
+    *,
+    limit: int,
+    idle: float,
+    total: float,
+    announced: int = 0,
+    held: HeldBody | None = None,
+) -> bytes:
+    """The whole request body; ``held`` counts its bytes as they come.
+
+    Raises `ApiError` 413 for more than ``limit`` bytes, 408 when nothing comes for ``idle`` seconds
+    or not all of it within ``total``, 503 when too much is held already; `ClientGone`.
     """
+    if announced > limit:
+        raise _too_large(limit)
     whole = line.body()
+    if whole is not None:
+        return _counted(whole, len(whole), limit, held)
+    loop = asyncio.get_running_loop()
+    until = loop.time() + total
     parts: list[bytes] = []
-    size = 0 if whole is None else len(whole)
-    while whole is None:
+    size = 0
+    while True:
+        left = until - loop.time()
         try:
-            message = await asyncio.wait_for(receive(), idle)
+            message = await asyncio.wait_for(receive(), max(0.0, min(idle, left)))
         except asyncio.TimeoutError as error:
             what = f"Nothing of the request's body came for {idle:g} s."
+            if left <= idle:
+                what = f"The request's body did not come within {total:g} s."
             raise ApiError(408, "request_timeout", what) from error
         if message["type"] == "http.disconnect":
             raise ClientGone
         part = message.get("body", b"")
         size += len(part)
-        if size > limit:
-            break
-        parts.append(part)
+        parts.append(_counted(part, size, limit, held))
         if not message.get("more_body"):
-            whole = parts[0] if len(parts) == 1 else b"".join(parts)
+            return parts[0] if len(parts) == 1 else b"".join(parts)
+
+
+def _counted(part: bytes, size: int, limit: int, held: HeldBody | None) -> bytes:
     if size > limit:
-        raise ApiError(413, "request_too_large", f"The request is larger than {limit} bytes.")
-    return whole or b""
+        raise _too_large(limit)
+    if held is not None and part:
+        held.add(len(part))
+    return part
+
+
+def _too_large(limit: int) -> ApiError:
+    return ApiError(413, "request_too_large", f"The request is larger than {limit} bytes.")

@@ -19,6 +19,7 @@ import httpx
 from llm_router.api.activity import Activity
 from llm_router.api.afterwards import Afterwards
 from llm_router.api.auth import Caller, may_use
+from llm_router.api.body_budget import BodyBudget, HeldBody
 from llm_router.api.errors import too_many_at_once
 from llm_router.api.exchange import Exchange
 from llm_router.api.gpus import Gpus
@@ -77,6 +78,8 @@ class Services:
     under_way: Counter[str] = field(default_factory=Counter)
     """By key: how many of its requests there are, for keys with a limit."""
     activity: Activity = field(init=False)
+    bodies: BodyBudget = field(default_factory=BodyBudget)
+    """The bytes of the bodies of all requests under way."""
     afterwards: Afterwards = field(default_factory=Afterwards)
     """What need not be done before the next request is read."""
     progress: Progress = field(init=False)
@@ -110,6 +113,14 @@ class Services:
             raise too_many_at_once(caller.name, caller.max_requests)
         self.under_way[caller.name] += 1
         return caller
+
+    def hold_body(self, caller: Caller) -> HeldBody:
+        """The account of a request's body, to be released when the request is over. Where there
+        are several keys, one of them cannot use up all that bodies may have."""
+        limits = self.settings.config.requests
+        limit = max(limits.max_bodies, limits.max_body)
+        share = limit if len(self.settings.keys) < 2 else max(limit // 2, limits.max_body)
+        return self.bodies.hold(caller.name, limit, share)
 
     def give_slot(self, caller: Caller) -> None:
         """The request is over."""

@@ -8,6 +8,9 @@ docs/performance.md has the figures of both.
 from __future__ import annotations
 
 import asyncio
+import errno
+import logging
+import os
 from collections import deque
 from collections.abc import Callable, Mapping
 from typing import Any, cast
@@ -28,6 +31,11 @@ READ_AT_ONCE = 64 * 1024
 MOST_UNTAKEN = 256 * 1024
 """Bytes of an answer that are read before anyone takes them."""
 
+REPORT_INTERVAL = 10.0
+"""Seconds between two log lines about missing file descriptors."""
+
+log = logging.getLogger(__name__)
+
 Take = Callable[[bytes], None]
 
 
@@ -37,6 +45,10 @@ class UpstreamError(Exception):
 
 class Silent(UpstreamError):
     """Nothing came, or nothing was taken of the request, for as long as the caller would wait."""
+
+
+class OutOfFiles(UpstreamError):
+    """This process, or the host, has no free file descriptor: no engine's fault."""
 
 
 class Answer:
@@ -308,6 +320,7 @@ class Engines:
         self._kept: dict[str, deque[_Connection]] = {}
         self._buffer = memoryview(bytearray(READ_AT_ONCE))
         self._sweeper: asyncio.TimerHandle | None = None
+        self._reported = float("-inf")
 
     async def ask(self, base_url: str, call: Call, patience: float) -> Answer:
         """The answer to ``call``, as soon as its head is here.
@@ -357,8 +370,21 @@ class Engines:
         try:
             _, connection = await asyncio.wait_for(connecting, CONNECT_WITHIN)
         except (OSError, asyncio.TimeoutError) as error:
+            number = getattr(error, "errno", None)
+            if number in (errno.EMFILE, errno.ENFILE):
+                self._report(f"no connection to {base_url}: {os.strerror(number)}")
+                raise OutOfFiles(str(error)) from error
             raise UpstreamError(f"no connection: {type(error).__name__}") from error
         return connection
+
+    def _report(self, problem: str) -> None:
+        now = asyncio.get_running_loop().time()
+        if now - self._reported >= REPORT_INTERVAL:
+            self._reported = now
+            log.error(
+                "%s; raise LimitNOFILE of llm-router.service, or lower requests.max_connections",
+                problem,
+            )
 
     def _sweep(self) -> None:
         """Close what nobody has wanted for a time."""

@@ -1,0 +1,75 @@
+"""What everything that FastAPI serves passes first: who calls, then a small body.
+
+FastAPI reads a request's whole body, of any size and for any time, before its dependencies check
+the key.
+"""
+
+from __future__ import annotations
+
+from collections.abc import MutableMapping
+from typing import Any
+
+from starlette.datastructures import Headers
+
+from llm_router.api.auth import identify
+from llm_router.api.errors import ApiError
+from llm_router.api.reply import Receive, announced_size, read_body
+from llm_router.api.services import Services
+from llm_router.http_protocol import LINE, Line
+
+MAX_BODY = 64 * 1024
+"""Bytes of a body that FastAPI parses."""
+MAX_OPEN_BODY = 1024
+"""Bytes of a body on a path that needs no key, where none has a use."""
+OPEN_PATHS = ("/health", "/openapi.json", "/", "/ui")
+OPEN_FOLDER = "/ui/"
+
+
+def is_open(path: str) -> bool:
+    """Whether a path needs no key: health, the API's description and the dashboard's own files."""
+    return path in OPEN_PATHS or path.startswith(OPEN_FOLDER)
+
+
+async def admit(scope: MutableMapping[str, Any], receive: Receive, services: Services) -> Receive:
+    """Identify the caller, then read the body; the `Receive` that has it.
+
+    Raises `ApiError` 401, 403, 408 and 413, `ClientGone`.
+    """
+    line: Line = scope[LINE]
+    headers = Headers(scope=scope)
+    limit = MAX_OPEN_BODY
+    if not is_open(scope["path"]):
+        identify(scope, headers, services.settings)
+        limit = MAX_BODY
+    seconds = services.settings.config.requests.client_timeout
+    announced = announced_size(headers)
+    body = await read_body(
+        line, receive, limit=limit, idle=seconds, total=seconds, announced=announced
+    )
+    if not body:
+        return receive
+    first = True
+
+    async def again() -> MutableMapping[str, Any]:
+        nonlocal first
+        if first:
+            first = False
+            return {"type": "http.request", "body": body, "more_body": False}
+        return await receive()
+
+    return again
+
+
+def without_head(scope: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    """HEAD as GET, for the application; the connection sends no body. Not for administration,
+    which has streams without an end, nor for engines."""
+    path = scope["path"]
+    if scope["method"] == "HEAD" and not path.startswith(("/admin", "/upstream")):
+        return {**scope, "method": "GET"}
+    return scope
+
+
+def refuse(line: Line, error: ApiError, body: bytes) -> None:
+    """Send an error as the whole answer."""
+    headers = [(name.encode(), value.encode()) for name, value in error.headers.items()]
+    line.start(error.status, [(b"content-type", b"application/json"), *headers], body)
