@@ -26,7 +26,6 @@ import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Optional
 
 from .file_edits import (
@@ -41,6 +40,7 @@ from .file_edits import (
     apply,
     option_name,
 )
+from .safe_path import PathRefused, open_file
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -67,6 +67,7 @@ __all__ = [
 
 DROP_IN = "50-llm-router.conf"
 LOOPBACK = "127.0.0.1"
+MAX_KEY = 4096
 DEFAULT_PORTS: Mapping[str, int] = {
     "sglang": 30000,
     "vllm": 8000,
@@ -161,9 +162,13 @@ def read_key(path: Optional[str]) -> Optional[str]:
     if path is None:
         return None
     try:
-        text = Path(path).read_text(encoding="ascii").strip()
+        with os.fdopen(open_file(os.path.abspath(path)), "rb") as file:  # noqa: PTH100 (links stay)
+            data = file.read(MAX_KEY + 1)
+        text = data[:MAX_KEY].decode("ascii").strip()
     except (FileNotFoundError, NotADirectoryError):
         return None
+    except PathRefused as error:
+        raise EngineFileError(f"the engine's key in {path} cannot be read: {error}") from error
     except OSError as error:
         raise EngineFileError(
             f"the engine's key in {path} cannot be read: {error.strerror}; the file should be "
@@ -171,6 +176,8 @@ def read_key(path: Optional[str]) -> Optional[str]:
         ) from error
     except UnicodeDecodeError as error:
         raise EngineFileError(f"{path} is not a key: use letters and digits") from error
+    if len(data) > MAX_KEY:
+        raise EngineFileError(f"{path} is longer than {MAX_KEY} bytes, too long for a key")
     if not text or not text.isprintable() or " " in text:
         raise EngineFileError(f"{path} is not one line with a key; write one there, or remove it")
     return text

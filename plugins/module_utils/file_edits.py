@@ -16,19 +16,21 @@ import fcntl
 import grp
 import os
 import re
+import secrets
 import stat
-import tempfile
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Optional, Union
 
-from . import yaml_edit
+from . import safe_path, yaml_edit
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
 MAX_FILE = 1 << 20
+LOCK_TIMEOUT = 30.0
 _WHITESPACE = " \t\n\r"
 _NEWLINE = "\n\r"
 _LIST_MARK = "# llm-router wrote:"
@@ -349,73 +351,133 @@ def apply(edits: Sequence[FileEdit], check: bool = False) -> list[FileResult]:
 
     Nothing is written unless every file could be read and worked out. A file is replaced whole
     (temporary file in its directory, fsync, rename, fsync of the directory), so a reader, and the
-    disk after a power cut, have the old text or the new one. An existing file keeps owner and mode.
-    A missing directory is made, one level deep. A file that is a symbolic link, or anything else
-    but a regular file, is refused: renaming over a link would cut it, and following it would write
-    where nobody looked. Links among the directories are the operator's business. Raises
-    `EngineFileError`.
+    disk after a power cut, have the old text or the new one. An existing file keeps owner and mode;
+    a new one in another user's directory is his. A missing directory is made, one level deep.
+    Directories are held open from the first look to the rename, by the rules of `safe_path`. A
+    file that is a symbolic link, or anything else but a regular file, is refused: renaming over a
+    link would cut it, and following it would write where nobody looked. Raises `EngineFileError`.
     """
-    planned = []
-    for edit in edits:
-        path = Path(edit.path)
-        current, status = _read(path)
-        wanted = render(edit, current)
-        if wanted is not None:
-            _access(edit, status)  # raises what would be in the way of writing
-        if wanted is not None and not edit.directory and not path.parent.is_dir():
-            raise EngineFileError(f"{path.parent} is not there, so {path.name} cannot be in it")
-        planned.append((edit, path, current, wanted, status))
-    results = []
-    for edit, path, current, wanted, status in planned:
-        changed = wanted != current
-        if changed and not check:
-            _write(path, wanted, _access(edit, status), edit.directory)
-        diff = _diff(edit.path, current, wanted) if changed else ""
-        results.append(FileResult(edit.path, changed, diff, changed and edit.daemon_reload))
-    return results
+    with contextlib.ExitStack() as stack:
+        planned = []
+        for edit in edits:
+            place = _place(edit.path)
+            if place is not None:
+                stack.enter_context(place)
+            current, status = (None, None) if place is None else _read(place)
+            wanted = render(edit, current)
+            if wanted is not None:
+                _access(edit, status, place)  # raises what would be in the way of writing
+                if place is None and not edit.directory:
+                    path = Path(edit.path)
+                    raise EngineFileError(
+                        f"{path.parent} is not there, so {path.name} cannot be in it"
+                    )
+            planned.append((edit, place, current, wanted, status))
+        results = []
+        for edit, place, current, wanted, status in planned:
+            changed = wanted != current
+            if changed and not check:
+                _write(edit, place, wanted, status)
+            diff = _diff(edit.path, current, wanted) if changed else ""
+            results.append(FileResult(edit.path, changed, diff, changed and edit.daemon_reload))
+        return results
 
 
 @contextlib.contextmanager
 def locked(directory: Path) -> Iterator[None]:
     """One editor at a time of the files in a directory; it is locked, since they are replaced.
 
-    Raises `EngineFileError`.
+    Any user who can read the directory can lock it too, so this waits for `LOCK_TIMEOUT` seconds
+    only. Raises `EngineFileError`.
     """
     try:
         descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     except OSError as error:
         raise EngineFileError(f"{directory} cannot be opened: {error.strerror}") from error
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        until = time.monotonic() + LOCK_TIMEOUT
+        while True:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() > until:
+                    raise EngineFileError(
+                        f"{directory} has been locked by another program for {LOCK_TIMEOUT:.0f} s; "
+                        f"`fuser -v {directory}` names it"
+                    ) from None
+                time.sleep(0.05)
         yield
     finally:
         os.close(descriptor)
 
 
-def read(path: Path) -> str | None:
-    """The text of a file; None where there is none. Raises `EngineFileError`."""
-    return _read(path)[0]
+def read(path: Path, *, follow: bool = False) -> str | None:
+    """The text of a file; None where there is none. Raises `EngineFileError`.
+
+    ``follow``: whether the file may be a link, by the rules of `safe_path`.
+    """
+    place = _place(str(path), follow=follow)
+    if place is None:
+        return None
+    with place:
+        return _read(place)[0]
 
 
-def _read(path: Path) -> tuple[str | None, os.stat_result | None]:
-    """Text and status of the file; (None, None) where there is none."""
+def copy(path: str, name: str) -> str | None:
+    """Copy a file to ``name`` in its own directory, with its owner and mode; the copy's path.
+
+    None where there is no file. Raises `EngineFileError`.
+    """
+    place = _place(path)
+    if place is None:
+        return None
+    with place:
+        text, status = _read(place)
+        if text is None or status is None:
+            return None
+        beside = str(Path(path).with_name(name))
+        try:
+            access = _Access(status.st_uid, status.st_gid, stat.S_IMODE(status.st_mode))
+            _replace(place.directory, name, text.encode(), access)
+        except OSError as error:
+            raise EngineFileError(f"{beside} cannot be written: {error.strerror}") from error
+        return beside
+
+
+def _place(path: str, *, follow: bool = False) -> safe_path.Place | None:
+    """Where the file is, or would be; None where its directory is missing."""
     try:
-        status = path.lstat()
-        if stat.S_ISLNK(status.st_mode):
+        return safe_path.find(os.path.abspath(path), follow=follow)  # noqa: PTH100 (links stay)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except safe_path.PathRefused as error:
+        raise EngineFileError(str(error)) from error
+    except OSError as error:
+        raise EngineFileError(f"{path} cannot be read: {error.strerror}") from error
+
+
+def _read(place: safe_path.Place) -> tuple[str | None, os.stat_result | None]:
+    """Text and status of the file; (None, None) where there is none."""
+    path = place.path
+    try:
+        if stat.S_ISLNK(place.status().st_mode):
             raise EngineFileError(
                 f"{path} is a symbolic link; put a regular file there, or remove it"
             )
-        if not stat.S_ISREG(status.st_mode):
-            raise EngineFileError(f"{path} is not a regular file; move it away")
-        if status.st_size > MAX_FILE:
+        with os.fdopen(place.open(), "rb") as file:
+            status = os.fstat(file.fileno())
+            data = file.read(MAX_FILE + 1)
+        if len(data) > MAX_FILE:
             raise EngineFileError(
                 f"{path} has {status.st_size} bytes, too many for a configuration file"
             )
-        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
-        with os.fdopen(descriptor, "rb") as file:
-            data = file.read()
-    except (FileNotFoundError, NotADirectoryError):
+    except FileNotFoundError:
         return None, None
+    except IsADirectoryError as error:
+        raise EngineFileError(f"{path} is not a regular file; move it away") from error
+    except safe_path.PathRefused as error:
+        raise EngineFileError(str(error)) from error
     except OSError as error:
         raise EngineFileError(f"{path} cannot be read: {error.strerror}") from error
     try:
@@ -434,7 +496,9 @@ class _Access:
     mode: int
 
 
-def _access(edit: FileEdit, status: os.stat_result | None) -> _Access:
+def _access(
+    edit: FileEdit, status: os.stat_result | None, place: safe_path.Place | None
+) -> _Access:
     """Who may do what with the file. Raises `EngineFileError` if a key could be read by all."""
     reader = None
     if edit.reader is not None:
@@ -444,6 +508,10 @@ def _access(edit: FileEdit, status: os.stat_result | None) -> _Access:
         if reader is not None:
             return _Access(None, reader, 0o640)
         if not edit.secret:
+            if place is not None and place.other is not None:
+                folder = os.fstat(place.directory)
+                if folder.st_uid == place.other:
+                    return _Access(folder.st_uid, folder.st_gid, edit.mode)
             return _Access(None, None, edit.mode)
     else:
         mode = stat.S_IMODE(status.st_mode)
@@ -457,15 +525,21 @@ def _access(edit: FileEdit, status: os.stat_result | None) -> _Access:
     )
 
 
-def _write(path: Path, text: str | None, access: _Access, directory: bool) -> None:
+def _write(
+    edit: FileEdit, place: safe_path.Place | None, text: str | None, status: os.stat_result | None
+) -> None:
+    path = Path(edit.path)
     try:
-        if text is None:
-            path.unlink(missing_ok=True)
-        else:
-            if directory:
-                _make_directory(path.parent)
-            _replace(path, text.encode(), access)
-        _sync_directory(path.parent)
+        with contextlib.ExitStack() as stack:
+            if place is None:
+                place = stack.enter_context(_made(str(path)))
+            if text is None:
+                with contextlib.suppress(FileNotFoundError):
+                    os.unlink(place.name, dir_fd=place.directory)
+            else:
+                access = _access(edit, status, place)
+                _replace(place.directory, place.name, text.encode(), access)
+            os.fsync(place.directory)
     except OSError as error:
         remedy = ""
         if error.errno == errno.EROFS:
@@ -476,15 +550,25 @@ def _write(path: Path, text: str | None, access: _Access, directory: bool) -> No
         raise EngineFileError(f"{path} cannot be written: {error.strerror}{remedy}") from error
 
 
-def _make_directory(directory: Path) -> None:
-    if directory.is_dir():
-        return
-    directory.mkdir()
-    directory.chmod(0o755)  # whatever the umask: engines run as users of their own
+def _made(path: str) -> safe_path.Place:
+    """The file's place, in a directory that is made if it is missing."""
+    path = os.path.abspath(path)  # noqa: PTH100 (links stay)
+    flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+    # whoever else made it: `find` judges it
+    with safe_path.find(os.path.dirname(path)) as above, contextlib.suppress(FileExistsError):  # noqa: PTH120
+        os.mkdir(above.name, 0o755, dir_fd=above.directory)
+        made = os.open(above.name, flags, dir_fd=above.directory)
+        try:
+            os.fchmod(made, 0o755)  # whatever the umask: engines run as users of their own
+        finally:
+            os.close(made)
+    return safe_path.find(path)
 
 
-def _replace(path: Path, data: bytes, access: _Access) -> None:
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+def _replace(directory: int, name: str, data: bytes, access: _Access) -> None:
+    temporary = f".{name}.{secrets.token_hex(8)}"
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+    descriptor = os.open(temporary, flags, 0o600, dir_fd=directory)
     try:
         with os.fdopen(descriptor, "wb") as file:
             file.write(data)
@@ -495,18 +579,11 @@ def _replace(path: Path, data: bytes, access: _Access) -> None:
             os.fchmod(file.fileno(), access.mode)
             file.flush()
             os.fsync(file.fileno())
-        Path(temporary).replace(path)
+        os.rename(temporary, name, src_dir_fd=directory, dst_dir_fd=directory)
     except BaseException:
-        Path(temporary).unlink(missing_ok=True)
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(temporary, dir_fd=directory)
         raise
-
-
-def _sync_directory(directory: Path) -> None:
-    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _diff(path: str, before: str | None, after: str | None) -> str:

@@ -171,6 +171,7 @@ import contextlib
 import dataclasses
 import os
 import tempfile
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Optional
@@ -198,6 +199,7 @@ from ansible_collections.roundhouse.llm.plugins.module_utils.file_edits import (
     NoFile,
     WholeFile,
     apply,
+    copy,
     locked,
     read,
     render,
@@ -367,8 +369,9 @@ def run(module: AnsibleModule) -> dict[str, Any]:
     if not module.check_mode:
         if module.params["backup"]:
             for result in results:
-                if result.changed and Path(result.path).exists():
-                    backups[result.path] = module.backup_local(result.path)
+                made = copy(result.path, _backup_name(result.path)) if result.changed else None
+                if made is not None:
+                    backups[result.path] = made
         results = apply(edits)
         _reload_systemd(module, results)
     answer: dict[str, Any] = {
@@ -386,6 +389,12 @@ def run(module: AnsibleModule) -> dict[str, Any]:
     if entry is not None:
         answer["entry"] = entry
     return answer
+
+
+def _backup_name(path: str) -> str:
+    """As Ansible names backups."""
+    when = time.strftime("%Y-%m-%d@%H:%M:%S~", time.localtime())
+    return f"{Path(path).name}.{os.getpid()}.{when}"
 
 
 def _reload_systemd(module: AnsibleModule, results: list[FileResult]) -> None:

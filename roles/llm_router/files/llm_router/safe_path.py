@@ -1,0 +1,1 @@
+../../../../plugins/module_utils/safe_path.py
