@@ -14,6 +14,7 @@ ROOT = Path(__file__).resolve().parents[2]
 ROLE = ROOT / "roles/llm_router"
 HOSTS = {
     "none": [],
+    "unwatched": [],
     "broken": ["/dev/nvidia0"],
     "two": ["/dev/nvidia0", "/dev/nvidia1", "/dev/nvidiactl", "/dev/nvidia-uvm"],
 }
@@ -33,15 +34,20 @@ def units(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[str]]:
                 "__llm_router_devices": {"stdout_lines": devices},
                 "__llm_router_generation": "0123456789ab",
                 "role_path": str(ROLE),
+                "__llm_router_write_paths": ["/etc/llamacpp"],
             },
             "tasks": [
                 {
                     "ansible.builtin.template": {
-                        "src": str(ROLE / "templates/llm-router.service.j2"),
-                        "dest": str(directory / f"{name}.service"),
+                        "src": str(ROLE / f"templates/{unit}.service.j2"),
+                        "dest": str(directory / f"{name}{kind}.service"),
                         "mode": "0600",
-                    }
+                    },
+                    "vars": {"llm_router_watchdog": 0, "llm_router_memory_max": "infinity"}
+                    if name == "unwatched"
+                    else {},
                 }
+                for unit, kind in {"llm-router": "", "llm-router-helper": " helper"}.items()
             ],
         }
         for name, devices in HOSTS.items()
@@ -60,7 +66,10 @@ def units(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[str]]:
         check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    return {name: (directory / f"{name}.service").read_text().splitlines() for name in HOSTS}
+    return {
+        path.stem: path.read_text(encoding="utf-8").splitlines()
+        for path in directory.glob("*.service")
+    }
 
 
 @pytest.mark.parametrize("host", ["none", "broken"])
@@ -76,3 +85,36 @@ def test_with_gpus_it_may_ask_about_them_and_no_more(units: dict[str, list[str]]
     allowed = [line for line in unit if line.startswith("DeviceAllow=")]
     assert allowed == [f"DeviceAllow=/dev/char/195:{minor} rwm" for minor in (0, 1, 255)]
     assert "ExecStartPre=-+/usr/bin/nvidia-modprobe -c 0 -c 1 -c 255" in unit
+
+
+def test_out_of_memory_only_the_router_ends_and_a_blocked_one_is_restarted(
+    units: dict[str, list[str]],
+) -> None:
+    unit = units["none"]
+    assert {
+        "MemoryMax=2G",
+        "MemorySwapMax=0",
+        "OOMPolicy=kill",
+        "OOMScoreAdjust=-100",
+        "LimitCORE=0",
+        "WatchdogSec=60",
+        "Restart=on-failure",
+    } <= set(unit)
+
+
+def test_a_watchdog_of_0_is_none(units: dict[str, list[str]]) -> None:
+    assert not [line for line in units["unwatched"] if "Watchdog" in line or "Abort" in line]
+    assert "MemoryMax=infinity" in units["unwatched"]
+
+
+def test_the_helper_is_bounded_and_watched(units: dict[str, list[str]]) -> None:
+    assert {
+        "LimitDATA=1G",
+        # what it reads ahead counts as its own
+        "MemoryMax=infinity",
+        "OOMPolicy=continue",
+        "OOMScoreAdjust=-100",
+        "LimitCORE=0",
+        "WatchdogSec=60",
+        "NotifyAccess=main",
+    } <= set(units["none helper"])

@@ -25,6 +25,7 @@ from llm_router.config.schema import Config
 from llm_router.events import RouterStopping
 from llm_router.garbage import collect_when_quiet
 from llm_router.http_protocol import Bounds, bounded
+from llm_router.server.watchdog import keep_alive, notify
 
 log = logging.getLogger(__name__)
 
@@ -85,7 +86,8 @@ class _Server(uvicorn.Server):
             self._collecting = asyncio.create_task(
                 collect_when_quiet(lambda: len(in_flight) < QUIET)
             )
-            _notify("READY=1")
+            self._watched = asyncio.create_task(keep_alive())
+            notify("READY=1")
 
     def _reload(self) -> None:
         reloader: Reloader = self._app.state.reloader
@@ -96,7 +98,7 @@ class _Server(uvicorn.Server):
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Say so to systemd, to who looks at the health, and to all who wait; then let running
         answers end."""
-        _notify("STOPPING=1")
+        notify("STOPPING=1")
         self._collecting.cancel()
         services: Services = self._app.state.services
         patience = await self._give_notice(services)
@@ -204,17 +206,3 @@ def _listen_unix(path: Path) -> socket.socket:
         listener.close()
         raise OSError(f"{path}: {error.strerror or error}") from error
     return listener
-
-
-def _notify(state: str) -> None:
-    """systemd's notify protocol (sd_notify(3)): one datagram, where systemd asked for it."""
-    address = os.environ.get("NOTIFY_SOCKET")
-    if not address:
-        return
-    if address.startswith("@"):
-        address = "\0" + address[1:]
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as client:
-        try:
-            client.sendto(state.encode(), address)
-        except OSError as error:
-            log.warning("systemd could not be told %s: %s", state, error)

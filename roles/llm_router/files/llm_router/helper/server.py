@@ -39,6 +39,7 @@ from llm_router.helper.protocol import (
 )
 from llm_router.helper.started import Started
 from llm_router.prewarm import in_thread
+from llm_router.server import watchdog
 from llm_router.units.base import UnitError
 from llm_router.units.dbus import SystemdManager
 
@@ -83,6 +84,8 @@ class HelperServer:
         self._units: defaultdict[str, anyio.Lock] = defaultdict(anyio.Lock)
         self._active = 0
         self._drained = anyio.Event()
+        self._turned = time.monotonic()
+        self._ending = False
 
     async def serve(self, listener: socket.socket, idle: float = IDLE) -> None:
         """Serve until SIGTERM, or until ``idle`` seconds went without a request.
@@ -94,6 +97,7 @@ class HelperServer:
         async with anyio.create_task_group() as tasks:
             accepting = anyio.CancelScope()
             tasks.start_soon(_cancel_at_signal, accepting)
+            tasks.start_soon(watchdog.keep_alive, self._able)
             with accepting:
                 while True:
                     connection = await self._accept(listener, idle)
@@ -101,6 +105,7 @@ class HelperServer:
                         break
                     self._active += 1
                     tasks.start_soon(self._connection, connection)
+            self._ending = True
             with anyio.move_on_after(DRAIN_TIMEOUT):
                 while self._active:
                     await self._drained.wait()
@@ -109,14 +114,29 @@ class HelperServer:
 
     async def _accept(self, listener: socket.socket, idle: float) -> socket.socket | None:
         """The next connection; None when none came for so long, and nothing is being done."""
-        loop = asyncio.get_running_loop()
+        since = time.monotonic()
         while True:
-            with anyio.move_on_after(idle):
-                connection, _ = await loop.sock_accept(listener)
-                return connection
+            self._turned = time.monotonic()
+            with anyio.move_on_after(min(idle, watchdog.interval() or idle)):
+                # not sock_accept: at the end of this time it could lose a connection
+                await anyio.wait_readable(listener)
+                with contextlib.suppress(BlockingIOError):
+                    return listener.accept()[0]
+            if time.monotonic() - since < idle:
+                continue
             if not self._active:
                 log.info("idle for %g s; systemd starts the helper again when it is needed", idle)
                 return None
+            since = time.monotonic()
+
+    async def _able(self) -> bool:
+        """Whether a request would be served: it is accepted, and gets a thread.
+
+        After SIGTERM nothing is accepted; the unit's TimeoutStopSec ends what does not end then.
+        """
+        await anyio.to_thread.run_sync(_nothing)
+        late = time.monotonic() - self._turned
+        return self._ending or late < watchdog.SENT_PER_LIMIT * (watchdog.interval() or 0)
 
     async def _connection(self, connection: socket.socket) -> None:
         try:
@@ -287,6 +307,10 @@ def listening_socket() -> socket.socket:
     if listener.family != socket.AF_UNIX or not isinstance(listener.getsockname(), str):
         raise UnitError("the socket from systemd is not a Unix socket with a path")
     return listener
+
+
+def _nothing() -> None:
+    """For a thread of the pool: that it is called says that the pool works."""
 
 
 async def _cancel_at_signal(scope: anyio.CancelScope) -> None:
