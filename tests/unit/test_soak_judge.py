@@ -33,7 +33,7 @@ BELIEF = Belief(
 )
 
 
-def found(belief: Belief = BELIEF, **units: Engine) -> tuple[str, ...]:
+def found(belief: Belief = BELIEF, /, **units: Engine) -> tuple[str, ...]:
     changed = {f"{name}.service": engine for name, engine in units.items()}
     return contradictions(belief, World({**WORLD.units, **changed}), MODELS)
 
@@ -63,7 +63,7 @@ def test_a_belief_that_is_the_world_is_contradicted_by_nothing() -> None:
 def test_each_way_in_which_the_world_is_another_is_told(
     units: dict[str, Engine], says: str
 ) -> None:
-    assert says in found(**units)
+    assert says in found(BELIEF, **units)
 
 
 def test_an_awake_engine_of_which_the_router_knows_nothing_is_told() -> None:

@@ -16,10 +16,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tests.soak.client import ask
+from tests.soak.client import Outcome, ask
 from tests.soak.host.judge import Belief, Placed, World
 from tests.soak.host.models import CONTEXT, MODELS, MODELS_FILE, ROUTER_PORT, entry_of
-from tests.soak.host.world import command, show
+from tests.soak.host.world import Oracle, command, show
 
 HELPER = ("llm-router-helper.socket", "llm-router-helper.service")
 BUS = ("dbus.socket", "dbus.service")
@@ -32,17 +32,23 @@ class Host:
     """What a fault may use: the last look at belief and world, and what models.yml says now."""
 
     rng: random.Random
+    oracle: Oracle = field(default_factory=Oracle)
     belief: Belief | None = None
     world: World | None = None
     contexts: dict[str, int] = field(default_factory=lambda: dict.fromkeys(MODELS, CONTEXT))
+    groups: dict[str, str] = field(
+        default_factory=lambda: {name: entry.group for name, entry in MODELS.items()}
+    )
     away: list[tuple[float, float]] = field(default_factory=list)
     """When the router was away."""
+    asked: list[Outcome] = field(default_factory=list)
+    """How requests ended that belong to a fault."""
 
     @property
     def models(self) -> dict[str, Placed]:
         """As they are configured now."""
         return {
-            name: Placed(entry.unit, entry.group, self.contexts[name])
+            name: Placed(entry.unit, self.groups[name], self.contexts[name])
             for name, entry in MODELS.items()
         }
 
@@ -90,7 +96,7 @@ class Unfit(Exception):
 class Fault:
     """``harmless``: every engine that was awake stays the process it was, and but for ``cuts`` of
     them its streams end as they should. ``starts``: somebody other than the router starts engines.
-    ``blameless``: no model's failures may grow."""
+    ``blameless``: no model's failures may grow. ``moves``: a model changes its group."""
 
     name: str
     inject: Callable[[Host], Awaitable[str]]
@@ -98,6 +104,7 @@ class Fault:
     cuts: int = 0
     starts: bool = False
     blameless: bool = False
+    moves: bool = False
 
 
 async def systemctl(*words: str) -> None:
@@ -219,6 +226,49 @@ async def connection_dropped(host: Host) -> str:
     return unit
 
 
+async def _loading(host: Host) -> tuple[str, list[asyncio.Task[Outcome]]]:
+    """A model that begins to load, one who waits for it, and one who may cause no switch."""
+    idle = [n for n in MODELS if host.belief and host.belief.states.get(n) == "stopped"]
+    if not idle:
+        raise Unfit("no model is stopped")
+    name = host.rng.choice(idle)
+    first = asyncio.create_task(ask(ROUTER_PORT, name, deadline=30))
+    until = time.monotonic() + 5
+    while time.monotonic() < until:
+        status = await asyncio.to_thread(fetch, "/admin/status")
+        if any(switch["model"] == name for switch in status["switches"]):
+            break
+        await asyncio.sleep(0.02)
+    passive = asyncio.create_task(ask(ROUTER_PORT, name, deadline=30, switch=False))
+    await asyncio.sleep(0.05)
+    return name, [first, passive]
+
+
+async def engine_killed_when_ready(host: Host) -> str:
+    """In the last moments of a switch, or just after it."""
+    name, asked = await _loading(host)
+    until = time.monotonic() + 10
+    while not (pid := host.oracle.is_ready(name)) and time.monotonic() < until:
+        await asyncio.sleep(0.002)
+    await asyncio.sleep(host.rng.uniform(0, 0.05))
+    if pid:
+        kill(pid, signal.SIGKILL)
+    host.asked += await asyncio.gather(*asked)
+    return name
+
+
+async def load_cancelled(host: Host) -> str:
+    """By an operator; who may cause no switch waited for it."""
+    name, asked = await _loading(host)
+    await command(
+        *("curl", "-sS", "-d", json.dumps({"group": host.groups[name]})),
+        *("-H", "content-type: application/json"),
+        f"http://127.0.0.1:{ROUTER_PORT}/admin/cancel",
+    )
+    host.asked += await asyncio.gather(*asked)
+    return name
+
+
 async def sleeper_killed(host: Host) -> str:
     unit = host.sleeper()
     kill(host.pid(unit), signal.SIGKILL)
@@ -318,7 +368,7 @@ def write_models(host: Host) -> None:
     """models.yml as the role leaves it: root's, readable for the router."""
     path = Path(MODELS_FILE)
     before = path.stat()
-    entries = {name: entry_of(name, host.contexts[name]) for name in MODELS}
+    entries = {name: entry_of(name, host.contexts[name], host.groups[name]) for name in MODELS}
     new = path.with_suffix(".new")
     new.write_text(json.dumps({"schema": 1, "models": entries}))
     os.chown(new, before.st_uid, before.st_gid)
@@ -348,6 +398,19 @@ async def config_changed_without_helper(host: Host) -> str:
     finally:
         await systemctl("start", HELPER[0])
     return told
+
+
+async def router_away_config_changed(host: Host) -> str:
+    async with without_router(host, systemctl("stop", "llm-router.service")):
+        return _change(host)
+
+
+async def model_moved(host: Host) -> str:
+    """A loaded or a sleeping model changes its device group."""
+    name = host.rng.choice(("alpha", "beta"))
+    host.groups[name] = "two"
+    write_models(host)
+    return f"{name} to group two"
 
 
 # ---- the router
@@ -408,29 +471,34 @@ async def router_away_two_started(host: Host) -> str:
 
 FAULTS = [
     Fault("engine_restarted", engine_restarted, starts=True),
+    Fault("config_changed", config_changed),
+    Fault("sleeper_restarted", sleeper_restarted, starts=True),
     Fault("sleeper_killed", sleeper_killed, starts=True),
     Fault("bus_restarted", bus_restarted, harmless=True, blameless=True),
     Fault("daemon_reexec", daemon_reexec, harmless=True, blameless=True),
-    Fault("helper_stopped", helper_stopped, harmless=True, blameless=True),
-    Fault("config_changed", config_changed),
-    Fault("engine_killed", engine_killed, starts=True),
-    Fault("two_started_by_hand", two_started_by_hand, starts=True),
-    Fault("router_restarted", router_restarted, harmless=True, blameless=True),
-    Fault("engine_stopped", engine_stopped),
-    Fault("engine_frozen", engine_frozen, harmless=True),
-    Fault("connection_dropped", connection_dropped, harmless=True, cuts=1),
     Fault("config_changed_without_helper", config_changed_without_helper, blameless=True),
-    Fault("sleeper_restarted", sleeper_restarted, starts=True),
-    Fault("router_away_two_started", router_away_two_started, starts=True),
+    Fault("helper_stopped", helper_stopped, harmless=True, blameless=True),
+    Fault("two_started_by_hand", two_started_by_hand, starts=True),
+    Fault("engine_killed", engine_killed, starts=True),
     Fault("bus_after_router", bus_after_router, harmless=True, blameless=True),
-    Fault("router_killed_while_loading", router_killed_while_loading),
+    Fault("engine_killed_when_ready", engine_killed_when_ready, starts=True),
+    Fault("router_away_two_started", router_away_two_started, starts=True),
+    Fault("router_restarted", router_restarted, harmless=True, blameless=True),
+    Fault("load_cancelled", load_cancelled),
+    Fault("engine_frozen", engine_frozen, harmless=True),
     Fault("started_by_hand", started_by_hand, starts=True),
+    Fault("engine_stopped", engine_stopped),
+    Fault("connection_dropped", connection_dropped, harmless=True, cuts=1),
+    Fault("router_killed_while_loading", router_killed_while_loading),
+    Fault("model_moved", model_moved, moves=True),
     Fault("bus_away_engine_restarted", bus_away_engine_restarted, starts=True),
     Fault("router_away_engine_restarted", router_away_engine_restarted, starts=True),
+    Fault("router_killed", router_killed, harmless=True, blameless=True),
+    Fault("router_away_config_changed", router_away_config_changed),
+    Fault("helper_killed", helper_killed, harmless=True, blameless=True),
     Fault("bus_away_engine_killed", bus_away_engine_killed, starts=True),
     Fault("sleeper_stopped", sleeper_stopped),
-    Fault("helper_killed", helper_killed, harmless=True, blameless=True),
-    Fault("router_killed", router_killed, harmless=True, blameless=True),
     Fault("router_away_engine_stopped", router_away_engine_stopped),
 ]
-"""The most usual first, so that a short soak has them."""
+"""In the first round every other one, from the first, comes while all is quiet: the next switch
+hides what those leave behind. A short soak has the first of them."""

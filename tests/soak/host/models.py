@@ -44,25 +44,17 @@ _SLEEP: Mapping[str, Mapping[str, Any]] = {
 _CONTEXT = {"vllm": "max-model-len", "sglang": "context-length"}
 
 
-def group_of(unit: str) -> str:
-    """The device group of a unit. Raises KeyError for another unit."""
-    return _GROUP_OF_UNIT[unit]
-
-
-_GROUP_OF_UNIT = {entry.unit: entry.group for entry in MODELS.values()}
-
-
-def entry_of(name: str, context: int = CONTEXT) -> dict[str, Any]:
-    """A model as models.yml has it."""
+def entry_of(name: str, context: int = CONTEXT, group: str = "") -> dict[str, Any]:
+    """A model as models.yml has it; ``group`` is another one than it has at first."""
     model = MODELS[name]
-    settings = {_CONTEXT[model.backend]: context}
+    settings: dict[str, Any] = {_CONTEXT[model.backend]: context}
     if model.sleeps:
         settings |= _SLEEP[model.backend]
     return {
         "backend": model.backend,
         "service": model.unit,
         "port": model.port,
-        "group": model.group,
+        "group": group or model.group,
         "model_path": f"/srv/models/{name}",
         "settings": settings,
         "timeout": 20,

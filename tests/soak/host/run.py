@@ -1,6 +1,6 @@
 """The soak on a real systemd host: `make soak-systemd`. Needs root.
 
-    python -m tests.soak.host.run [--seconds S] [--seed N] [--only FAULT,…] [--keep]
+    python -m tests.soak.host.run [--seconds S] [--seed N] [--only FAULT,…] [--quiet] [--keep]
 
 Boots a host, provisions it with the collection's own playbook (router, helper and units as the
 roles write them; the engines are the stand-ins), and runs `soak.py` there. What was found is in
@@ -39,6 +39,7 @@ def main() -> int:
     given.add_argument("--seconds", type=float, default=300.0, help="how long faults go on")
     given.add_argument("--seed", type=int, default=1)
     given.add_argument("--only", default="", help="faults, with commas between them")
+    given.add_argument("--quiet", action="store_true", help="no clients beside the faults")
     given.add_argument("--suite", default="trixie", help="the host's Debian")
     given.add_argument("--keep", action="store_true", help="leave the host; take it next time")
     options = given.parse_args()
@@ -49,7 +50,8 @@ def main() -> int:
         provision()
         print(f"the host is ready after {time.monotonic() - began:.0f} s", flush=True)
         words = [f"--seconds={options.seconds:g}", f"--seed={options.seed}"]
-        return soak([*words, f"--only={options.only}"])
+        words += [f"--only={options.only}", *(["--quiet"] if options.quiet else [])]
+        return soak(words)
     finally:
         if not options.keep:
             hosts("down", NAME)

@@ -13,7 +13,7 @@ from typing import Any
 from tests.soak.host.judge import Engine, Held, World
 from tests.soak.host.models import JOURNALS, MODELS, UNITS
 
-_OF_INTEREST = ('"what": "start"', '"what": "device"', '"what": "asked-wrongly"')
+_OF_INTEREST = tuple(f'"what": "{what}"' for what in ("start", "ready", "device", "asked-wrongly"))
 
 
 async def command(*argv: str, check: bool = True) -> str:
@@ -49,6 +49,7 @@ class Process:
     name: str
     context: int
     since: float | None = None
+    ready: bool = False
     seen: float = 0.0
     """When it was last there."""
 
@@ -102,6 +103,12 @@ class Oracle:
             *(Held(one.pid, one.name, one.since, now) for one in awake if one.since is not None),
         ]
 
+    def is_ready(self, name: str) -> int:
+        """The process that serves a model and has loaded it; 0 where there is none."""
+        self._read_journals()
+        ready = (one.pid for one in self.processes.values() if one.name == name and one.ready)
+        return next(ready, 0)
+
     def forget(self, before: float) -> None:
         """What ended then is no longer of interest."""
         self.held = [held for held in self.held if held.end > before]
@@ -130,7 +137,9 @@ class Oracle:
         elif entry["what"] == "asked-wrongly":
             self.wrongly.append((moment, f"{name} was asked wrongly: {entry['why']}"))
         elif (process := self.processes.get(pid)) is not None:
-            if entry["held"]:
+            if entry["what"] == "ready":
+                process.ready = True
+            elif entry["held"]:
                 process.since = process.since or moment
             else:
                 self._let_go(process, moment)
