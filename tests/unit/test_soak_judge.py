@@ -29,7 +29,12 @@ ON = Engine("active", 10, alive=True, awake=True, serves="a", context=2048)
 ASLEEP = Engine("active", 11, alive=True, awake=False, serves="b", context=2048)
 WORLD = World({"a.service": ON, "b.service": ASLEEP, "shared.service": OFF})
 BELIEF = Belief(
-    {"one": "a"}, {}, {"a": "loaded", "b": "asleep", "c": "stopped", "d": "failed"}, {}, "a"
+    loaded={"one": "a"},
+    switching={},
+    states={"a": "loaded", "b": "asleep", "c": "stopped", "d": "failed"},
+    failures={},
+    current="a",
+    groups=dict.fromkeys("abcd", "one"),
 )
 
 
@@ -78,6 +83,11 @@ def test_health_must_name_what_is_loaded_and_have_no_problem() -> None:
         "/health has the problem: no bus",
         "/health has current_model None, loaded is ['a']",
     )
+
+
+def test_a_model_that_the_router_still_has_in_another_group_is_told() -> None:
+    moved = replace(BELIEF, groups={**BELIEF.groups, "b": "two"})
+    assert found(moved) == ("b is in group two, models.yml says one",)
 
 
 def test_while_a_group_switches_only_those_who_take_part_may_be_awake() -> None:

@@ -48,6 +48,7 @@ class Belief:
     states: Mapping[str, str]
     failures: Mapping[str, int]
     current: str | None
+    groups: Mapping[str, str]
     problem: str | None = None
 
 
@@ -74,6 +75,11 @@ def contradictions(belief: Belief, world: World, models: Mapping[str, Placed]) -
     found = [f"{stray} holds a device" for stray in world.strays]
     if belief.problem is not None:
         found.append(f"/health has the problem: {belief.problem}")
+    found += [
+        f"{name} is in group {belief.groups.get(name)}, models.yml says {model.group}"
+        for name, model in models.items()
+        if belief.groups.get(name) != model.group
+    ]
     for group in sorted({model.group for model in models.values()}):
         found += _of_group(group, belief, world, models)
     loaded = {name for name in belief.loaded.values() if name is not None}

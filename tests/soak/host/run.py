@@ -46,6 +46,8 @@ def main() -> int:
     signal.signal(signal.SIGTERM, _interrupted)
     began = time.monotonic()
     try:
+        if not options.keep:
+            hosts("down", NAME)  # one that an interrupted run has left
         boot(options.suite)
         provision()
         print(f"the host is ready after {time.monotonic() - began:.0f} s", flush=True)

@@ -64,6 +64,7 @@ def belief_of(status: dict[str, Any], health: dict[str, Any]) -> Belief:
         {name: entry["state"] for name, entry in models},
         {name: entry["failure"]["count"] for name, entry in models if "failure" in entry},
         health.get("current_model"),
+        {name: entry["group"] for name, entry in models},
         health.get("problem"),
     )
 
