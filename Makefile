@@ -86,8 +86,13 @@ test-load: env ## thousands who wait, and two models asked for in turn
 test-properties: env ## 10,000 random runs of the scheduler and more, or ROUNDHOUSE_RUNS
 	@ROUNDHOUSE_RUNS=$${ROUNDHOUSE_RUNS:-10000} $(PYTEST) -q -n 2 --junit-xml=$(REPORTS)/test-properties.xml \
 		tests/unit/test_scheduler_core.py tests/unit/test_scheduler_simulation.py tests/unit/test_yaml_edit.py $(ARGS)
-soak: env ## 5 minutes of 200 clients while engines and routers are killed (ARGS="--seconds 60")
+soak: env ## 5 minutes of 200 clients while engines and routers are killed (ARGS="--seconds 60"), then soak-systemd
 	@$(MODULE) tests.soak.soak $(ARGS)
+	@if [[ "$(HOST)" != no ]] && tests/hosts/hosts.py doctor >/dev/null; then $(MAKE) soak-systemd ARGS=; fi
+soak-systemd: env ## 5 minutes of faults on a systemd host: after each, the router's belief is the world (ARGS="--seed 2")
+	@$(MODULE) tests.soak.host.run $(ARGS)
+soak-systemd-short: env ## the same for 90 s
+	@$(MODULE) tests.soak.host.run --seconds 90
 soak-residency: env ## 1,000 switches of models that sleep, wake and stop, while calls go wrong
 	@$(MODULE) tests.soak.residency $(ARGS)
 soak-short: env ## both soaks, shorter: 40 s, and 300 switches

@@ -44,6 +44,7 @@ TEST = (
     "sanity",
     "test-demo",
     "test-systemd",
+    "soak-systemd-short",
     "test-adopt",
     "test-install",
     "test-monitoring",
@@ -53,6 +54,7 @@ TEST = (
 ON_HOSTS = {
     "molecule",
     "test-systemd",
+    "soak-systemd-short",
     "test-adopt",
     "test-install",
     "test-monitoring",

@@ -32,26 +32,34 @@ class Outcome:
         return self.sent + self.seconds
 
 
-def encode(model: str, *, stream: bool, **extra: object) -> bytes:
-    """A chat request."""
+def encode(model: str, *, stream: bool, switch: bool = True, **extra: object) -> bytes:
+    """A chat request; without ``switch`` it may not cause one."""
     body = {"model": model, "messages": [{"role": "user", "content": "hi"}], "stream": stream}
     data = json.dumps({**body, **extra}).encode()
     head = (
         f"POST {CHAT} HTTP/1.1\r\nhost: router\r\ncontent-type: application/json\r\n"
-        f"content-length: {len(data)}\r\nx-llm-router-status: off\r\nconnection: close\r\n\r\n"
+        f"content-length: {len(data)}\r\nx-llm-router-status: off\r\nconnection: close\r\n"
+        f"x-llm-router-switch: {'allow' if switch else 'never'}\r\n\r\n"
     )
     return head.encode() + data
 
 
 async def ask(
-    port: int, model: str, *, deadline: float, stream: bool = False, **extra: object
+    port: int,
+    model: str,
+    *,
+    deadline: float,
+    stream: bool = False,
+    switch: bool = True,
+    **extra: object,
 ) -> Outcome:
     """Send a chat request and read its answer to the end."""
     outcome = Outcome("hung", model)
     answer = bytearray()
     try:
         async with asyncio.timeout(deadline):
-            await _exchange(port, encode(model, stream=stream, **extra), outcome, answer)
+            request = encode(model, stream=stream, switch=switch, **extra)
+            await _exchange(port, request, outcome, answer)
         _judge(outcome, bytes(answer), stream=stream)
     except TimeoutError:
         pass

@@ -19,15 +19,16 @@ class Journal:
     def event(self, what: str) -> None:
         """A start or a stop."""
         self._append(self._options.events, f"{time.monotonic():.6f} {what} {self._options.name}")
-        self.note(what)
+        self.note(what, context=self._options.context)
 
     def chat(self, body: Any) -> None:
         """A chat request's body."""
         self._append(self._options.record, json.dumps(body))
 
     def note(self, what: str, **more: Any) -> None:
-        """Anything, with its time on the monotonic clock."""
-        line = {"time": time.monotonic(), "what": what, "name": self._options.name, **more}
+        """Anything, with its time on the monotonic clock and the process that says it."""
+        line = {"time": time.monotonic(), "what": what, "name": self._options.name}
+        line |= {"pid": os.getpid(), **more}
         self._append(self._options.journal, json.dumps(line))
 
     def _append(self, path: str | None, line: str) -> None:

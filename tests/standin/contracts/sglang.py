@@ -155,6 +155,7 @@ class Sglang(TypedApis):
 
     def answer_turn(self, connection: Connection, turn: Turn) -> None:
         if self.released:
+            self.journal.note("asked-wrongly", why="a generation of what sleeps")
             connection.wait(None)
         super().answer_turn(connection, turn)
 

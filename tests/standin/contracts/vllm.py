@@ -171,6 +171,7 @@ class Vllm(TypedApis):
 
     def answer_turn(self, connection: Connection, turn: Turn) -> None:
         if self.sleep_level:
+            self.journal.note("asked-wrongly", why="a generation of what sleeps")
             connection.wait(None)
         connection.heeds_stop = True
         try:
