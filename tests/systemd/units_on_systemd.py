@@ -301,9 +301,9 @@ async def a_crash_is_told_at_once() -> None:
 
 
 async def a_crash_loop_is_told_at_the_first_exit() -> None:
-    async with entered() as (units, models, watch):
+    async with entered() as (units, models, _):
         looping = models["looping"]
-        for _ in range(2):  # the count of the past is not that of the next start
+        for _round in range(2):  # the count of the past is not that of the next start
             await units.start(looping)
             assert (await units.state(looping)).exits == 0
             with anyio.fail_after(2):

@@ -651,7 +651,8 @@ async def test_a_disk_that_takes_nothing_is_the_hosts_fault(
     host: Host, options: str, says: str
 ) -> None:
     host.engine_files.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", f"{options},mode=755", "tmpfs", host.engine_files]
+    mount = ["mount", "-t", "tmpfs", "-o", f"{options},mode=755", "tmpfs"]
+    mount.append(str(host.engine_files))
     if (await anyio.run_process(mount, check=False)).returncode:
         pytest.skip("mounts are not allowed here")
     try:

@@ -83,8 +83,10 @@ def encode_answer(answer: Mapping[str, Any]) -> bytes:
 
 
 def decode_answer(line: bytes) -> dict[str, Any]:
-    """The answer's fields; ``ok`` is a bool, and ``error`` a string unless ``ok``. Its ``kind``, see
-    `Kind`, is not checked: a later helper may know others."""
+    """The answer's fields; ``ok`` is a bool, and ``error`` a string unless ``ok``.
+
+    ``kind`` (see `Kind`) is not checked: a later helper may know others.
+    """
     fields = _object(line)
     ok = fields.get("ok")
     if not isinstance(ok, bool) or (not ok and not isinstance(fields.get("error"), str)):

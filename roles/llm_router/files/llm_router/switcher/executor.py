@@ -787,8 +787,8 @@ class Switcher:
             run.exits = state.exits
         if state.exits > run.exits:
             raise _StepError(
-                f"{model.unit} ended while it loaded{how}, and systemd restarts it again and again; "
-                f"see `journalctl -u {model.unit}`"
+                f"{model.unit} ended while it loaded{how}, and systemd restarts it again and "
+                f"again; see `journalctl -u {model.unit}`"
             )
 
     async def _probe(self, model: Model) -> Readiness:
