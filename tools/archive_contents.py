@@ -45,6 +45,7 @@ NEEDED = {
     "plugins/module_utils/file_edits.py",
     "plugins/module_utils/prometheus_yaml.py",
     "plugins/module_utils/router_admin.py",
+    "plugins/module_utils/yaml_bounds.py",
     "plugins/module_utils/yaml_edit.py",
     "roles/llm_router/meta/argument_specs.yml",
     "roles/llm_router/files/requirements.lock",

@@ -32,6 +32,8 @@ try:
         SequenceStartEvent,
     )
 
+    from .yaml_bounds import YamlBoundError, bound
+
     HAS_RUAMEL = True
 except ImportError:  # said by `load`; a module looks first, and starts again where it is
     HAS_RUAMEL = False
@@ -79,6 +81,8 @@ def load(text: str) -> Any:
     except DuplicateKeyError as error:
         name = str(error.problem).split('"')[1] if '"' in str(error.problem) else "a key"
         raise YamlError(f"{name} is there twice", _line_of(error)) from error
+    except YamlBoundError as error:
+        raise YamlError(f"has {error.problem}", _line_of(error)) from error
     except MarkedYAMLError as error:
         parts = (error.context, error.problem)
         what = ", ".join(part for part in parts if part) or "its syntax is wrong"
@@ -650,7 +654,7 @@ _GONE = _Gone()
 
 
 def _yaml() -> YAML:
-    yaml = YAML(typ="safe", pure=True)
+    yaml = bound(YAML(typ="safe", pure=True))
     yaml.composer.warn_double_anchors = False  # a warning of the library's is no use to an operator
     return yaml
 

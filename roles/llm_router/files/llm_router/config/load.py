@@ -37,6 +37,7 @@ from llm_router.engine_files import (
     config_path,
     desired_files,
 )
+from llm_router.yaml_bounds import YamlBoundError, bound
 
 Section = TypeVar("Section", bound=BaseModel)
 
@@ -489,7 +490,7 @@ def _parse(path: Path, problems: list[Problem]) -> _Document | None:
         problems.append(Problem(file, 0, "", f"cannot be read: {reason}", "make it readable"))
         return None
     try:
-        root = YAML(typ="rt").load(text)
+        root = bound(YAML(typ="rt")).load(text)
     except DuplicateKeyError as error:
         mark = error.problem_mark
         name = str(error.problem).split('"')[1] if '"' in str(error.problem) else ""
@@ -501,6 +502,12 @@ def _parse(path: Path, problems: list[Problem]) -> _Document | None:
                 "is there twice",
                 "keep one of the two, or give the other a name of its own",
             )
+        )
+        return None
+    except YamlBoundError as error:
+        line = error.problem_mark.line + 1
+        problems.append(
+            Problem(file, line, "", f"has {error.problem}", "write the file without them")
         )
         return None
     except MarkedYAMLError as error:

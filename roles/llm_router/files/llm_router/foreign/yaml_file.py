@@ -8,6 +8,7 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
 from llm_router.foreign.errors import Unreadable
+from llm_router.yaml_bounds import YamlBoundError, bound
 
 Units = Literal["systemd", "child"]
 
@@ -15,7 +16,9 @@ Units = Literal["systemd", "child"]
 def read_yaml(text: str) -> dict[str, Any]:
     """The document, which must be a mapping. Raises `Unreadable`."""
     try:
-        document = YAML(typ="safe", pure=True).load(text)
+        document = bound(YAML(typ="safe", pure=True)).load(text)
+    except YamlBoundError as error:
+        raise Unreadable(f"line {error.problem_mark.line + 1}: has {error.problem}") from error
     except MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         line = f" in line {mark.line + 1}" if mark else ""
