@@ -25,7 +25,7 @@ from llm_router.config.load import load_settings
 from llm_router.config.schema import Model
 from llm_router.helper.client import HelperClient
 from llm_router.helper.protocol import Request, encode_request
-from llm_router.units.base import UnitError, UnitState
+from llm_router.units.base import ManagerUnavailable, UnitError, UnitState
 from llm_router.units.systemd import SystemdUnits
 
 USER = "llm-router"
@@ -80,6 +80,24 @@ ExecStart=/usr/bin/python3 {SCRATCH}/dump.py %i $LLAMACPP_ARGS
 """,
     "plain.service": "[Service]\nType=exec\nExecStart=/bin/sleep 1000\n",
     "crash.service": "[Service]\nExecStart=/bin/sh -c 'echo it broke; sleep 0.3; exit 3'\n",
+    "looping.service": (
+        "[Unit]\nStartLimitIntervalSec=0\n"
+        "[Service]\nType=exec\nRestart=always\n"
+        "ExecStart=/bin/sh -c 'echo it broke; sleep 0.3; exit 3'\n"
+    ),
+    "neverup.service": (
+        "[Unit]\nStartLimitIntervalSec=0\n"
+        "[Service]\nType=notify\nTimeoutStartSec=300\nRestart=on-failure\n"
+        "ExecStart=/bin/sh -c 'echo it broke; sleep 0.3; exit 3'\n"
+    ),
+    # what ends first here is no engine: a preparation, and a wrapper that stays "active (exited)"
+    "prepared.service": (
+        "[Service]\nType=exec\nRestart=always\nExecStartPre=/bin/sleep 1\n"
+        "ExecStart=/bin/sleep 1000\n"
+    ),
+    "wrapped.service": (
+        "[Service]\nType=oneshot\nRemainAfterExit=yes\nRestart=on-failure\nExecStart=/bin/sleep 1\n"
+    ),
     "stubborn.service": (
         "[Service]\nType=exec\nTimeoutStopSec=300\n"
         "ExecStart=/bin/sh -c 'trap \"\" TERM; sleep 1000 & while :; do wait; done'\n"
@@ -146,6 +164,7 @@ MODELS = {
         name: {"backend": "vllm", "service": f"{name}.service", "timeout": 20.0}
         for name in (
             "plain", "crash", "stubborn", "leftover", "neverready", "notstarting", "limited",
+            "looping", "neverup", "prepared", "wrapped",
         )
     },
     "missing": {"backend": "vllm", "service": "missing.service"},
@@ -281,6 +300,42 @@ async def a_crash_is_told_at_once() -> None:
         assert await units.log_tail(model, 20, time.time() + 60) == []
 
 
+async def a_crash_loop_is_told_at_the_first_exit() -> None:
+    async with entered() as (units, models, _):
+        looping = models["looping"]
+        for _round in range(2):  # the count of the past is not that of the next start
+            await units.start(looping)
+            assert (await units.state(looping)).exits == 0
+            with anyio.fail_after(2):
+                while not (state := await units.state(looping)).exits:
+                    await anyio.sleep(0.02)
+            assert state.exits == 1, state
+            assert state.running, state
+            if not state.main_pid:  # still waits to be restarted
+                assert state.end == "exit-code, status 3", state
+            await units.stop(looping, 5)
+            assert not (await units.state(looping)).running
+        neverup = models["neverup"]
+        began = time.monotonic()
+        sentence = await refused(units.start(neverup))
+        print("   ", sentence)
+        assert "exit-code, status 3" in sentence, sentence
+        assert time.monotonic() - began < 2
+        await units.stop(neverup, 5)
+        assert not (await units.state(neverup)).running
+        assert "it broke" in await units.log_tail(neverup, 20)
+
+
+async def a_first_exit_that_is_normal_is_no_crash() -> None:
+    async with entered() as (units, models, _):
+        for name in ("prepared", "wrapped"):
+            await units.start(models[name])
+            state = await units.state(models[name])
+            assert state.active == "active", state
+            assert state.exits == 0, state
+            await units.stop(models[name], 5)
+
+
 async def a_process_that_ignores_sigterm() -> None:
     async with entered() as (units, models, _):
         model = models["stubborn"]
@@ -310,7 +365,7 @@ async def processes_left_behind() -> None:
 async def failures_have_a_sentence() -> None:
     async with entered() as (units, models, _):
         assert await refused(units.start(models["notstarting"])) == (
-            "starting notstarting.service ended as failed: the unit failed (exit-code)"
+            "starting notstarting.service ended as failed: the unit failed (exit-code, status 1)"
         )
         late = models["neverready"].model_copy(update={"timeout": 1.0})
         assert await refused(units.start(late)) == (
@@ -389,6 +444,8 @@ UNPRIVILEGED = [
     arguments_arrive_as_written,
     a_unit_that_does_not_exist,
     a_crash_is_told_at_once,
+    a_crash_loop_is_told_at_the_first_exit,
+    a_first_exit_that_is_normal_is_no_crash,
     a_process_that_ignores_sigterm,
     processes_left_behind,
     failures_have_a_sentence,
@@ -431,6 +488,46 @@ async def systemd_is_executed_anew() -> None:
 
 async def systemd_reads_its_units_anew() -> None:
     await _survives(lambda: _systemctl("daemon-reload"))
+
+
+async def systemd_is_executed_anew_in_a_call() -> None:
+    """It succeeds, or the host is at fault: never the model."""
+    async with entered() as (units, models, _):
+        late = models["neverready"].model_copy(update={"timeout": 20.0})
+        raised: list[Exception] = []
+
+        async def start() -> None:
+            try:
+                await units.start(late)
+            except UnitError as error:
+                raised.append(error)
+
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(start)
+            with anyio.fail_after(5):
+                while not (await units.state(late)).main_pid:
+                    await anyio.sleep(0.02)
+            await _systemctl("daemon-reexec")
+            with anyio.fail_after(10):
+                while not raised:
+                    await anyio.sleep(0.02)
+        print("   ", raised[0])
+        assert isinstance(raised[0], ManagerUnavailable), raised
+        with anyio.fail_after(10):
+            while await units.problem() is not None:
+                await anyio.sleep(0.05)
+        await units.stop(late, 5)
+        # calls of all kinds, while it is executed anew again and again
+        plain = models["plain"]
+        for delay in (0.0, 0.005, 0.01, 0.02, 0.04):
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(_systemctl, "daemon-reexec")
+                await anyio.sleep(delay)
+                for call in (units.start(plain), units.stop(plain, 5)):
+                    try:
+                        await call
+                    except ManagerUnavailable as error:
+                        print("   ", error)
 
 
 async def the_bus_is_restarted() -> None:
@@ -538,6 +635,7 @@ PRIVILEGED = [
     the_engines_files_are_the_engines,
     systemd_reads_its_units_anew,
     systemd_is_executed_anew,
+    systemd_is_executed_anew_in_a_call,
     the_bus_is_restarted,
     a_crash_while_the_bus_is_away_is_told_afterwards,
     the_helper_is_gone,

@@ -12,7 +12,7 @@ import pytest
 from dbus_fast import MessageType
 
 from llm_router.units import dbus
-from llm_router.units.dbus import BusUnavailable, SystemdManager
+from llm_router.units.dbus import BusUnavailable, ManagerError, SystemdManager
 from llm_router.units.systemd import SystemdUnits
 
 pytestmark = pytest.mark.anyio
@@ -130,4 +130,24 @@ async def test_a_job_that_is_named_over_a_lost_connection_is_not_waited_for(bus:
     async with SystemdManager() as manager:
         bus.before_the_reply = manager._lose
         with pytest.raises(BusUnavailable, match="is lost"):
+            await manager.queue_start("some.service")
+
+
+@pytest.mark.parametrize(
+    ("name", "lost"),
+    [("org.freedesktop.DBus.Error.NoReply", True), ("org.freedesktop.systemd1.NoSuchUnit", False)],
+)
+async def test_a_systemd_that_restarts_in_a_call_is_unavailable(
+    bus: Bus, monkeypatch: pytest.MonkeyPatch, name: str, lost: bool
+) -> None:
+    """With ``daemon-reexec`` in the middle of a call, the bus itself answers NoReply."""
+    async with SystemdManager() as manager:
+
+        async def refuse(_: object) -> object:
+            return SimpleNamespace(
+                message_type=MessageType.ERROR, error_name=name, body=["went away"]
+            )
+
+        monkeypatch.setattr(bus, "call", refuse)
+        with pytest.raises(BusUnavailable if lost else ManagerError, match="went away"):
             await manager.queue_start("some.service")

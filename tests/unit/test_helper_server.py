@@ -21,8 +21,8 @@ from llm_router.helper.catalog import Catalog
 from llm_router.helper.client import HelperClient
 from llm_router.helper.server import HelperServer, listening_socket
 from llm_router.helper.started import Started
-from llm_router.units.base import UnitError
-from llm_router.units.dbus import ManagerError, UnitFacts, unit_path
+from llm_router.units.base import ManagerUnavailable, UnitError
+from llm_router.units.dbus import BusUnavailable, ManagerError, UnitFacts, unit_path
 
 pytestmark = pytest.mark.anyio
 
@@ -40,6 +40,8 @@ class FakeManager:
         self.states: dict[str, str] = {}
         self.load_states: dict[str, str] = {}
         self.left: dict[str, list[int]] = {}
+        self.restarting: dict[str, tuple[str, int, int]] = {}
+        """By unit: sub-state, NRestarts, ExecMainStatus."""
         self.result = "done"
         self.unit_result = "success"
         self.hangs: set[str] = set()
@@ -65,6 +67,7 @@ class FakeManager:
             42 if active == "active" else 0,
             self.unit_result,
             self.need_reload,
+            *self.restarting.get(unit, ()),
         )
 
     async def processes(self, unit: str, /) -> list[int]:
@@ -226,7 +229,11 @@ async def test_a_model_that_is_not_in_models_yml_is_refused(host: Host, name: st
         for verb in ("activate", "start", "stop", "logs"):
             line = json.dumps({"verb": verb, "model": name}).encode() + b"\n"
             answer = await host.say(line)
-            assert answer == {"ok": False, "error": f"model {name!r} is not in models.yml"}
+            assert answer == {
+                "ok": False,
+                "error": f"model {name!r} is not in models.yml",
+                "kind": "model",
+            }
     assert host.manager.calls == []
     assert host.asked_for == []
 
@@ -589,3 +596,113 @@ def test_without_a_socket_from_systemd_it_says_how_to_start_it(
 )
 def test_object_paths(unit: str, path: str) -> None:
     assert unit_path(unit) == f"/org/freedesktop/systemd1/unit/{path}"
+
+
+async def kind_of_refusal(host: Host, verb: str, model: str = "gemma") -> str:
+    answer = await host.say(json.dumps({"verb": verb, "model": model}).encode() + b"\n")
+    assert answer["ok"] is False
+    return str(answer["kind"])
+
+
+async def test_a_bus_that_is_lost_in_a_call_is_the_hosts_fault(host: Host) -> None:
+    async with host.serving():
+        host.manager.unforeseen = BusUnavailable("the connection to the system bus is lost")
+        assert await kind_of_refusal(host, "start") == "host"
+        with pytest.raises(ManagerUnavailable, match="the system bus is lost"):
+            await host.client.start("gemma", 5)
+
+
+async def test_files_that_cannot_be_trusted_are_the_hosts_fault(host: Host) -> None:
+    async with host.serving():
+        host.models.chmod(0o666)
+        assert await kind_of_refusal(host, "activate") == "host"
+        with pytest.raises(ManagerUnavailable, match="can be written by others"):
+            await host.client.stop("gemma", 5)
+
+
+async def test_a_fault_inside_the_helper_is_the_hosts_fault(host: Host) -> None:
+    async with host.serving():
+        host.manager.unforeseen = RuntimeError("odd")
+        assert await kind_of_refusal(host, "start") == "host"
+
+
+async def test_a_unit_that_fails_is_the_models_fault(host: Host) -> None:
+    async with host.serving():
+        host.manager.result = "failed"
+        assert await kind_of_refusal(host, "start") == "model"
+        with pytest.raises(UnitError) as caught:
+            await host.client.start("gemma", 5)
+        assert not isinstance(caught.value, ManagerUnavailable)
+
+
+async def test_a_file_in_the_wrong_place_is_the_models_fault(host: Host) -> None:
+    host.engine_files.mkdir()
+    (host.engine_files / "gemma.env").mkdir()
+    async with host.serving():
+        assert await kind_of_refusal(host, "activate") == "model"
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount")
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [("ro,size=64k", "Read-only file system"), ("size=4k,nr_inodes=3", "No space left on device")],
+)
+async def test_a_disk_that_takes_nothing_is_the_hosts_fault(
+    host: Host, options: str, says: str
+) -> None:
+    host.engine_files.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", f"{options},mode=755", "tmpfs"]
+    mount.append(str(host.engine_files))
+    if (await anyio.run_process(mount, check=False)).returncode:
+        pytest.skip("mounts are not allowed here")
+    try:
+        if "ro" not in options.split(","):
+            (host.engine_files / "filler").write_bytes(b"x" * 4096)
+        async with host.serving():
+            assert await kind_of_refusal(host, "activate") == "host"
+            with pytest.raises(ManagerUnavailable, match=says):
+                await host.client.activate("gemma")
+    finally:
+        await anyio.run_process(["umount", "--lazy", str(host.engine_files)])
+
+
+async def test_an_answer_without_a_kind_is_read_as_before(tmp_path: Path) -> None:
+    async def old_helper(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readline()
+        writer.write(b'{"ok": false, "error": "the unit failed"}\n')
+        writer.close()
+
+    path = str(tmp_path / "old.sock")
+    async with await asyncio.start_unix_server(old_helper, path):
+        with pytest.raises(UnitError, match="the unit failed") as caught:
+            await HelperClient(path).start("gemma", 5)
+        assert not isinstance(caught.value, ManagerUnavailable)
+
+
+@pytest.mark.parametrize(
+    ("restarting", "how"),
+    [(("auto-restart", 0, 3), "exit-code, status 3"), (("start-pre", 1, 0), "exit-code")],
+)
+async def test_a_start_job_that_systemd_repeats_ends_at_the_first_exit(
+    host: Host, monkeypatch: pytest.MonkeyPatch, restarting: tuple[str, int, int], how: str
+) -> None:
+    monkeypatch.setattr(jobs, "LOOK_EVERY", 0.01)
+    host.manager.hangs.add("start")
+    host.manager.unit_result = "exit-code"
+    unit = "llamacpp@gemma.service"
+    async with host.serving(), anyio.create_task_group() as tasks:
+
+        async def loop() -> None:
+            await host.manager.running.wait()
+            host.manager.states[unit] = "activating"
+            host.manager.restarting[unit] = restarting
+
+        tasks.start_soon(loop)
+        with anyio.fail_after(5), pytest.raises(UnitError) as caught:
+            await host.client.start("gemma", 3000)
+    assert str(caught.value) == (
+        f"unit {unit} ended while it started ({how}), and systemd restarts it again and again; "
+        f"see `journalctl -u {unit}`"
+    )
+    assert not isinstance(caught.value, ManagerUnavailable)
+    assert f"cancel start {unit}" in host.manager.calls

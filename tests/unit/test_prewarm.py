@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import ctypes
+import errno
 import os
+import platform
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -58,3 +63,37 @@ def test_what_cannot_be_read_is_no_error(tmp_path: Path) -> None:
 def test_a_models_weights_are_found_in_its_folder(cold: Path) -> None:
     (cold.parent / "config.json").write_text("{}")
     assert prewarm_model(str(cold.parent), threading.Event()) == SIZE
+
+
+def io_priority() -> int:
+    number = {"x86_64": 252, "aarch64": 31}.get(platform.machine())
+    if number is None:
+        pytest.skip("the number of ioprio_get is not known for this machine")
+    priority: int = ctypes.CDLL(None).syscall(number, 1, 0)
+    return priority
+
+
+@pytest.mark.parametrize("ends", ["read", "stopped", "fails"])
+def test_a_pooled_thread_keeps_its_io_priority(
+    cold: Path, monkeypatch: pytest.MonkeyPatch, ends: str
+) -> None:
+    """The reads have idle priority, and what the same thread does next has its own again."""
+    during: list[int] = []
+    pread = os.preadv
+
+    def read(*args: Any) -> int:
+        during.append(io_priority())
+        if ends == "fails":
+            raise OSError(errno.EIO, "Input/output error")
+        if ends == "stopped":
+            stop.set()
+        return pread(*args)
+
+    monkeypatch.setattr(os, "preadv", read)
+    stop = threading.Event()
+    with ThreadPoolExecutor(1) as pool:
+        before = pool.submit(io_priority).result()
+        assert before != 3 << 13, "an earlier test left its thread idle"
+        pool.submit(prewarm, {cold: SIZE}, stop).result()
+        assert set(during) == {3 << 13}
+        assert pool.submit(io_priority).result() == before

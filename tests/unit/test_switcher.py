@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping
 from contextlib import asynccontextmanager
@@ -481,5 +482,62 @@ def test_weights_are_read_while_the_model_before_still_answers(monkeypatch: Patc
             await until(lambda: units.ended == 2)
             for ticket in (first, *others):
                 ticket.close()
+
+    run(test())
+
+
+@pytest.mark.parametrize("restarting", [("activating", 0), ("active", 4712)])
+def test_a_crash_loop_of_a_start_is_told_at_the_first_exit(
+    monkeypatch: Patch, restarting: tuple[Any, int]
+) -> None:
+    """systemd waits to restart it, or has done so between two looks."""
+
+    async def test() -> None:
+        units = FakeUnits()
+        async with router(monkeypatch, {"a": {}}, units, {"a"}) as services:
+            ticket = services.scheduler.request("a")
+            switch = services.scheduler.switches["default"]
+            await until(lambda: switch.step == "WaitUntilReady")
+            units.crash("a.service", UnitState(*restarting, "exit-code", 3, 1))
+            with anyio.fail_after(5), pytest.raises(Refused) as caught:
+                await ticket.wait()
+            assert "a.service ended while it loaded (exit-code, status 3)" in str(
+                caught.value.refusal.message
+            )
+            assert caught.value.refusal.log_lines == ("the last line",)
+            assert services.scheduler.core.failures["a"].count == 1
+            assert units.calls[-1] == "stop a"
+
+    run(test())
+
+
+def test_a_crash_loop_that_was_found_running_is_stopped(monkeypatch: Patch) -> None:
+    async def test() -> None:
+        units = FakeUnits()
+        units.run("a.service", "a")
+        units.states["a.service"] = UnitState("active", 4711, exits=20)
+        async with router(monkeypatch, {"a": {}}, units, {"a"}) as services:
+            await until(lambda: bool(services.scheduler.switches))
+            switch = services.scheduler.switches["default"]
+            await until(lambda: switch.step == "WaitUntilReady")
+            await anyio.sleep(0.05)
+            assert not switch.ended.is_set(), "what it did before is not this switch's"
+            units.crash("a.service", UnitState("active", 4712, exits=21))
+            with anyio.fail_after(5):
+                await switch.ended.wait()
+            assert units.calls == ["stop a"]
+
+    run(test())
+
+
+def test_a_host_that_cannot_spawn_is_no_models_failure(monkeypatch: Patch) -> None:
+    async def test() -> None:
+        units = FakeUnits()
+        async with router(monkeypatch, {"a": {}}, units) as services:
+            failed = UnitError("/usr/bin/a cannot be started: Resource temporarily unavailable")
+            failed.__cause__ = BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable")
+            units.fails["start a"] = failed
+            assert (await refusal(services, "a")).refusal.kind == "unavailable"
+            assert services.scheduler.core.failures == {}
 
     run(test())

@@ -6,12 +6,13 @@ They are read at idle I/O priority, so that nobody who needs the disk waits for 
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import logging
 import os
 import platform
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import anyio
@@ -26,7 +27,9 @@ CHUNK = 4 << 20
 MOST_OF_FREE = 0.9
 """Of the memory that is available. What does not fit would push out its own beginning."""
 
-_IOPRIO_SET = {"x86_64": 251, "aarch64": 30}
+_IOPRIO = {"x86_64": (251, 252), "aarch64": (30, 31)}
+"""The numbers of the system calls ioprio_set and ioprio_get, which libc has no functions for."""
+_THIS_THREAD = 1  # IOPRIO_WHO_PROCESS; with id 0, the calling thread
 _IDLE = 3 << 13
 _PROT_READ, _MAP_SHARED = 1, 1
 _PAGE = os.sysconf("SC_PAGE_SIZE")
@@ -72,14 +75,14 @@ def prewarm(files: Mapping[Path, int], stop: threading.Event) -> int:
     Ends early when ``stop`` is set. Returns the bytes that were read: none where everything is
     there already, where it would not fit, or where the files cannot be read.
     """
-    _be_idle()
     done = 0
     try:
         missing = sum(size - cached(path, size) for path, size in files.items())
         if missing < CHUNK or missing > available_memory() * MOST_OF_FREE:
             return 0
-        for path, size in files.items():
-            done += _read_ahead(path, size, stop)
+        with _idle():
+            for path, size in files.items():
+                done += _read_ahead(path, size, stop)
     except OSError as error:
         log.debug("no weights are read ahead: %s", error)
     return done
@@ -129,8 +132,18 @@ def available_memory() -> int:
     raise OSError("no MemAvailable in /proc/meminfo")
 
 
-def _be_idle() -> None:
-    """This thread's reads give way to everybody's. Where that fails they are ordinary reads."""
-    number = _IOPRIO_SET.get(platform.machine())
-    if number is not None:
-        _libc.syscall(number, 1, 0, _IDLE)
+@contextlib.contextmanager
+def _idle() -> Iterator[None]:
+    """Meanwhile this thread's reads give way to everybody's. Where that fails they are ordinary
+    reads. The thread is a pooled one: what it does next has the priority that it had before."""
+    numbers = _IOPRIO.get(platform.machine())
+    if numbers is None:
+        yield
+        return
+    set_number, get_number = numbers
+    before = _libc.syscall(get_number, _THIS_THREAD, 0)
+    _libc.syscall(set_number, _THIS_THREAD, 0, _IDLE)
+    try:
+        yield
+    finally:
+        _libc.syscall(set_number, _THIS_THREAD, 0, max(before, 0))

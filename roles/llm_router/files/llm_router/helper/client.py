@@ -26,7 +26,8 @@ STOP_MARGIN = 40.0
 
 
 class HelperClient:
-    """Asks the helper. Every call has a deadline and raises `UnitError` with one sentence."""
+    """Asks the helper. Every call has a deadline and raises `UnitError` with one sentence, which is
+    a `ManagerUnavailable` where the host is at fault."""
 
     def __init__(self, socket_path: str) -> None:
         self._path = socket_path
@@ -81,6 +82,8 @@ class HelperClient:
                 "see `journalctl -u llm-router-helper`"
             ) from error
         if not answer["ok"]:
+            if answer.get("kind") == "host":
+                raise ManagerUnavailable(answer["error"])
             raise UnitError(answer["error"])
         return answer
 

@@ -14,6 +14,8 @@ from llm_router.units.dbus import ManagerError, UnitFacts
 
 KILL_TIMEOUT = 10.0
 """Seconds that SIGKILL gets to be over. A process that is still there then hangs in the kernel."""
+LOOK_EVERY = 0.25
+"""Seconds between two looks at a unit whose start job runs."""
 LEFTOVER_GRACE = 5.0
 """Seconds that processes get which systemd left in a stopped unit (KillMode=process, say)."""
 
@@ -72,7 +74,9 @@ async def start(manager: Manager, unit: str, seconds: float) -> None:
     result = None
     try:
         with anyio.move_on_after(seconds):
-            result = await manager.job_result(job)
+            # one that waits to be restarted is restarted by this job
+            before = int(facts.sub_state.startswith("auto-restart"))
+            result = await _start_result(manager, unit, job, before)
     finally:
         if result is None:
             with anyio.CancelScope(shield=True):
@@ -80,8 +84,7 @@ async def start(manager: Manager, unit: str, seconds: float) -> None:
     if result is None:
         raise UnitError(f"unit {unit} did not start within {seconds:g} s")
     if result != "done":
-        why = (await manager.facts(unit)).result
-        detail = f" ({why})" if why not in ("", "success") else ""
+        detail = _how_it_ended(await manager.facts(unit))
         raise UnitError(
             f"starting {unit} ended as {result}: {_RESULTS.get(result, 'see the journal')}{detail}"
         )
@@ -118,6 +121,30 @@ async def stop(manager: Manager, unit: str, seconds: float) -> None:
     facts, pids = await manager.facts(unit), await manager.processes(unit)
     left = f", with processes {', '.join(map(str, pids))}" if pids else ""
     raise UnitError(f"unit {unit} was stopped and is {facts.active_state} all the same{left}")
+
+
+async def _start_result(manager: Manager, unit: str, job: str, exits: int) -> str:
+    """The result of a start job. Raises `UnitError` as soon as systemd restarts the unit.
+
+    Before systemd 254 the job of a unit that is not up when its process ends (Type=notify, say)
+    goes on through all of its restarts.
+    """
+    while True:
+        with anyio.move_on_after(LOOK_EVERY):
+            return await manager.job_result(job)
+        facts = await manager.facts(unit)
+        if facts.exits > exits:
+            raise UnitError(
+                f"unit {unit} ended while it started{_how_it_ended(facts)}, and systemd restarts "
+                f"it again and again; see `journalctl -u {unit}`"
+            )
+
+
+def _how_it_ended(facts: UnitFacts) -> str:
+    if facts.result in ("", "success"):
+        return ""
+    status = f", status {facts.exit_status}" if facts.exit_status else ""
+    return f" ({facts.result}{status})"
 
 
 async def _job_within(manager: Manager, job: str, seconds: float) -> str | None:

@@ -12,6 +12,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, cast
 
+Kind = Literal["host", "model"]
+"""Whose fault a refusal is. An answer without it is of a helper before this field, and reads as
+``model``; a router before it ignores the field."""
 Verb = Literal["activate", "prewarm", "start", "stop", "logs"]
 
 VERBS: tuple[Verb, ...] = ("activate", "prewarm", "start", "stop", "logs")
@@ -80,7 +83,10 @@ def encode_answer(answer: Mapping[str, Any]) -> bytes:
 
 
 def decode_answer(line: bytes) -> dict[str, Any]:
-    """The answer's fields; ``ok`` is a bool, and ``error`` a string unless ``ok``."""
+    """The answer's fields; ``ok`` is a bool, and ``error`` a string unless ``ok``.
+
+    ``kind`` (see `Kind`) is not checked: a later helper may know others.
+    """
     fields = _object(line)
     ok = fields.get("ok")
     if not isinstance(ok, bool) or (not ok and not isinstance(fields.get("error"), str)):

@@ -32,6 +32,7 @@ from llm_router.helper.catalog import Catalog, CatalogError, Contents
 from llm_router.helper.journal import JournalError, read_journal
 from llm_router.helper.protocol import (
     MAX_REQUEST,
+    Kind,
     ProtocolError,
     Request,
     decode_request,
@@ -40,8 +41,9 @@ from llm_router.helper.protocol import (
 from llm_router.helper.started import Started
 from llm_router.prewarm import in_thread
 from llm_router.server import watchdog
-from llm_router.units.base import UnitError
+from llm_router.units.base import ManagerUnavailable, UnitError
 from llm_router.units.dbus import SystemdManager
+from llm_router.units.host_faults import is_host_fault
 
 IDLE = 900.0
 """Seconds without a request after which the helper ends; systemd starts it again for the next."""
@@ -219,12 +221,13 @@ class HelperServer:
                 result = await self._do(request, model, unit, contents)
         except (UnitError, CatalogError, EngineFileError, JournalError) as error:
             log.warning("%s %a %s: %s", request.verb, request.model, unit, error)
-            return _refusal(str(error))
+            return _refusal(str(error), _kind_of(error))
         except Exception as error:  # a fault of ours must not end what others wait for
             log.exception("%s %a %s failed", request.verb, request.model, unit)
             return _refusal(
                 f"the helper failed with {type(error).__name__}: {error}; "
-                "`journalctl -u llm-router-helper` says where"
+                "`journalctl -u llm-router-helper` says where",
+                "host",
             )
         seconds = time.monotonic() - began
         log.info(
@@ -334,5 +337,12 @@ def _said(result: dict[str, Any]) -> str:
     return str(result.get("result", f"{len(result.get('lines', ()))} lines"))
 
 
-def _refusal(error: str) -> dict[str, Any]:
-    return {"ok": False, "error": error}
+def _kind_of(error: Exception) -> Kind:
+    """Files that cannot be trusted, systemd that is away and a disk that is full stop every model
+    alike."""
+    hosts = isinstance(error, (CatalogError, JournalError, ManagerUnavailable))
+    return "host" if hosts or is_host_fault(error) else "model"
+
+
+def _refusal(error: str, kind: Kind = "host") -> dict[str, Any]:
+    return {"ok": False, "error": error, "kind": kind}

@@ -56,6 +56,7 @@ from llm_router.switcher.residency import Release, Sleeper, choose
 from llm_router.switcher.settling import GpuMemory, NotReleased
 from llm_router.switcher.sleepers import Sleepers
 from llm_router.units.base import ManagerUnavailable, UnitError, Units, UnitState
+from llm_router.units.host_faults import is_host_fault
 from llm_router.weights import host_memory, weights_size
 
 log = logging.getLogger(__name__)
@@ -103,6 +104,9 @@ class _Run:
     previous_touched: bool = False
     target_touched: bool = False
     main_pid: int = 0
+    exits: int | None = None
+    """How often the target's engine had ended, by systemd's count, when this run began to wait for
+    it; a start begins at 0."""
     context_length: int | None = None
     ended: list[StepEnded] = field(default_factory=list)
 
@@ -426,7 +430,8 @@ class Switcher:
         except NotReleased as failed:
             error = _StepError(str(failed), blame=False)
         except UnitError as failed:
-            blame = _blames(step) and not isinstance(failed, ManagerUnavailable)
+            hosts = isinstance(failed, ManagerUnavailable) or is_host_fault(failed)
+            blame = _blames(step) and not hosts
             error = _StepError(str(failed), blame=blame)
         except _StepError as failed:
             error = failed
@@ -522,11 +527,12 @@ class Switcher:
             self._record.add(target)
             run.engine_since = time.time()
             await self._units.start(target)
+            run.exits = 0
         elif isinstance(step, WaitUntilReady):
             async with self._following(switch, target, run):
-                run.context_length = await self._wait_until_ready(target)
+                run.context_length = await self._wait_until_ready(target, run)
         elif isinstance(step, WarmUp):
-            await self._warm_up(target)
+            await self._warm_up(target, run)
         else:
             raise TypeError(f"no such step: {step!r}")
 
@@ -630,7 +636,7 @@ class Switcher:
                 async for line in response.aiter_lines():
                     self._follow(switch, call, line, run)
         except httpx.HTTPError as error:
-            await self._still_running(model)
+            await self._still_running(model, run)
             raise _StepError(f"no answer to {call.path}: {type(error).__name__}") from error
 
     def _follow(self, switch: RunningSwitch, call: Call, line: str, run: _Run) -> None:
@@ -747,11 +753,11 @@ class Switcher:
             f"port {port} is in use by another process; find it with `ss -ltnp 'sport = :{port}'`"
         )
 
-    async def _wait_until_ready(self, model: Model) -> int | None:
+    async def _wait_until_ready(self, model: Model, run: _Run) -> int | None:
         """Returns the length of its context, if its engine says that."""
         delay = FIRST_POLL
         while (readiness := await self._probe(model)).verdict != "ready":
-            await self._still_running(model)
+            await self._still_running(model, run)
             if readiness.verdict == "refused":
                 raise _StepError(
                     f"the engine on {model.base_url} {readiness.detail}; "
@@ -767,14 +773,23 @@ class Switcher:
             delay = min(delay * 2, LONGEST_POLL)
         return readiness.context_length
 
-    async def _still_running(self, model: Model) -> None:
+    async def _still_running(self, model: Model, run: _Run) -> None:
+        """Raises `_StepError` if the engine ended, even where systemd restarts it: the next try
+        would fail like this one, and the caller waits."""
         try:
             state = await self._units.state(model)
         except ManagerUnavailable:
             return  # asked again until the deadline
+        how = f" ({state.end})" if state.end else ""
         if not state.running:
-            result = f" ({state.result})" if state.result else ""
-            raise _StepError(f"{model.unit} ended while it loaded{result}")
+            raise _StepError(f"{model.unit} ended while it loaded{how}")
+        if run.exits is None:  # one that was found running; its past is not this run's
+            run.exits = state.exits
+        if state.exits > run.exits:
+            raise _StepError(
+                f"{model.unit} ended while it loaded{how}, and systemd restarts it again and "
+                f"again; see `journalctl -u {model.unit}`"
+            )
 
     async def _probe(self, model: Model) -> Readiness:
         """All probes of the model's engine; the first that is not ready speaks for them."""
@@ -795,7 +810,7 @@ class Switcher:
             context_length = context_length or readiness.context_length
         return Readiness("ready", context_length=context_length)
 
-    async def _warm_up(self, model: Model) -> None:
+    async def _warm_up(self, model: Model, run: _Run) -> None:
         call = engine_for(model).warm_up(model)
         request = self._client.post(
             model.base_url + call.path,
@@ -806,7 +821,7 @@ class Switcher:
         try:
             response = await request
         except httpx.HTTPError as error:
-            await self._still_running(model)
+            await self._still_running(model, run)
             raise _StepError(f"no answer to a first token: {type(error).__name__}") from error
         body = _json(response)
         if response.status_code != 200 or not call.generated(body):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -33,6 +33,18 @@ class UnitState:
     main_pid: int = 0
     result: str = ""
     """Why it ended, in systemd's words (``exit-code``, ``signal``, …); empty while all is well."""
+    exit_status: int = field(default=0, compare=False)
+    """Exit code, or number of the signal, of the main process that ended last."""
+    exits: int = field(default=0, compare=False)
+    """How often its main process ended and was, or is about to be, restarted by the service
+    manager itself, since a start that the router asked for."""
+
+    @property
+    def end(self) -> str:
+        """How it ended, for a person: ``exit-code, status 3``; empty where nothing is known."""
+        if not self.result or not self.exit_status:
+            return self.result
+        return f"{self.result}, status {self.exit_status}"
 
     @property
     def running(self) -> bool:

@@ -19,6 +19,7 @@ from dbus_fast.errors import AuthError, DBusError, InvalidMessageError
 from typing_extensions import Self
 
 from llm_router.units.base import ManagerUnavailable, UnitError
+from llm_router.units.host_faults import BUS_ERRORS
 
 CALL_TIMEOUT = 30.0
 
@@ -54,6 +55,17 @@ class UnitFacts:
     main_pid: int
     result: str
     need_daemon_reload: bool
+    sub_state: str = ""
+    restarts: int = 0
+    """How often systemd itself restarted it (NRestarts) since it was last started by a job of
+    somebody or its failures were reset."""
+    exit_status: int = 0
+    """Of the main process that ended last: exit code or number of the signal."""
+
+    @property
+    def exits(self) -> int:
+        """How often its main process ended and systemd restarted it, or is about to."""
+        return self.restarts + self.sub_state.startswith("auto-restart")
 
 
 _FACTS = (
@@ -63,6 +75,9 @@ _FACTS = (
     ("Service", "MainPID"),
     ("Service", "Result"),
     ("Unit", "NeedDaemonReload"),
+    ("Unit", "SubState"),
+    ("Service", "NRestarts"),
+    ("Service", "ExecMainStatus"),
 )
 
 
@@ -138,10 +153,7 @@ class SystemdManager:
                 for interface, name in _FACTS
             )
         )
-        identity, load_state, active_state, main_pid, result, need = (
-            answer[0].value for answer in answers
-        )
-        return UnitFacts(identity, load_state, active_state, main_pid, result, need)
+        return UnitFacts(*(answer[0].value for answer in answers))
 
     async def active_state(self, unit: str) -> tuple[str, str]:
         """(load state, active state) of a unit of any type."""
@@ -270,7 +282,10 @@ class SystemdManager:
             raise BusUnavailable(_LOST_MESSAGE)
         if reply.message_type is MessageType.ERROR:
             text = str(reply.body[0]) if reply.body else str(reply.error_name)
-            raise ManagerError(str(reply.error_name), text)
+            refused = ManagerError(str(reply.error_name), text)
+            if refused.name in BUS_ERRORS:
+                raise BusUnavailable(f"systemd did not answer {member}: {text}") from refused
+            raise refused
         return list(reply.body)
 
     def _on_message(self, message: Message) -> None:
