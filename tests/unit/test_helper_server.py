@@ -119,6 +119,7 @@ class Host:
         self.socket = root / "helper.sock"
         self.manager = FakeManager()
         self.asked_for: list[tuple[str, int]] = []
+        self.said = ["one", "two"]
         self.started = root / "started.json"
         self.client = HelperClient(str(self.socket))
         self.config = self.etc / "config.yml"
@@ -144,7 +145,7 @@ class Host:
 
     async def journal(self, unit: str, lines: int, since: float | None = None) -> list[str]:
         self.asked_for.append((unit, lines))
-        return ["one", "two"]
+        return self.said
 
     @asynccontextmanager
     async def serving(
@@ -589,3 +590,20 @@ def test_without_a_socket_from_systemd_it_says_how_to_start_it(
 )
 def test_object_paths(unit: str, path: str) -> None:
     assert unit_path(unit) == f"/org/freedesktop/systemd1/unit/{path}"
+
+
+async def test_no_line_of_a_journal_has_a_key(host: Host, tmp_path: Path) -> None:
+    key_file = tmp_path / "api_key"
+    key_file.write_text("k3y-of-vllm\n")
+    host.write(
+        host.config,
+        {
+            "engine_files": {"llamacpp": str(host.engine_files)},
+            "engine_keys": {"vllm": str(key_file)},
+        },
+    )
+    host.said = ["got k3y-of-vllm", "x" * 1995 + "k3y-of-vllm", "Your admin key is: 0123456789"]
+    async with host.serving():
+        for model in ("gemma", "other"):
+            lines = await host.client.logs(model, 7)
+            assert lines == ["got ***", "x" * 1995 + "***", "Your admin key is: ***"]
