@@ -53,3 +53,18 @@ async def test_units_with_names_that_are_alike_share_nothing(tmp_path: Path) -> 
     assert len(set(pids.values())) == len(stems) == len(ALIKE)
     assert {"child_a_b", "child_a%2Fb"} <= stems
     assert not list((tmp_path / "children").glob("*.json"))
+
+
+async def test_no_line_of_a_child_has_a_key(tmp_path: Path) -> None:
+    key_file = tmp_path / "key"
+    key_file.write_text("k3y-of-the-engine")
+    one = Model(name="one", backend="command", api_key_file=str(key_file))
+    config = Config.model_validate({"state_dir": str(tmp_path), "units": "child"})
+    command = "echo got k3y-of-the-engine; echo api_key=another-one; exec sleep 60"
+    units = ChildUnits(config, {"one": one}, lambda _: ["sh", "-c", command])
+    with anyio.fail_after(20):
+        async with units:
+            await units.start(one)
+            while len(lines := await units.log_tail(one)) < 2:
+                await anyio.sleep(0.01)
+    assert lines == ["got ***", "api_key=***"]

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from llm_router.cli.view import cells, cut, paint, printable, status_lines
+from llm_router.cli.view import cells, cut, one_line, paint, status_lines
 
 
 def model(state: str = "stopped", **more: Any) -> dict[str, Any]:
@@ -114,6 +114,6 @@ def test_one_group_needs_no_column() -> None:
 
 
 def test_text_of_others_cannot_move_the_cursor() -> None:
-    assert printable("a\x1b[2J\r\nb\x9bc\u2028d") == "a [2J  b c d"
+    assert one_line("a\x1b[2J\r\nb\x9bc\u2028d") == "a  b d"
     assert cut("日本語モデル", 7) == "日本語…"
     assert cells("e\u0301") == 1

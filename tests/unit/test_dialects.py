@@ -76,7 +76,7 @@ def test_one_that_is_cut_ends_with_its_last_whole_event_and_is_not_finished(
 def test_errors_are_what_each_apis_clients_read() -> None:
     wrong = unknown_model("x", ["a"])
     assert ANTHROPIC.error_body(wrong)["error"]["type"] == "not_found_error"
-    failed = refused(Refusal("a", "it broke", log_lines=("last words",)))
+    failed = refused(Refusal("a", "it broke", log_lines=("last words",)), with_log=True)
     body = ANTHROPIC.error_body(failed)
     assert body["type"] == "error"
     assert body["error"]["type"] == "overloaded_error"

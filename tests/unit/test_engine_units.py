@@ -140,3 +140,11 @@ def test_a_loader_comes_with_its_package(made: dict[str, Any]) -> None:
     assert "--load-format sharded_state " in made["other loader"]["units"][0]["exec"]
     assert made["other loader"]["loader"] == made["vllm"]["loader"] == []
     assert "--load-format" not in made["vllm"]["units"][0]["exec"]
+
+
+def test_the_line_in_which_sglang_logs_its_key_is_kept_out_of_the_journal() -> None:
+    """SGLang 0.5.10 to 0.5.23: `entrypoints/engine.py` logs ``server_args=…`` with ``api_key``."""
+    template = (ROOT / "roles/engine/templates/engine.service.j2").read_text(encoding="utf-8")
+    assert "\nLogFilterPatterns=~{{ __engine_unit.unlogged }}\n" in template
+    known = yaml.safe_load((ROOT / "roles/sglang/vars/main.yml").read_text(encoding="utf-8"))
+    assert {unit["unlogged"] for unit in known["__sglang_units"]} == {"server_args="}

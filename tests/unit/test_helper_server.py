@@ -122,6 +122,7 @@ class Host:
         self.socket = root / "helper.sock"
         self.manager = FakeManager()
         self.asked_for: list[tuple[str, int]] = []
+        self.said = ["one", "two"]
         self.started = root / "started.json"
         self.client = HelperClient(str(self.socket))
         self.config = self.etc / "config.yml"
@@ -147,7 +148,7 @@ class Host:
 
     async def journal(self, unit: str, lines: int, since: float | None = None) -> list[str]:
         self.asked_for.append((unit, lines))
-        return ["one", "two"]
+        return self.said
 
     @asynccontextmanager
     async def serving(
@@ -706,3 +707,20 @@ async def test_a_start_job_that_systemd_repeats_ends_at_the_first_exit(
     )
     assert not isinstance(caught.value, ManagerUnavailable)
     assert f"cancel start {unit}" in host.manager.calls
+
+
+async def test_no_line_of_a_journal_has_a_key(host: Host, tmp_path: Path) -> None:
+    key_file = tmp_path / "api_key"
+    key_file.write_text("k3y-of-vllm\n")
+    host.write(
+        host.config,
+        {
+            "engine_files": {"llamacpp": str(host.engine_files)},
+            "engine_keys": {"vllm": str(key_file)},
+        },
+    )
+    host.said = ["got k3y-of-vllm", "x" * 1995 + "k3y-of-vllm", "Your admin key is: 0123456789"]
+    async with host.serving():
+        for model in ("gemma", "other"):
+            lines = await host.client.logs(model, 7)
+            assert lines == ["got ***", "x" * 1995 + "***", "Your admin key is: ***"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import tempfile
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -39,6 +40,7 @@ class FakeUnits(Units):
         """By unit: the model that its engine says it serves."""
         self.fails: dict[str, Exception] = {}
         self.calls: list[str] = []
+        self.logs_since: list[float | None] = []
         self.hang = asyncio.Event()
         self.next_pid = 100
 
@@ -83,6 +85,7 @@ class FakeUnits(Units):
     async def log_tail(
         self, model: Model, lines: int = 20, since: float | None = None
     ) -> list[str]:
+        self.logs_since.append(since)
         return ["the last line"]
 
     async def processes_among(self, model: Model, pids: Collection[int]) -> frozenset[int]:
@@ -436,9 +439,13 @@ def test_what_cannot_be_activated_or_started_is_told_and_the_former_model_comes_
         async with router(monkeypatch, {"a": {}, "b": {}}, units) as services:
             await load(services, "a")
             units.fails[call] = UnitError(says)
+            began = time.time()
             refused = await refusal(services, "b")
             assert says in refused.refusal.message
             assert refused.refusal.log_lines == ("the last line",)
+            # none of an earlier start
+            assert units.logs_since[-1] is not None
+            assert began <= units.logs_since[-1] <= time.time()
             core = services.scheduler.core
             await until(lambda: core.group_of("a").current == "a")
             assert core.failures["b"].count == 1

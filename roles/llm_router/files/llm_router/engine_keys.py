@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
+from collections.abc import Mapping
 from pathlib import Path
 
 from llm_router.config.schema import Config, Model
@@ -15,6 +17,18 @@ def key_file(model: Model, config: Config) -> str | None:
     """The file with the key of the model's engine; None where there is none to be."""
     named: str | None = getattr(config.engine_keys, model.backend)
     return model.api_key_file or named
+
+
+def known_keys(models: Mapping[str, Model], config: Config) -> frozenset[str]:
+    """The keys of all engines, as their files are now; none of a file that cannot be read.
+
+    Blocks on the disk.
+    """
+    found = set()
+    for path in {key_file(model, config) for model in models.values()} - {None}:
+        with contextlib.suppress(EngineFileError):
+            found.add(read_key(path))
+    return frozenset(key for key in found if key is not None)
 
 
 class EngineKeys:

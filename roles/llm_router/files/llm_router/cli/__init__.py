@@ -12,9 +12,11 @@ import json
 import os
 import sys
 from collections.abc import Sequence
+from typing import TextIO, cast
 
 from llm_router.cli.exits import Exit, Failed
 from llm_router.cli.parser import parse
+from llm_router.cli.plain import PrintableStream
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -23,7 +25,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         if isinstance(stream, io.TextIOWrapper):
             # a terminal that cannot show a character shows a question mark
             stream.reconfigure(errors="replace")
-    options = parse(sys.argv[1:] if argv is None else argv)
+    streams = sys.stdout, sys.stderr
+    # most of what is printed was chosen by others: an engine's log, a name, a path
+    sys.stdout, sys.stderr = (cast(TextIO, PrintableStream(stream)) for stream in streams)
+    try:
+        return _run(sys.argv[1:] if argv is None else argv)
+    finally:
+        sys.stdout, sys.stderr = streams
+
+
+def _run(argv: Sequence[str]) -> int:
+    options = parse(argv)
     module, _, name = options.run.partition(":")
     try:
         status = int(getattr(importlib.import_module(module), name)(options))

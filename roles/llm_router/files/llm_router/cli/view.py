@@ -6,6 +6,8 @@ import unicodedata
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from llm_router.cli.plain import printable
+
 Paint = Callable[[str, str], str]
 """(text, state) → the text, in the state's colour."""
 
@@ -174,14 +176,12 @@ def _row(row: Sequence[str], widths: Sequence[int]) -> str:
 
 
 def _fit(text: str, width: int | None, state: str, paint: Paint) -> str:
-    return paint(cut(printable(text), width), state)
+    return paint(cut(one_line(text), width), state)
 
 
-def printable(text: str) -> str:
+def one_line(text: str) -> str:
     """One line, without what would move a terminal's cursor."""
-    return "".join(
-        " " if unicodedata.category(char) in ("Cc", "Zl", "Zp") else char for char in text
-    )
+    return printable(text).replace("\n", " ").replace("\t", " ")
 
 
 def cut(text: str, width: int | None) -> str:

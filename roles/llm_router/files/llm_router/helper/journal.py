@@ -8,8 +8,6 @@ from typing import cast
 
 import anyio
 
-from llm_router.helper.protocol import MAX_LINE_LENGTH
-
 TIMEOUT = 10.0
 MAX_BYTES = 8 << 20
 
@@ -19,7 +17,7 @@ class JournalError(Exception):
 
 
 async def read_journal(unit: str, lines: int, since: float | None = None) -> list[str]:
-    """The unit's last messages, oldest first, each cut at `MAX_LINE_LENGTH` characters.
+    """The unit's last messages, oldest first, as they were logged: keys may be in them.
 
     ``since``: none before that, in seconds since 1970.
     """
@@ -36,7 +34,7 @@ async def read_journal(unit: str, lines: int, since: float | None = None) -> lis
     try:
         with anyio.fail_after(TIMEOUT):
             stream = cast(asyncio.StreamReader, process.stdout)
-            output = await _at_most(stream, MAX_BYTES, newest_first=since is not None)
+            output, cut = await _at_most(stream, MAX_BYTES, newest_first=since is not None)
             status = await process.wait()
     except TimeoutError as error:
         raise JournalError(f"journalctl did not answer within {TIMEOUT:g} s") from error
@@ -50,17 +48,21 @@ async def read_journal(unit: str, lines: int, since: float | None = None) -> lis
         raise JournalError(f"journalctl failed with exit status {status}")
     text = output.decode(errors="replace")
     found = text.splitlines()
-    found = found[-lines:] if since is None else found[:lines][::-1]
-    return [line[:MAX_LINE_LENGTH] for line in found]
+    if cut:  # in the middle of a line, and perhaps of a key
+        found = found[1:] if since is None else found[:-1]
+    return found[-lines:] if since is None else found[:lines][::-1]
 
 
-async def _at_most(stream: asyncio.StreamReader, limit: int, *, newest_first: bool) -> bytes:
-    """All of the stream; what is beyond the limit is read and dropped, the newest is kept."""
-    data = bytearray()
+async def _at_most(
+    stream: asyncio.StreamReader, limit: int, *, newest_first: bool
+) -> tuple[bytes, bool]:
+    """The stream, and whether it was cut: beyond the limit, the newest bytes are kept."""
+    data, cut = bytearray(), False
     while chunk := await stream.read(1 << 16):
         data += chunk
+        cut = cut or len(data) > limit
         if newest_first:
             del data[limit:]
         else:
             del data[:-limit]
-    return bytes(data)
+    return bytes(data), cut

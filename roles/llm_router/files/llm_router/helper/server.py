@@ -27,10 +27,12 @@ import anyio.to_thread
 from llm_router.activation import activate
 from llm_router.config.schema import Config, Model
 from llm_router.engine_files import EngineFileError
+from llm_router.engine_keys import known_keys
 from llm_router.helper import jobs
 from llm_router.helper.catalog import Catalog, CatalogError, Contents
 from llm_router.helper.journal import JournalError, read_journal
 from llm_router.helper.protocol import (
+    MAX_LINE_LENGTH,
     MAX_REQUEST,
     Kind,
     ProtocolError,
@@ -39,6 +41,7 @@ from llm_router.helper.protocol import (
     encode_answer,
 )
 from llm_router.helper.started import Started
+from llm_router.logs.masking import masked
 from llm_router.prewarm import in_thread
 from llm_router.server import watchdog
 from llm_router.units.base import ManagerUnavailable, UnitError
@@ -213,7 +216,7 @@ class HelperServer:
             if request.verb == "stop" and unit != "-":
                 result = await self._stop(request, unit, contents.config)
             elif request.verb == "logs" and unit != "-" and not known:
-                result = {"lines": await self._journal(unit, request.lines, request.since)}
+                result = await self._logs(request, unit, contents)
             elif model is None or model.service is None:
                 raise UnitError(f"model {request.model!r} is not in models.yml")
             else:
@@ -240,7 +243,7 @@ class HelperServer:
     ) -> dict[str, Any]:
         config = contents.config
         if request.verb == "logs":
-            return {"lines": await self._journal(unit, request.lines, request.since)}
+            return await self._logs(request, unit, contents)
         if request.verb == "stop":
             return await self._stop(request, unit, config)
         if request.verb == "prewarm":
@@ -253,6 +256,18 @@ class HelperServer:
                 timeout = request.timeout or model.timeout or config.switch.timeout
                 await jobs.start(manager, unit, timeout)
             return {"result": "done"}
+
+    async def _logs(self, request: Request, unit: str, contents: Contents) -> dict[str, Any]:
+        """The journal's lines without keys: the router shows them to administrators, and none of
+        them needs an engine's key."""
+        lines = await self._journal(unit, request.lines, request.since)
+
+        def shown() -> list[str]:
+            keys = known_keys(contents.models, contents.config)
+            # cut afterwards: half a key would not be known
+            return [line[:MAX_LINE_LENGTH] for line in masked(lines, keys)]
+
+        return {"lines": await anyio.to_thread.run_sync(shown)}
 
     async def _stop(self, request: Request, unit: str, config: Config) -> dict[str, Any]:
         """Stop what runs for the model: the unit that was started, be it another one by now."""

@@ -88,6 +88,8 @@ class _StepError(Exception):
 class _Run:
     """What the steps of one run share: the deadline of Start to WarmUp, and what was done."""
 
+    began: float = field(default_factory=time.time)
+    """In seconds since 1970."""
     step: Step | None = None
     load_from: float = 0.0
     load_until: float | None = None
@@ -314,7 +316,10 @@ class Switcher:
         if target is not None and error.wrong and switch.reason == "adopt":
             await self._see_who_serves(switch.group, target)
         if error.blame and run.step is not None:
-            lines = await self._log_of(self._as_started(run.step.model, run))
+            failed_model = self._as_started(run.step.model, run)
+            # of one that was found loading, nobody knows when it was started
+            since = None if switch.reason == "adopt" else run.engine_since or run.began
+            lines = await self._log_of(failed_model, since)
         if target is not None and run.target_touched:
             timeout = self._settings.config.switch.stop_timeout
             try:
@@ -333,10 +338,11 @@ class Switcher:
         self._record.remove(model.name)
         self._sleepers.forget(model.unit)
 
-    async def _log_of(self, model: Model) -> list[str]:
+    async def _log_of(self, model: Model, since: float | None) -> list[str]:
+        """The unit's last lines, none of an earlier start."""
         try:
             with anyio.fail_after(LOG_WITHIN):
-                return await self._units.log_tail(model, 20)
+                return await self._units.log_tail(model, 20, since)
         except (UnitError, TimeoutError) as error:
             log.warning("no log of '%s': %s", model.name, error)
             return []

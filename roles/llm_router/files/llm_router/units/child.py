@@ -23,6 +23,8 @@ import anyio
 from typing_extensions import Self
 
 from llm_router.config.schema import Config, Model
+from llm_router.engine_keys import known_keys
+from llm_router.logs.masking import masked
 from llm_router.prewarm import in_thread
 from llm_router.units.base import UnitError, Units, UnitState
 
@@ -47,7 +49,8 @@ class ChildUnits(Units):
 
     def __init__(self, config: Config, models: dict[str, Model], argv: Argv) -> None:
         super().__init__()
-        self._models = models
+        self._config = config
+        self._models: Mapping[str, Model] = models
         self._argv = argv
         self._dir = Path(config.state_dir) / "children"
         self._stop_timeout = config.switch.stop_timeout
@@ -125,17 +128,20 @@ class ChildUnits(Units):
     async def log_tail(
         self, model: Model, lines: int = 20, since: float | None = None
     ) -> list[str]:
-        """The end of the child's log file."""
+        """The end of the child's log file, without keys."""
         path = self._path(model.unit, "log")
 
         def read() -> list[str]:
             try:
                 with path.open("rb") as file:
-                    file.seek(max(0, path.stat().st_size - LOG_TAIL_BYTES))
+                    begin = max(0, path.stat().st_size - LOG_TAIL_BYTES)
+                    file.seek(begin)
                     text = file.read(LOG_TAIL_BYTES).decode("utf-8", "replace")
             except FileNotFoundError:
                 return []
-            return text.splitlines()[-lines:]
+            # the first line may be half of one, and begin within a key
+            found = text.splitlines()[1 if begin else 0 :][-lines:]
+            return masked(found, known_keys(self._models, self._config))
 
         return await anyio.to_thread.run_sync(read)
 
