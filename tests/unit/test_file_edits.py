@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+import yaml
 
 from llm_router.engine_files import read_key
 from llm_router.file_edits import (
@@ -26,6 +27,7 @@ from llm_router.file_edits import (
 )
 
 ALICE, BOB = 12345, 23456
+ROLE = Path(__file__).parents[2] / "roles/llm_router"
 EDITS = 2000
 
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root may give a file away")
@@ -243,3 +245,27 @@ def test_a_lock_that_another_program_holds_is_waited_for_no_longer_than_its_dead
         pass
     with locked(tmp_path):
         pass
+
+
+@as_root
+def test_no_link_of_another_user_gets_into_the_helpers_write_paths(
+    home: Path, tmp_path: Path
+) -> None:
+    tasks = yaml.safe_load((ROLE / "tasks/preflight.yml").read_text())
+    (script,) = [
+        task["vars"]["__llm_router_links_of_others"]
+        for task in tasks
+        if "__llm_router_links_of_others" in task.get("vars", {})
+    ]
+    (home / "link").symlink_to("/etc")
+    os.lchown(home / "link", ALICE, ALICE)
+    (home / "of-root").symlink_to("/etc")
+    (tmp_path / "operators").symlink_to(home)
+    paths = [home / "link" / "x", home / "of-root", tmp_path / "operators" / "tabby", home / "new"]
+    said = subprocess.run(
+        ["/bin/sh", "-c", script, "sh", *map(str, paths)],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert said.stdout.splitlines() == [str(home / "link"), str(home / "of-root")]
