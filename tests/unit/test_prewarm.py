@@ -58,3 +58,8 @@ def test_what_cannot_be_read_is_no_error(tmp_path: Path) -> None:
 def test_a_models_weights_are_found_in_its_folder(cold: Path) -> None:
     (cold.parent / "config.json").write_text("{}")
     assert prewarm_model(str(cold.parent), threading.Event()) == SIZE
+
+
+def test_a_fifo_that_took_a_files_place_does_not_block(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "a.gguf")
+    assert prewarm({tmp_path / "a.gguf": 8 << 20}, threading.Event()) == 0
