@@ -52,9 +52,13 @@ def swapping(folder: Path, target: Path) -> Iterator[None]:
         "folder, target, away, link = sys.argv[2:]\n"
         "os.setgroups([]); os.setgid(int(sys.argv[1])); os.setuid(int(sys.argv[1]))\n"
         "print('ready', flush=True)\n"
+        "def attempt(step, *names):\n"
+        "    try: step(*names)\n"  # some file systems refuse a rename under a lookup
+        "    except OSError: pass\n"
         "while True:\n"
-        "    os.rename(folder, away); os.symlink(target, link); os.rename(link, folder)\n"
-        "    os.rename(folder, link); os.rename(away, folder); os.unlink(link)\n"
+        "    attempt(os.rename, folder, away); attempt(os.symlink, target, link)\n"
+        "    attempt(os.rename, link, folder); attempt(os.rename, folder, link)\n"
+        "    attempt(os.rename, away, folder); attempt(os.unlink, link)\n"
     )
     arguments = [str(ALICE), str(folder), str(target), f"{folder}.away", f"{folder}.link"]
     process = subprocess.Popen(
