@@ -60,10 +60,12 @@ def swapping(folder: Path, target: Path) -> Iterator[None]:
         "    attempt(os.rename, link, folder); attempt(os.rename, folder, link)\n"
         "    attempt(os.rename, away, folder); attempt(os.unlink, link)\n"
     )
-    arguments = [str(ALICE), str(folder), str(target), f"{folder}.away", f"{folder}.link"]
+    name = folder.name  # relative: pytest closes its directories to others at each start
+    arguments = [str(ALICE), name, str(target), f"{name}.away", f"{name}.link"]
     process = subprocess.Popen(
         [sys.executable, "-I", "-c", script, *arguments],
         stdout=subprocess.PIPE,
+        cwd=folder.parent,
     )
     assert process.stdout is not None
     try:
