@@ -9,11 +9,17 @@ from __future__ import annotations
 
 import fnmatch
 import re
+import unicodedata
 from collections.abc import Iterable, Sequence
 from typing import Optional
 
 MODELS_DIR = "/srv/models"
 DEFAULT_REVISION = "main"
+RECORD = ".downloaded.json"
+PARTIAL = ".partial"
+MAX_NAME = 1024
+MAX_PART = 240
+"""Bytes of one part; the rest of a file system's 255 is for what the store appends."""
 REPO = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._-]*)?")
 REVISION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._-]*)*")
 
@@ -24,6 +30,18 @@ _PATTERN = re.compile(r"[*?\[]")
 def is_commit(revision: Optional[str]) -> bool:
     """Whether it names one state of a repository for ever; a branch or a tag may move."""
     return revision is not None and _COMMIT.fullmatch(revision) is not None
+
+
+def safe_name(name: object) -> bool:
+    """Whether a repository may call a file so: a path below its directory, of printable text, that
+    is none of the names that the store uses itself, however they are spelled."""
+    if not isinstance(name, str) or not name.isprintable() or "\\" in name:
+        return False
+    parts = name.split("/")
+    if any(part in ("", ".", "..") or len(part.encode()) > MAX_PART for part in parts):
+        return False
+    first = unicodedata.normalize("NFKC", parts[0]).casefold()
+    return len(name.encode()) <= MAX_NAME and not first.startswith((RECORD, PARTIAL))
 
 
 def directory(models_dir: str, repo: str, revision: Optional[str] = None) -> str:

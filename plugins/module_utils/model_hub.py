@@ -12,7 +12,11 @@ from functools import cached_property
 from typing import Any, BinaryIO, Optional
 
 from ansible_collections.roundhouse.llm.plugins.module_utils.model_files import DEFAULT_REVISION
-from ansible_collections.roundhouse.llm.plugins.module_utils.model_store import RepoFile, Snapshot
+from ansible_collections.roundhouse.llm.plugins.module_utils.model_store import (
+    RepoFile,
+    Snapshot,
+    checked,
+)
 
 ENVIRONMENT = {
     # No telemetry, no looking for updates, no token but the one that is given; and plain HTTP,
@@ -61,11 +65,15 @@ class Hub:
             for item in api.list_repo_tree(repo, revision=commit, recursive=True):
                 if not isinstance(item, self._library.hf_api.RepoFile):
                     continue
-                if item.path.startswith("/") or ".." in item.path.split("/"):
-                    raise DownloadError(f"{repo} on {self.endpoint} has the file name {item.path}")
                 checksum = f"sha256:{item.lfs.sha256}" if item.lfs else f"git-sha1:{item.blob_id}"
                 listing[item.path] = RepoFile(item.size, checksum.lower())
-            return Snapshot(repo, commit, listing)
+            try:
+                return checked(Snapshot(repo, commit, listing))
+            except ValueError as error:
+                raise DownloadError(
+                    f"{repo} on {self.endpoint} {error}: such a file could leave its directory or "
+                    "replace the store's own, so nothing is downloaded"
+                ) from error
 
     def fetch(self, snapshot: Snapshot, name: str, into: BinaryIO, have: int) -> None:
         """Append the rest of a file to ``into``, of which it has ``have`` bytes."""

@@ -17,7 +17,7 @@ try:
     from ruamel.yaml.error import MarkedYAMLError
     from ruamel.yaml.events import AliasEvent
 except ImportError:  # said by `yaml_edit`
-    Composer, MarkedYAMLError = object, Exception
+    Composer, MarkedYAMLError = object, Exception  # type: ignore[assignment,misc]
 
 if TYPE_CHECKING:
     from ruamel.yaml import YAML

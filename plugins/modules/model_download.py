@@ -64,6 +64,15 @@ options:
       - In a task it is then called again until it is done, and a line each time says how far it is.
     type: int
     default: 15
+  user:
+    description:
+      - Account that downloads and owns what it writes; everybody may read it. Without it, the
+        account of the task.
+      - What root has of a directory below O(models_dir) is given to this account first. Model files
+        that are there stay as they are.
+      - In check mode an account that does not exist yet is replaced by C(nobody).
+    type: str
+    version_added: 0.3.0
 attributes:
   check_mode:
     description: Says what would be downloaded.
@@ -128,7 +137,9 @@ missing_bytes:
 """
 
 import fcntl
+import json
 import os
+import pwd
 import tempfile
 import threading
 import time
@@ -157,6 +168,7 @@ from ansible_collections.roundhouse.llm.plugins.module_utils.model_store import 
     Store,
     StoreError,
     free_bytes,
+    give,
     make_directory,
     nearest,
 )
@@ -462,6 +474,7 @@ def main() -> None:
             "keep_free": {"type": "int", "default": 1 << 30},
             "parallel": {"type": "int", "default": 4},
             "interval": {"type": "int", "default": 15},
+            "user": {"type": "str"},
         },
         supports_check_mode=True,
     )
@@ -469,23 +482,82 @@ def main() -> None:
     closed = closed_to_engines(params["models_dir"])
     if closed:
         module.warn(f"{closed} is closed to engines' users: they cannot read the models in it")
+    account = None
+    result: dict[str, Any] = {}
+    if params["user"] and os.geteuid() == 0:
+        try:
+            account = pwd.getpwnam(params["user"])
+        except KeyError:
+            if not module.check_mode:
+                module.fail_json(msg=f"There is no user {params['user']}: create it first.")
+            account = pwd.getpwnam("nobody")
+    try:
+        if account is None:
+            result = attempt(params, module.check_mode)
+        else:
+            if not module.check_mode:
+                make_directory(Path(params["models_dir"]))
+                for directory in wishes_by_directory(params["models"], params["models_dir"]):
+                    give(directory, account.pw_uid, account.pw_gid)
+            result = as_user(account, lambda: attempt(params, module.check_mode))
+    except (DownloadError, StoreError) as error:
+        module.fail_json(msg=f"{error}.")
+    except OSError as error:
+        module.fail_json(msg=f"The models could not be written: {error}")
+    if result.pop("no_library", False):
+        if not module.check_mode:
+            module.fail_json(msg=missing_required_lib("huggingface_hub"))
+        module.warn("how much is to be downloaded is not known before huggingface_hub is there")
+    module.exit_json(**result)
+
+
+def attempt(params: dict[str, Any], check_mode: bool) -> dict[str, Any]:
+    """`work`, alone and with a home of its own. Raises as that does, but for ImportError."""
     with tempfile.TemporaryDirectory(prefix="model-download-") as home:
         # what the library keeps beside downloads is of no use here
         os.environ.update(ENVIRONMENT, HF_HOME=home, HF_ENDPOINT=params["endpoint"])
-        result: dict[str, Any] = {}
         try:
-            with nullcontext() if module.check_mode else alone(params["models_dir"]):
-                result = work(params, module.check_mode)
-        except ImportError as error:
-            if not module.check_mode:
-                module.fail_json(msg=missing_required_lib("huggingface_hub"), exception=repr(error))
-            result = {"changed": True, "finished": False, "models": {}}
-            module.warn("how much is to be downloaded is not known before huggingface_hub is there")
-        except (DownloadError, StoreError) as error:
-            module.fail_json(msg=f"{error}.")
-        except OSError as error:
-            module.fail_json(msg=f"The models could not be written: {error}")
-    module.exit_json(**result)
+            with nullcontext() if check_mode else alone(params["models_dir"]):
+                return work(params, check_mode)
+        except ImportError:
+            return {"changed": True, "finished": False, "models": {}, "no_library": True}
+
+
+def as_user(account: pwd.struct_passwd, action: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """What ``action`` returns, in a child process that belongs to the account for good.
+
+    Raises `DownloadError` with the message of its error.
+    """
+    reading, writing = os.pipe()
+    child = os.fork()
+    if child == 0:
+        answer: dict[str, Any] = {"error": "the download ended without a word"}
+        try:
+            os.close(reading)
+            os.setgroups([])
+            os.setgid(account.pw_gid)
+            os.setuid(account.pw_uid)
+            os.umask(0o022)
+            os.chdir("/")
+            os.environ["HOME"] = "/"
+            tempfile.tempdir = None  # Ansible's is root's alone
+            os.environ["TMPDIR"] = "/tmp"  # noqa: S108 (the directory in it has mode 0700)
+            answer = {"result": action()}
+        except BaseException as error:  # noqa: BLE001 (the parent reports it)
+            answer = {"error": str(error) or type(error).__name__}
+        finally:
+            with suppress(BaseException), os.fdopen(writing, "w") as pipe:
+                json.dump(answer, pipe)
+            os._exit(0)
+    os.close(writing)
+    with os.fdopen(reading) as pipe:
+        text = pipe.read()
+    os.waitpid(child, 0)
+    answer = json.loads(text) if text else {"error": "the download was killed"}
+    if "error" in answer:
+        raise DownloadError(str(answer["error"]).rstrip("."))
+    result: dict[str, Any] = answer["result"]
+    return result
 
 
 if __name__ == "__main__":

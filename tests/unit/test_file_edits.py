@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+import yaml
 
 from llm_router.engine_files import read_key
 from llm_router.file_edits import (
@@ -26,6 +27,7 @@ from llm_router.file_edits import (
 )
 
 ALICE, BOB = 12345, 23456
+ROLE = Path(__file__).parents[2] / "roles/llm_router"
 EDITS = 2000
 
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root may give a file away")
@@ -50,14 +52,20 @@ def swapping(folder: Path, target: Path) -> Iterator[None]:
         "folder, target, away, link = sys.argv[2:]\n"
         "os.setgroups([]); os.setgid(int(sys.argv[1])); os.setuid(int(sys.argv[1]))\n"
         "print('ready', flush=True)\n"
+        "def attempt(step, *names):\n"
+        "    try: step(*names)\n"  # some file systems refuse a rename under a lookup
+        "    except OSError: pass\n"
         "while True:\n"
-        "    os.rename(folder, away); os.symlink(target, link); os.rename(link, folder)\n"
-        "    os.rename(folder, link); os.rename(away, folder); os.unlink(link)\n"
+        "    attempt(os.rename, folder, away); attempt(os.symlink, target, link)\n"
+        "    attempt(os.rename, link, folder); attempt(os.rename, folder, link)\n"
+        "    attempt(os.rename, away, folder); attempt(os.unlink, link)\n"
     )
-    arguments = [str(ALICE), str(folder), str(target), f"{folder}.away", f"{folder}.link"]
+    name = folder.name  # relative: pytest closes its directories to others at each start
+    arguments = [str(ALICE), name, str(target), f"{name}.away", f"{name}.link"]
     process = subprocess.Popen(
         [sys.executable, "-I", "-c", script, *arguments],
         stdout=subprocess.PIPE,
+        cwd=folder.parent,
     )
     assert process.stdout is not None
     try:
@@ -243,3 +251,27 @@ def test_a_lock_that_another_program_holds_is_waited_for_no_longer_than_its_dead
         pass
     with locked(tmp_path):
         pass
+
+
+@as_root
+def test_no_link_of_another_user_gets_into_the_helpers_write_paths(
+    home: Path, tmp_path: Path
+) -> None:
+    tasks = yaml.safe_load((ROLE / "tasks/preflight.yml").read_text())
+    (script,) = [
+        task["vars"]["__llm_router_links_of_others"]
+        for task in tasks
+        if "__llm_router_links_of_others" in task.get("vars", {})
+    ]
+    (home / "link").symlink_to("/etc")
+    os.lchown(home / "link", ALICE, ALICE)
+    (home / "of-root").symlink_to("/etc")
+    (tmp_path / "operators").symlink_to(home)
+    paths = [home / "link" / "x", home / "of-root", tmp_path / "operators" / "tabby", home / "new"]
+    said = subprocess.run(
+        ["/bin/sh", "-c", script, "sh", *map(str, paths)],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert said.stdout.splitlines() == [str(home / "link"), str(home / "of-root")]

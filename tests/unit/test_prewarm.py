@@ -97,3 +97,8 @@ def test_a_pooled_thread_keeps_its_io_priority(
         pool.submit(prewarm, {cold: SIZE}, stop).result()
         assert set(during) == {3 << 13}
         assert pool.submit(io_priority).result() == before
+
+
+def test_a_fifo_that_took_a_files_place_does_not_block(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "a.gguf")
+    assert prewarm({tmp_path / "a.gguf": 8 << 20}, threading.Event()) == 0

@@ -5,6 +5,7 @@ They are in nothing else that is found out here; see `commands.Launch`.
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
 from .commands import Launch, Read, read_options
@@ -14,15 +15,30 @@ if TYPE_CHECKING:
     from .survey import Engine
 
 
+_KEY = re.compile(r"[!-~]{1,512}")
+
+
 class KeysDiffer(Exception):
     """The scripts of one unit have keys of their own."""
+
+
+class NotAKey(Exception):
+    """What stands in a key's place has not the form of one; its text is in no message."""
 
 
 def key_of(engine: Engine, read: Read) -> str:
     """The key by which the engine lets the router in; empty where it wants none.
 
-    ``read`` gives a file's text, or None. Raises `KeysDiffer`.
+    ``read`` gives a file's text, or None; call this as the unit's user (`identity.acting_as`),
+    since its files name further ones. Raises `KeysDiffer` and `NotAKey`.
     """
+    key = _found(engine, read)
+    if key and not _KEY.fullmatch(key):
+        raise NotAKey(engine.unit)
+    return key
+
+
+def _found(engine: Engine, read: Read) -> str:
     if engine.tabby is not None:
         if not engine.tabby.wants_key:
             return ""

@@ -22,7 +22,8 @@ from typing import Any
 from .commands import Launch, launch_of, script_launch
 from .folders import PART, ModelFiles, folder_model, gguf_models
 from .gguf import HEAD, read_gguf
-from .keys import KeysDiffer, key_of
+from .identity import acting_as
+from .keys import KeysDiffer, NotAKey, key_of
 from .settings import read_settings
 from .units import UnitText, command_line, parse_environment, parse_unit
 
@@ -91,6 +92,9 @@ class Engine:
     scripts: tuple[Launch, ...] = ()
     """Scripts that lie beside the one that it runs, and start the same engine."""
     tabby: Tabby | None = None
+    user: str = ""
+    """The unit's, by which its files are read."""
+    groups: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -143,7 +147,10 @@ class _Host:
             return b""
 
     def _open(self, name: str) -> Any:
-        # not blocking: a pipe that nobody writes to must not hold the survey up
+        # not blocking: a pipe that nobody writes to must not hold the survey up; and to open a
+        # device may do something
+        if not stat.S_ISREG(self.path(name).stat().st_mode):
+            raise OSError(0, "not a regular file")
         descriptor = os.open(self.path(name), os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
             os.close(descriptor)
@@ -277,6 +284,19 @@ def _engine(host: _Host, unit: str, path: str, text: UnitText) -> Engine | None:
         content = host.read(name.replace("%i", stem.partition("@")[2]).replace("%n", unit))
         environment.update(parse_environment(content or ""))
     argv = command_line(text.exec_start, unit, environment)
+    # the unit and its environment are root's; everything that they name is its user's
+    with acting_as(text.user, text.groups):
+        return _started(host, unit, path, text, argv, environment)
+
+
+def _started(
+    host: _Host,
+    unit: str,
+    path: str,
+    text: UnitText,
+    argv: list[str],
+    environment: dict[str, str],
+) -> Engine | None:
     directory = text.working_directory
     launch = launch_of(argv, environment, directory, host.script)
     if launch is None:
@@ -291,6 +311,8 @@ def _engine(host: _Host, unit: str, path: str, text: UnitText) -> Engine | None:
         runs_script=argv == [launch.script],
         scripts=tuple(_siblings(host, launch, environment, directory)),
         tabby=tabby,
+        user=text.user,
+        groups=text.groups,
     )
 
 
@@ -371,8 +393,9 @@ def _with_state(host: _Host, engine: Engine) -> Engine:
     for port in candidates:
         serves, refused = _asked(port, engine.launch.backend)
         if refused and ports:  # the port is the unit's own: no stranger gets its key
-            with contextlib.suppress(KeysDiffer):
-                key = key_of(engine, host.read)
+            with contextlib.suppress(KeysDiffer, NotAKey):
+                with acting_as(engine.user, engine.groups):
+                    key = key_of(engine, host.read)
                 serves, refused = _asked(port, engine.launch.backend, key)
         if serves or refused:
             ports = [port, *(other for other in ports if other != port)]

@@ -23,6 +23,8 @@ class UnitText:
     environment_files: tuple[str, ...] = ()
     working_directory: str = ""
     user: str = ""
+    groups: tuple[str, ...] = ()
+    """Of Group= and SupplementaryGroups=."""
 
 
 def parse_unit(files: Sequence[tuple[str, str]]) -> UnitText:
@@ -30,6 +32,7 @@ def parse_unit(files: Sequence[tuple[str, str]]) -> UnitText:
     exec_start, exec_from, working_directory, user = "", "", "", ""
     environment: dict[str, str] = {}
     environment_files: list[str] = []
+    groups: list[str] = []
     for path, text in files:
         for key, value in _service_lines(text):
             if key == "ExecStart":
@@ -42,8 +45,18 @@ def parse_unit(files: Sequence[tuple[str, str]]) -> UnitText:
                 working_directory = value.lstrip("-")
             elif key == "User":
                 user = value
+            elif key == "DynamicUser" and value.lower() in ("yes", "true", "on", "1"):
+                user = user or "(dynamic)"
+            elif key in ("Group", "SupplementaryGroups"):
+                groups += value.split()
     return UnitText(
-        exec_start, exec_from, environment, tuple(environment_files), working_directory, user
+        exec_start,
+        exec_from,
+        environment,
+        tuple(environment_files),
+        working_directory,
+        user,
+        tuple(groups),
     )
 
 

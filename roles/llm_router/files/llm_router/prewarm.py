@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import errno
 import logging
 import os
 import platform
+import stat
 import threading
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -91,7 +93,7 @@ def prewarm(files: Mapping[Path, int], stop: threading.Event) -> int:
 def _read_ahead(path: Path, size: int, stop: threading.Event) -> int:
     """Plain reads: of what posix_fadvise(2) is asked for, the kernel takes only the beginning."""
     buffer = bytearray(CHUNK)
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    descriptor = _open(path)
     try:
         for start in range(0, size, CHUNK):
             if stop.is_set():
@@ -102,11 +104,20 @@ def _read_ahead(path: Path, size: int, stop: threading.Event) -> int:
         os.close(descriptor)
 
 
+def _open(path: Path) -> int:
+    """A regular file; the owner of its folder can put a FIFO there, which must not block."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise OSError(errno.EINVAL, "not a regular file", str(path))
+    return descriptor
+
+
 def cached(path: Path, size: int) -> int:
     """How many bytes of a file are in the page cache. Raises OSError."""
     if size == 0:
         return 0
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    descriptor = _open(path)
     try:
         address = _libc.mmap(None, size, _PROT_READ, _MAP_SHARED, descriptor, 0)
         if address in (None, ctypes.c_void_p(-1).value):

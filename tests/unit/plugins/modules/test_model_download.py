@@ -369,3 +369,116 @@ def test_a_directory_that_engines_may_not_enter_is_said(
     run()
     closed = f"{tmp_path}/models is closed to engines' users: they cannot read the models in it"
     assert warned == [closed]
+
+
+HOSTILE = [
+    "../../evil",
+    "/evil",
+    "sub/../../../evil",
+    "sub//evil",
+    "./evil",
+    ".downloaded.json",
+    ".Downloaded.JSON",
+    ".downloaded.json.new",
+    ".partial/listing.json",
+    ".PARTIAL/x",
+    ".partial",
+    "sub/\nevil",
+    "a\x1b[2Jevil",
+    "sub\\..\\evil",
+    "x" * 250,
+]
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_a_name_of_a_hostile_hub_writes_and_deletes_nothing(
+    name: str, run: Run, hub: Hub, tmp_path: Path
+) -> None:
+    hub.repositories[REPO].commit({name: b"{}", "config.json": b"{}"})
+    said = run()
+    assert said.get("failed"), said
+    assert "has the file name" in said["msg"]
+    assert not list((tmp_path / "models").rglob("*"))
+
+
+@pytest.mark.parametrize("name", [*HOSTILE[:8], "../../../victim"])
+def test_a_record_with_a_hostile_name_deletes_nothing(
+    name: str, run: Run, place: Path, tmp_path: Path
+) -> None:
+    run()
+    victim = tmp_path / "victim"
+    victim.write_text("root's own")
+    record = json.loads((place / model_store.RECORD).read_text())
+    record["commit"] = "0" * 40
+    record["listing"][name] = [1, "sha256:" + "0" * 64]
+    record["there"].append(name)
+    (place / model_store.RECORD).write_text(json.dumps(record))
+    said = run(update=True)
+    assert said.get("failed"), said
+    assert "is not a record of a download" in said["msg"]
+    assert victim.read_text() == "root's own"
+
+
+def test_a_checksum_that_is_a_path_is_refused(run: Run, place: Path) -> None:
+    run()
+    record = json.loads((place / model_store.RECORD).read_text())
+    record["listing"]["config.json"][1] = "sha256:/../../../../x"
+    (place / model_store.RECORD).write_text(json.dumps(record))
+    assert "has the checksum" in run()["msg"]
+
+
+@pytest.mark.parametrize("link", ["sub", ".partial", "config.json"])
+def test_a_link_in_the_directory_leads_nowhere(
+    link: str, run: Run, place: Path, tmp_path: Path
+) -> None:
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    place.mkdir(parents=True)
+    (place / link).symlink_to(outside / "new" if link == "config.json" else outside)
+    said = run()
+    assert list(outside.iterdir()) == []
+    if link == "config.json":
+        assert (place / link).read_bytes() == FILES[link]
+        assert not (place / link).is_symlink()
+    else:
+        assert "is a link or a file where a directory is needed" in said["msg"]
+
+
+as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
+
+
+@pytest.fixture
+def library() -> None:
+    """The library is imported beforehand: this checkout may be closed to other users."""
+    pytest.importorskip("huggingface_hub.file_download")
+    pytest.importorskip("httpx2")
+
+
+@as_root
+@pytest.mark.usefixtures("library")
+def test_the_download_runs_as_an_account_of_its_own(run: Run, hub: Hub, place: Path) -> None:
+    said = run(user="nobody")
+    assert said["finished"], said
+    assert in_place(place) == FILES
+    owners = {each.stat().st_uid for each in [place, *place.rglob("*")]}
+    assert owners == {65534}
+    assert run(user="nobody")["changed"] is False
+
+
+@as_root
+@pytest.mark.usefixtures("library")
+def test_a_store_that_root_has_filled_goes_on(run: Run, hub: Hub, place: Path) -> None:
+    run()
+    assert run(user="nobody")["changed"] is False
+    kept = (place / "model-00002-of-00002.safetensors").stat()
+    assert kept.st_uid == 0
+    hub.repositories[REPO].commit({**FILES, "config.json": b"new", "sub/notes.txt": b"new"})
+    said = run(user="nobody", update=True)
+    assert said["finished"], said
+    assert (place / "sub/notes.txt").read_bytes() == b"new"
+    assert (place / "model-00002-of-00002.safetensors").stat().st_ino == kept.st_ino
+
+
+@as_root
+def test_an_account_that_is_missing_is_said(run: Run) -> None:
+    assert run(user="no-such-account")["msg"].startswith("There is no user no-such-account")

@@ -19,7 +19,8 @@ from llm_router.config.errors import ConfigError, Problem
 from llm_router.config.load import load_models
 from llm_router.config.schema import Config
 from llm_router.discovery.answer import answer_of
-from llm_router.discovery.keys import KeysDiffer, key_of
+from llm_router.discovery.identity import acting_as
+from llm_router.discovery.keys import KeysDiffer, NotAKey, key_of
 from llm_router.discovery.proposal import render
 from llm_router.discovery.survey import engines, read_text, survey
 from llm_router.engine_keys import key_file
@@ -51,11 +52,17 @@ def adopt_keys(options: argparse.Namespace) -> int:
         if engine is None or path is None or Path(path).exists():
             continue
         try:
-            key = key_of(engine, read_text)
+            with acting_as(engine.user, engine.groups):
+                key = key_of(engine, read_text)
         except KeysDiffer as error:
             raise Failed(
                 f"the scripts of {engine.unit} have keys of their own; give each of its models an "
                 "`api_key_file:` with its key"
+            ) from error
+        except NotAKey as error:
+            raise Failed(
+                f"what {engine.unit} names as its key is not one word of at most 512 printable "
+                "ASCII characters; write the key into its file, and nothing else"
             ) from error
         if key and wanted.setdefault(path, key) != key:
             raise Failed(f"{engine.unit} has another key than the one for {path}; give its models "
