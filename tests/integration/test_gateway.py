@@ -225,11 +225,7 @@ def test_what_a_client_chose_adds_no_line_and_no_field_to_the_log(gateway: Gatew
         assert b'"code": "model_not_found"' in gateway.ask(chat(model))
     deadline = time.monotonic() + 10
     while True:
-        lines = [
-            line
-            for line in gateway.log.read_bytes().splitlines()
-            if b" model:" in line
-        ]
+        lines = [line for line in gateway.log.read_bytes().splitlines() if b" model:" in line]
         if len(lines) >= 3:
             break
         assert time.monotonic() < deadline, gateway.log.read_text()

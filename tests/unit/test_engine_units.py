@@ -140,3 +140,17 @@ def test_a_loader_comes_with_its_package(made: dict[str, Any]) -> None:
     assert "--load-format sharded_state " in made["other loader"]["units"][0]["exec"]
     assert made["other loader"]["loader"] == made["vllm"]["loader"] == []
     assert "--load-format" not in made["vllm"]["units"][0]["exec"]
+
+
+@pytest.mark.parametrize("role", ["sglang", "vllm", "tabbyapi"])
+def test_only_named_packages_are_built_from_source(role: str) -> None:
+    (release,) = (
+        task["vars"]
+        for task in yaml.safe_load((ROOT / f"roles/{role}/tasks/install.yml").read_text())
+        if "uv_release_root" in task.get("vars", {})
+    )
+    arguments = release["uv_release_arguments"]
+    assert "'--only-binary=:all:'" in arguments
+    # what a user gives comes last
+    assert arguments.index("only-binary") < arguments.index(f"__{role}_built")
+    assert arguments.index(f"__{role}_built") < arguments.index(f"{role}_install_arguments")
