@@ -148,3 +148,17 @@ def test_the_line_in_which_sglang_logs_its_key_is_kept_out_of_the_journal() -> N
     assert "\nLogFilterPatterns=~{{ __engine_unit.unlogged }}\n" in template
     known = yaml.safe_load((ROOT / "roles/sglang/vars/main.yml").read_text(encoding="utf-8"))
     assert {unit["unlogged"] for unit in known["__sglang_units"]} == {"server_args="}
+
+
+@pytest.mark.parametrize("role", ["sglang", "vllm", "tabbyapi"])
+def test_only_named_packages_are_built_from_source(role: str) -> None:
+    (release,) = (
+        task["vars"]
+        for task in yaml.safe_load((ROOT / f"roles/{role}/tasks/install.yml").read_text())
+        if "uv_release_root" in task.get("vars", {})
+    )
+    arguments = release["uv_release_arguments"]
+    assert "'--only-binary=:all:'" in arguments
+    # what a user gives comes last
+    assert arguments.index("only-binary") < arguments.index(f"__{role}_built")
+    assert arguments.index(f"__{role}_built") < arguments.index(f"{role}_install_arguments")
