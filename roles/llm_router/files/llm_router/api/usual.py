@@ -8,6 +8,7 @@ bytes around another text says the same with another token.
 from __future__ import annotations
 
 import re
+from itertools import islice
 from typing import Any
 
 from llm_router.api.wire import from_json
@@ -17,6 +18,10 @@ TEXTS = ("content", "reasoning_content", "reasoning", "text")
 # a JSON string's inside; no two ways to read it, so that a mismatch costs no more than a match
 _INSIDE = rb'[^"\\\x00-\x1f]*(?:\\(?:["\\/bfnrt]|u[0-9a-fA-F]{4})[^"\\\x00-\x1f]*)*'
 _TEXT = re.compile(rb'"(?:%b)": ?"(%b)"' % ("|".join(TEXTS).encode(), _INSIDE))
+LONGEST_TO_LEARN = 4096
+"""Bytes of an event that is learned from. One token takes some hundred."""
+MOST_CANDIDATES = 8
+"""Texts of an event that may be its token; each is one more parse."""
 _BORDER = b"\x00"
 _SOME = rb"(?!\x00|\Z)%b" % _INSIDE
 _text = re.compile(_SOME).fullmatch
@@ -80,9 +85,9 @@ def learn(event: bytes, body: dict[str, Any]) -> Usual | None:
     choices = body["choices"]
     if len(choices) != 1 or not event.startswith(b"data: ") or b"\r" in event:
         return None
-    if event.find(b"\n") != len(event) - 2:
+    if len(event) > LONGEST_TO_LEARN or event.find(b"\n") != len(event) - 2:
         return None
-    for found in _TEXT.finditer(event):
+    for found in islice(_TEXT.finditer(event), MOST_CANDIDATES):
         start, end = found.span(1)
         before, after = event[:start], event[end:]
         if start < end and _is_the_token(from_json(before[6:] + b"\\u0001\\u0002" + after), body):
