@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gzip
+import json
 import statistics
 import subprocess
 import sys
@@ -12,7 +14,7 @@ from typing import Any
 import httpx
 import pytest
 
-from .conftest import Router
+from .conftest import Router, free_port
 
 CHAT = "/v1/chat/completions"
 MEBI = 1024 * 1024
@@ -33,6 +35,38 @@ def send():
 for _ in range(senders):
     threading.Thread(target=send, daemon=True).start()
 sys.stdin.read()
+"""
+
+
+ENGINE = """
+import gzip, http.server, json, sys
+class Handler(http.server.BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    def log_message(self, *_):
+        pass
+    def answer(self, data, kind="application/json", **headers):
+        self.send_response(200)
+        self.send_header("Content-Type", kind)
+        for name, value in headers.items():
+            self.send_header(name.replace("_", "-"), value)
+        self.end_headers()
+        self.wfile.write(data)
+    def do_GET(self):
+        data = json.dumps({"object": "list", "data": [{"id": "a"}]}).encode()
+        self.answer(data, Content_Length=len(data))
+    def do_POST(self):
+        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        data = json.dumps({"choices": [{"index": 0, "message": {"content": "x"}}]})
+        kind = "application/json"
+        if body.get("stream"):
+            event = {"choices": [{"index": 0, "delta": {"content": "x"}, "finish_reason": "stop"}]}
+            data, kind = f"data: {json.dumps(event)}\\n\\n", "text/event-stream"
+        data, headers = data.encode(), {}
+        if body.get("user") == "gzip":
+            data, headers = gzip.compress(data), {"Content_Encoding": "gzip"}
+        self.close_connection = True
+        self.answer(data, kind, Connection="close", **headers)
+http.server.ThreadingHTTPServer(("127.0.0.1", int(sys.argv[1])), Handler).serve_forever()
 """
 
 
@@ -69,6 +103,39 @@ def test_a_large_body_that_is_wrong_is_a_400_and_names_what_is_wrong(router: Rou
         answer = httpx.post(router.url + CHAT, content=content)
         assert answer.status_code == code
         assert says in answer.json()["error"]["message"]
+
+
+def test_an_encoded_body_is_a_415_that_names_the_encoding(router: Router) -> None:
+    router.write({"a": router.standin("a")})
+    router.start()
+    content = gzip.compress(json.dumps({"model": "a", "messages": [message("hi")]}).encode())
+    headers = {"Content-Encoding": "gzip"}
+    for path in (CHAT, "/v1/messages", "/upstream/a/v1/chat/completions"):
+        answer = httpx.post(router.url + path, content=content, headers=headers)
+        assert answer.status_code == 415
+        assert "Content-Encoding: gzip" in answer.json()["error"]["message"]
+    headers = {"Content-Encoding": "identity"}
+    answer = httpx.post(router.url + CHAT, content=gzip.decompress(content), headers=headers)
+    assert answer.status_code == 200
+
+
+def test_an_engine_that_compresses_or_leaves_a_choice_out_is_an_error(router: Router) -> None:
+    port = free_port()
+    command = [sys.executable, "-c", ENGINE, port]
+    router.write({"a": {"backend": "command", "port": port, "command": command}})
+    router.start()
+    body = {"model": "a", "messages": [message("hi")]}
+    assert httpx.post(router.url + CHAT, json=body, timeout=20).status_code == 200
+    for stream in (True, False):
+        answer = httpx.post(router.url + CHAT, json={**body, "user": "gzip", "stream": stream})
+        assert answer.status_code == 502
+        assert "compressed its answer (Content-Encoding: gzip)" in answer.text
+    whole = httpx.post(router.url + CHAT, json={**body, "stream": True}).text
+    assert whole.count("[DONE]") == 1
+    assert "error" not in whole
+    cut = httpx.post(router.url + CHAT, json={**body, "stream": True, "n": 2}).text
+    assert '"engine_failed"' in cut
+    assert cut.endswith("data: [DONE]\n\n")
 
 
 @pytest.mark.timing

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import time
 from dataclasses import replace
 from itertools import pairwise
@@ -312,7 +313,7 @@ def test_a_long_event_in_many_pieces_is_not_searched_again_and_again() -> None:
 
 
 TIMINGS = {"timings": {"predicted_per_second": 50.0}}
-CALL = {"tool_calls": [{"index": 0, "function": {"arguments": "{}"}}]}
+CALL: dict[str, object] = {"tool_calls": [{"index": 0, "function": {"arguments": "{}"}}]}
 
 
 @pytest.mark.parametrize(
@@ -344,12 +345,15 @@ def test_several_choices_have_their_tokens_counted_together() -> None:
     assert it.measured.rate == 9 / 4
 
 
-@pytest.mark.parametrize("number", [True, -1, 2**60, 1.5, "7", None])
+@pytest.mark.parametrize("number", [True, -1, 2**31, 10**400, 1.5, "7", None])
 def test_a_number_of_tokens_that_is_none_is_not_taken(number: object) -> None:
     it = relay()
-    body = {"choices": [], "usage": {"completion_tokens": number}}
+    counts = {"completion_tokens": number, "prompt_tokens": number}
+    body = {"choices": [], "usage": counts, "timings": {"predicted_per_second": math.inf}}
     run(it, content("a"), content("b"), f"data: {json.dumps(body)}\n\n".encode(), DONE)
     assert it.measured.tokens == 2
+    assert it.measured.prompt_tokens is None
+    assert it.measured.engine_rate is None
 
 
 @given(st.lists(st.integers(0, 400), max_size=12))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from typing import Any
 
 import pytest
@@ -150,3 +151,14 @@ def test_one_parse_is_enough_for_a_stream(monkeypatch: pytest.MonkeyPatch) -> No
     assert b"".join(it.feed(piece, 0.0) for piece in cut_up(whole, [7000, 15000])) == whole
     assert it.measured.tokens == 200
     assert len(parsed) <= 3
+
+
+@pytest.mark.parametrize("texts", [20, 5_900])
+def test_an_event_with_thousands_of_texts_costs_no_time(texts: int) -> None:
+    """Each candidate for the token is a parse of the whole event."""
+    event = chunk({"content": "x"})
+    event = b'data: {"more": [' + b'{"text": "a"},' * texts + b"{}], " + event[7:]
+    body = body_of(event)
+    began = time.process_time()
+    assert learn(event, body) is None
+    assert time.process_time() - began < 0.05

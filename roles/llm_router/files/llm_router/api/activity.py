@@ -90,9 +90,7 @@ def ttft(exchange: Exchange) -> float | None:
 
 def prompt_tokens(exchange: Exchange) -> int | None:
     """As the engine counted them, if it did."""
-    usage = (exchange.measured.usage if exchange.measured is not None else None) or {}
-    counted = usage.get("prompt_tokens", usage.get("input_tokens"))
-    return counted if isinstance(counted, int) else None
+    return exchange.measured.prompt_tokens if exchange.measured is not None else None
 
 
 def _rounded(value: float | None, digits: int = 3) -> float | None:

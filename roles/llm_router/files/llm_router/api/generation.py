@@ -350,7 +350,7 @@ class Proxy:
         line: Line,
         answer: Answer,
         sent: float,
-        choices: int,
+        choices: int = 1,
     ) -> None:
         ends = exchange.operation.dialect.ends
         repairs = repairs_for(exchange.model)
@@ -392,7 +392,7 @@ class Proxy:
                 ttft,
                 measured.tokens,
                 measured.rate,
-                (measured.usage or {}).get("prompt_tokens"),
+                measured.prompt_tokens,
             )
         rest = relay.close(clock())
         if measured.finished or (broke is None and measured.answered):
@@ -425,8 +425,8 @@ class Proxy:
         tokens = usage.get("completion_tokens", usage.get("output_tokens"))
         if is_count(tokens):
             exchange.rate = rate = engine_rate(body)
-            exchange.measured = Measured(usage=usage)
-            prompt = usage.get("prompt_tokens", usage.get("input_tokens"))
+            exchange.measured = measured = Measured(usage=usage)
+            prompt = measured.prompt_tokens
             services.metrics.answered(exchange.model.name, None, tokens, rate, prompt)
             if exchange.operation is CHAT:
                 changed = True

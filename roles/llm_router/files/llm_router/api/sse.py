@@ -67,6 +67,13 @@ class Measured:
         return counted if is_count(counted) else self.token_events
 
     @property
+    def prompt_tokens(self) -> int | None:
+        """As the engine counted them, if it did."""
+        usage = self.usage or {}
+        counted = usage.get("prompt_tokens", usage.get("input_tokens"))
+        return counted if is_count(counted) else None
+
+    @property
     def seconds(self) -> float:
         """From the first token that was seen to the last."""
         if self.first_token is None or self.last_token is None:
@@ -310,7 +317,7 @@ class SseRelay:
 
 def is_count(value: Any) -> TypeGuard[int]:
     """Whether an engine's number can be a number of tokens."""
-    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**53
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**31
 
 
 def engine_rate(body: Mapping[str, Any]) -> float | None:
