@@ -90,6 +90,8 @@ soak: env ## 5 minutes of 200 clients while engines and routers are killed (ARGS
 	@$(MODULE) tests.soak.soak $(ARGS)
 soak-residency: env ## 1,000 switches of models that sleep, wake and stop, while calls go wrong
 	@$(MODULE) tests.soak.residency $(ARGS)
+soak-strangers: env ## a minute of 500 connections without a key that try to use up the router
+	@$(MODULE) tests.soak.strangers $(ARGS)
 soak-short: env ## both soaks, shorter: 40 s, and 300 switches
 	@$(MODULE) tests.soak.soak --seconds 40
 	@$(MODULE) tests.soak.residency --switches 300
