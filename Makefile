@@ -95,6 +95,8 @@ soak-systemd-short: env ## the same for 90 s
 	@$(MODULE) tests.soak.host.run --seconds 90
 soak-residency: env ## 1,000 switches of models that sleep, wake and stop, while calls go wrong
 	@$(MODULE) tests.soak.residency $(ARGS)
+soak-strangers: env ## a minute of 500 connections without a key that try to use up the router
+	@$(MODULE) tests.soak.strangers $(ARGS)
 soak-short: env ## both soaks, shorter: 40 s, and 300 switches
 	@$(MODULE) tests.soak.soak --seconds 40
 	@$(MODULE) tests.soak.residency --switches 300

@@ -53,6 +53,7 @@ class Stream:
     def __init__(self, style: str = "content", repairs: dict[str, Any] | None = None) -> None:
         self.client, self.engine = Transport(), Transport()
         cycle: Any = SimpleNamespace(
+            more_body=False,
             scope={"method": "POST", "http_version": "1.1"},
             default_headers=[],
             keep_alive=True,

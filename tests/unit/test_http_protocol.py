@@ -70,6 +70,7 @@ def talk(talk: Talk, app: Any = None, connections: int = 100) -> Any:
     async def main() -> Any:
         config = uvicorn.Config(
             app or App(),
+            port=0,
             http=bounded(Bounds(5.0, connections)),
             ws="none",
             lifespan="off",

@@ -44,16 +44,18 @@ MAX_FIELDS = 100
 """Header fields of a request."""
 MAX_TRAILERS = 8 * 1024
 """Bytes of a chunked body's trailers, and of anything else between two pieces of its data."""
-MAX_PIPELINED = 16
+MAX_PIPELINED = 2
 """Requests of one connection that wait for the answer to the one before them."""
 HEALTH_RESERVE = 64
 """Connections beyond the bound: they may ask for ``/health``, everything else is refused."""
 RESERVE_HEADER_TIMEOUT = 2.0
 """Seconds in which such a connection must have sent its request."""
+READ_AT_ONCE = 64 * 1024
+"""Bytes; asyncio would read four times as many, and keep them until the request's turn comes."""
 LINGER_TIME = 2.0
 """Seconds for which the rest of a refused request is discarded."""
-LINGER_BYTES = 1024 * 1024
-"""Bytes of it that are discarded before the connection is reset."""
+LINGER_BYTES = 256 * 1024
+"""Bytes of it that are discarded; then nothing more is read."""
 LOG_INTERVAL = 10.0
 """Seconds between two log lines about refused connections."""
 
@@ -278,6 +280,7 @@ def bounded(bounds: Bounds) -> type[HttpToolsProtocol]:
 
         def connection_made(self, transport: Any) -> None:
             super().connection_made(transport)
+            transport.max_size = READ_AT_ONCE
             if self.server is not None and self.server[1] is None:
                 pass
             elif len(counted) < bounds.max_connections:
@@ -305,7 +308,7 @@ def bounded(bounds: Bounds) -> type[HttpToolsProtocol]:
             if self._discarding:
                 self._discarded += len(data)
                 if self._discarded > LINGER_BYTES:
-                    self.transport.close()
+                    self.flow.pause_reading()
                 return
             self._unset_keepalive_if_required()
             idle = not self._in_head and not self._in_body

@@ -82,7 +82,12 @@ def create_app(settings: Settings, units: Units | None = None) -> FastAPI:
 
     # the interactive pages would have their scripts from another host
     app = Described(
-        title="Roundhouse", version=__version__, lifespan=lifespan, docs_url=None, redoc_url=None
+        title="Roundhouse",
+        version=__version__,
+        lifespan=lifespan,
+        docs_url=None,
+        redoc_url=None,
+        openapi_url=None,
     )
     for operation in OPERATIONS:
         proxy = Proxy(operation, understand(operation))
@@ -95,6 +100,15 @@ def create_app(settings: Settings, units: Units | None = None) -> FastAPI:
     )
     for part in (health.router, models.router, admin.router, dashboard.router, dashboard.pages):
         app.include_router(part)
+
+    description = b""
+
+    @app.get("/openapi.json", include_in_schema=False)
+    async def openapi() -> Response:
+        # it needs no key, and to write it each time would hold everybody up
+        nonlocal description
+        description = description or to_json(app.openapi())
+        return Response(description, media_type="application/json")
 
     @app.get("/metrics")
     async def metrics(request: Request) -> Response:
