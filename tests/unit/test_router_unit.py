@@ -76,3 +76,9 @@ def test_with_gpus_it_may_ask_about_them_and_no_more(units: dict[str, list[str]]
     allowed = [line for line in unit if line.startswith("DeviceAllow=")]
     assert allowed == [f"DeviceAllow=/dev/char/195:{minor} rwm" for minor in (0, 1, 255)]
     assert "ExecStartPre=-+/usr/bin/nvidia-modprobe -c 0 -c 1 -c 255" in unit
+
+
+def test_the_router_is_told_the_accounts_of_others() -> None:
+    """In a user namespace of its own, /proc/net/tcp would call each of them nobody."""
+    lines = (ROLE / "templates/llm-router.service.j2").read_text(encoding="utf-8").splitlines()
+    assert not [line for line in lines if line.startswith("PrivateUsers=")]

@@ -23,6 +23,7 @@ from llm_router.api.errors import (
     engine_silent,
     internal_error,
     not_loaded,
+    port_held,
     refused,
     unknown_model,
     upstream_broke,
@@ -42,6 +43,7 @@ from llm_router.engines.base import Repairs
 from llm_router.http_protocol import LINE, Line
 from llm_router.scheduler.service import Lease, Refused, Ticket
 from llm_router.units.base import UnitError
+from llm_router.units.ports import PortHeld
 
 log = logging.getLogger(__name__)
 
@@ -172,6 +174,8 @@ class Proxy:
                 return
             except Silent as error:
                 raise _silent(services, exchange) from error
+            except PortHeld as error:
+                raise port_held(exchange.model.name, str(error)) from error
             except UpstreamError as error:
                 # nothing of an answer has come: see what became of the engine
                 if attempt == 2 or not await _may_try_again(services, exchange.model):
@@ -238,7 +242,10 @@ class Proxy:
         key = services.engine_keys.headers(exchange.model, services.settings.config)
         if key:
             call = replace(call, headers={**call.headers, **key})
-        answer = await services.engines.ask(exchange.model.base_url, call, idle)
+        model = exchange.model
+        answer = await services.engines.ask(
+            model.base_url, call, idle, lambda: services.ports.check(model)
+        )
         line.on_full, line.on_room = answer.pause, answer.resume
         try:
             events = answer.headers.get("content-type", "").startswith("text/event-stream")

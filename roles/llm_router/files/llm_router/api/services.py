@@ -40,6 +40,7 @@ from llm_router.switcher.learned import Learned
 from llm_router.switcher.settling import GpuMemory
 from llm_router.units.base import UnitError, Units, UnitState
 from llm_router.units.child import ChildUnits
+from llm_router.units.ports import PortGuard
 
 log = logging.getLogger(__name__)
 
@@ -62,6 +63,7 @@ class Services:
     learned: Learned
     started_at: int
     engine_keys: EngineKeys = field(default_factory=EngineKeys)
+    ports: PortGuard = field(init=False)
     clock: Clock = time.monotonic
     last_switch: dict[str, SwitchEnded] = field(default_factory=dict)
     """By model: how its last switch went."""
@@ -84,6 +86,7 @@ class Services:
     """Begins the ids of this run's requests and switches."""
 
     def __post_init__(self) -> None:
+        self.ports = PortGuard(self.units)
         self.activity = Activity(self.settings.config.recent.keep)
         self.progress = Progress(self.scheduler, self.learned)
 
