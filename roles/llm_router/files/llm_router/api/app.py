@@ -12,7 +12,7 @@ from fastapi.responses import JSONResponse
 from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.exceptions import HTTPException
 from starlette.routing import Route
-from starlette.types import Receive, Scope, Send
+from starlette.types import Message, Receive, Scope, Send
 
 from llm_router import __version__
 from llm_router.api import admin, dashboard, health, models
@@ -59,7 +59,14 @@ def create_app(settings: Settings, units: Units | None = None) -> FastAPI:
                 # who asks what has ended is told all of it; a health check asks no such thing, and
                 # comes in the middle of a crowd that leaves
                 self.state.services.afterwards.now()
-            await super().__call__(scope, receive, send)
+
+            async def noted(message: Message) -> None:
+                if message["type"] == "http.response.start":
+                    self.state.services.audit.answered(scope, message["status"])
+                await send(message)
+
+            inner = noted if scope["type"] == "http" else send
+            await super().__call__(scope, receive, inner)
 
         def openapi(self) -> dict[str, Any]:
             if self.openapi_schema is None:

@@ -16,6 +16,7 @@ from typing import Any
 import anyio
 
 from llm_router.api import journal, status
+from llm_router.api.audit import address_of
 from llm_router.api.auth import Caller, identify
 from llm_router.api.errors import (
     ApiError,
@@ -100,12 +101,13 @@ class Proxy:
                 services.in_flight.pop(number, None)
             ended = services.clock()
             services.afterwards.do(
-                lambda: self._note(services, reply, exchange, caller, identity, began, ended)
+                lambda: self._note(services, scope, reply, exchange, caller, identity, began, ended)
             )
 
     def _note(
         self,
         services: Services,
+        scope: Mapping[str, Any],
         reply: Reply,
         exchange: Exchange | None,
         caller: Caller | None,
@@ -121,7 +123,11 @@ class Proxy:
         if exchange is None:
             key = caller.name if caller is not None else None
             path = self._operation.path
-            journal.request_refused(identity, path, key, told, reply.error, seconds)
+            if told == 401 and not services.audit.may_note_refusal():
+                return
+            journal.request_refused(
+                identity, path, key, told, reply.error, seconds, address_of(scope)
+            )
             return
         name = exchange.model.name
         services.metrics.request_ended(name, exchange.path, code, exchange.queue_seconds)
@@ -129,7 +135,9 @@ class Proxy:
         switch = None
         if exchange.switch is not None:
             switch = journal.switch_id(services.boot, exchange.switch)
-        journal.request_ended(identity, exchange, told, reply.error, seconds, switch)
+        journal.request_ended(
+            identity, exchange, told, reply.error, seconds, switch, address_of(scope)
+        )
 
     async def _until_its_end(
         self, services: Services, exchange: Exchange, reply: Reply, line: Line

@@ -18,6 +18,7 @@ import httpx
 
 from llm_router.api.activity import Activity
 from llm_router.api.afterwards import Afterwards
+from llm_router.api.audit import Audit
 from llm_router.api.auth import Caller, may_use
 from llm_router.api.errors import too_many_at_once
 from llm_router.api.exchange import Exchange
@@ -64,6 +65,7 @@ class Services:
     started_at: int
     engine_keys: EngineKeys = field(default_factory=EngineKeys)
     ports: PortGuard = field(init=False)
+    audit: Audit = field(default_factory=Audit)
     clock: Clock = time.monotonic
     last_switch: dict[str, SwitchEnded] = field(default_factory=dict)
     """By model: how its last switch went."""
