@@ -12,6 +12,8 @@ import pwd
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+import anyio.to_thread
+
 from llm_router.config.schema import Model
 from llm_router.units.base import UnitError, Units
 
@@ -45,9 +47,16 @@ class Listener:
 
 
 def listeners(port: int) -> list[Listener]:
-    """Who listens on ``port`` of 127.0.0.1. Raises `UnitError`."""
+    """Who listens on ``port`` of 127.0.0.1; one at most. Raises `UnitError`.
+
+    The first that is found is all: the kernel lets two listen on one port only for one account.
+    Blocks: where none is found, the kernel searches its whole table, some milliseconds.
+    """
     try:
-        return [found for table in TABLES for found in _listeners(table, port)]
+        for table in TABLES:
+            for found in _listeners(table, port):
+                return [found]
+        return []
     except OSError as error:
         raise UnitError(
             f"it cannot be told whose port {port} is: {error.filename}: {error.strerror}"
@@ -98,14 +107,14 @@ class PortGuard:
         None: these units cannot tell. Raises `PortHeld`, `UnitError`.
         """
         port = int(model.base_url.rpartition(":")[2])
-        found = listeners(port)
+        found = await anyio.to_thread.run_sync(listeners, port)
         known = self._accounts.get(model.unit)
         if known is None or not all(one.uid in (0, known) for one in found):
             account = await self._units.account(model)
             if account is None:
                 return None
             known = self._accounts[model.unit] = account
-            found = listeners(port)
+            found = await anyio.to_thread.run_sync(listeners, port)
         for one in found:
             if one.uid not in (0, known):
                 raise PortHeld(
