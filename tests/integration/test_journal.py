@@ -151,3 +151,24 @@ def test_the_log_becomes_json_while_the_router_runs(router: Router) -> None:
     (line,) = [line for line in rest() if line["msg"] == "request"]
     assert (line["id"], line["tokens"]) == (answer.headers["x-request-id"], 3)
     assert line["switch"] in [one["switch"] for one in rest() if one["msg"] == "switch_ended"]
+
+
+def test_calls_that_administer_and_refused_keys_have_a_line_each(router: Router) -> None:
+    digest = hashlib.sha256(KEY.encode()).hexdigest()
+    keys = [{"name": "boss", "sha256": digest, "scopes": ["use", "admin"]}]
+    (router.dir / "keys.yml").write_text(yaml.safe_dump({"keys": keys}))
+    router.write({"a": router.standin("a")})
+    router.start()
+    call, known = f"{router.url}/admin/clear", {"Authorization": f"Bearer {KEY}"}
+    assert httpx.post(call, json={"model": "a"}, headers=known).status_code == 200
+    (line,) = said(router, "admin_call")
+    assert (line["key"], line["from"], line["status"]) == ("boss", "127.0.0.1", "200")
+    assert (line["method"], line["path"]) == ("POST", "/admin/clear")
+    for _ in range(40):
+        assert httpx.get(f"{router.url}/v1/models").status_code == 401
+        assert ask(router, "a", key="sk-wrong").status_code == 401
+    refused = [*said(router, "key_refused"), *said(router, "request", status="401")]
+    assert {line["from"] for line in refused} == {"127.0.0.1"}
+    # a stranger cannot fill the disk
+    assert 10 <= len(refused) <= 35
+    assert "sk-wrong" not in log_of(router)

@@ -703,8 +703,6 @@ def main() -> None:
             *("systemd-run", "--quiet", "--pipe", "--wait", "--collect", f"--uid={USER}"),
             *(
                 "-p",
-                "PrivateUsers=yes",
-                "-p",
                 "NoNewPrivileges=yes",
                 "-p",
                 "CapabilityBoundingSet=",

@@ -138,7 +138,7 @@ def test_a_requests_line_in_the_log_costs_what_it_did(monkeypatch: pytest.Monkey
     )
 
     def one() -> None:
-        journal.request_ended("5f0c2a-7", exchange, 200, None, 3.5, "5f0c2a-s1")
+        journal.request_ended("5f0c2a-7", exchange, 200, None, 3.5, "5f0c2a-s1", "127.0.0.1")
 
     def hundred() -> None:
         for _ in range(100):
@@ -148,7 +148,8 @@ def test_a_requests_line_in_the_log_costs_what_it_did(monkeypatch: pytest.Monkey
     one()
     assert os.read(reading, 4096) == (
         b"<6>level=info msg=request id=5f0c2a-7 model=gemma-3-27b status=200 key=webui "
-        b"path=/v1/chat/completions stream=true waited=0.5 switch=5f0c2a-s1 ttft=0.25 tokens=128 "
+        b"from=127.0.0.1 path=/v1/chat/completions "
+        b"stream=true waited=0.5 switch=5f0c2a-s1 ttft=0.25 tokens=128 "
         b"tokens_per_second=41.2 duration=3.5\n"
     )
     found = instructions(hundred) / 100

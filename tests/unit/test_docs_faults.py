@@ -28,3 +28,11 @@ def test_every_fault_has_a_test_that_exists() -> None:
             if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef))
         }
         assert named[2] in tests, row
+
+
+def test_every_test_that_the_security_page_names_is_there() -> None:
+    page = (ROOT / "docs/security.md").read_text(encoding="utf-8")
+    named = re.findall(r"`(tests/[\w/]+\.py)::(\w+)`", page)
+    assert len(named) >= 10
+    for file, test in named:
+        assert f"def {test}(" in (ROOT / file).read_text(encoding="utf-8"), f"{file}::{test}"

@@ -118,3 +118,9 @@ def test_the_helper_is_bounded_and_watched(units: dict[str, list[str]]) -> None:
         "WatchdogSec=60",
         "NotifyAccess=main",
     } <= set(units["none helper"])
+
+
+def test_the_router_is_told_the_accounts_of_others() -> None:
+    """In a user namespace of its own, /proc/net/tcp would call each of them nobody."""
+    lines = (ROLE / "templates/llm-router.service.j2").read_text(encoding="utf-8").splitlines()
+    assert not [line for line in lines if line.startswith("PrivateUsers=")]

@@ -12,7 +12,7 @@ from fastapi.responses import JSONResponse
 from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.exceptions import HTTPException
 from starlette.routing import Route
-from starlette.types import Receive, Scope, Send
+from starlette.types import Message, Receive, Scope, Send
 
 from llm_router import __version__
 from llm_router.api import admin, dashboard, health, models
@@ -63,17 +63,28 @@ def create_app(settings: Settings, units: Units | None = None) -> FastAPI:
                 # who asks what has ended is told all of it; a health check asks no such thing, and
                 # comes in the middle of a crowd that leaves
                 self.state.services.afterwards.now()
-            if scope["type"] != "http" or scope["path"].startswith(UPSTREAM.path + "/"):
+            if scope["type"] != "http":
                 await super().__call__(scope, receive, send)
+                return
+            audit = self.state.services.audit
+
+            async def noted(message: Message) -> None:
+                if message["type"] == "http.response.start":
+                    audit.answered(scope, message["status"])
+                await send(message)
+
+            if scope["path"].startswith(UPSTREAM.path + "/"):
+                await super().__call__(scope, receive, noted)
                 return
             try:
                 receive = await admit(scope, receive, self.state.services)
             except ApiError as error:
+                audit.answered(scope, error.status)
                 refuse(scope[LINE], error, to_json(error.body))
                 return
             except ClientGone:
                 return
-            await super().__call__(without_head(scope), receive, send)
+            await super().__call__(without_head(scope), receive, noted)
 
         def openapi(self) -> dict[str, Any]:
             if self.openapi_schema is None:

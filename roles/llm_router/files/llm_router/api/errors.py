@@ -227,6 +227,17 @@ def out_of_files() -> ApiError:
     )
 
 
+def port_held(model: str, reason: str) -> ApiError:
+    """503: another account has the engine's port; nothing is sent there."""
+    return ApiError(
+        503,
+        "engine_port_held",
+        f"The model '{model}' cannot be reached: {reason}.",
+        kind="server_error",
+        retry_after=10,
+    )
+
+
 def engine_silent(model: str, seconds: float) -> ApiError:
     """504: the engine is there and sends nothing."""
     return ApiError(

@@ -16,6 +16,7 @@ from typing import Any
 import anyio
 
 from llm_router.api import journal, status
+from llm_router.api.audit import address_of
 from llm_router.api.auth import Caller, identify
 from llm_router.api.body_budget import HeldBody
 from llm_router.api.errors import (
@@ -27,6 +28,7 @@ from llm_router.api.errors import (
     internal_error,
     not_loaded,
     out_of_files,
+    port_held,
     refused,
     unknown_model,
     upstream_broke,
@@ -54,6 +56,7 @@ from llm_router.engines.base import Repairs
 from llm_router.http_protocol import LINE, Line
 from llm_router.scheduler.service import Lease, Refused, Ticket
 from llm_router.units.base import UnitError
+from llm_router.units.ports import PortHeld
 
 log = logging.getLogger(__name__)
 
@@ -131,12 +134,13 @@ class Proxy:
                 services.in_flight.pop(number, None)
             ended = services.clock()
             services.afterwards.do(
-                lambda: self._note(services, reply, exchange, caller, identity, began, ended)
+                lambda: self._note(services, scope, reply, exchange, caller, identity, began, ended)
             )
 
     def _note(
         self,
         services: Services,
+        scope: Mapping[str, Any],
         reply: Reply,
         exchange: Exchange | None,
         caller: Caller | None,
@@ -152,7 +156,11 @@ class Proxy:
         if exchange is None:
             key = caller.name if caller is not None else None
             path = self._operation.path
-            journal.request_refused(identity, path, key, told, reply.error, seconds)
+            if told == 401 and not services.audit.may_note_refusal():
+                return
+            journal.request_refused(
+                identity, path, key, told, reply.error, seconds, address_of(scope)
+            )
             return
         name = exchange.model.name
         services.metrics.request_ended(name, exchange.path, code, exchange.queue_seconds)
@@ -160,7 +168,9 @@ class Proxy:
         switch = None
         if exchange.switch is not None:
             switch = journal.switch_id(services.boot, exchange.switch)
-        journal.request_ended(identity, exchange, told, reply.error, seconds, switch)
+        journal.request_ended(
+            identity, exchange, told, reply.error, seconds, switch, address_of(scope)
+        )
 
     async def _until_its_end(
         self, services: Services, exchange: Exchange, reply: Reply, line: Line
@@ -208,6 +218,8 @@ class Proxy:
             except OutOfFiles as error:
                 # the engine has no part in it, and asking how it is would take a file too
                 raise out_of_files() from error
+            except PortHeld as error:
+                raise port_held(exchange.model.name, str(error)) from error
             except UpstreamError as error:
                 # nothing of an answer has come: see what became of the engine
                 if attempt == 2 or not await _may_try_again(services, exchange.model):
@@ -274,7 +286,10 @@ class Proxy:
         key = services.engine_keys.headers(exchange.model, services.settings.config)
         if key:
             call = replace(call, headers={**call.headers, **key})
-        answer = await services.engines.ask(exchange.model.base_url, call, idle)
+        model = exchange.model
+        answer = await services.engines.ask(
+            model.base_url, call, idle, lambda: services.ports.check(model)
+        )
         line.on_full, line.on_room = answer.pause, answer.resume
         try:
             events = answer.headers.get("content-type", "").startswith("text/event-stream")

@@ -28,6 +28,7 @@ def request_ended(
     error: str | None,
     seconds: float,
     switch: str | None,
+    address: str,
 ) -> None:
     """One line, when a request is over. ``error`` is the code that its client was told, if any;
     ``switch`` is the one that it waited for, if it did."""
@@ -46,6 +47,7 @@ def request_ended(
                 "status": status,
                 "error": error,
                 "key": exchange.caller.name,
+                "from": address,
                 "path": exchange.path,
                 "stream": exchange.stream,
                 "waited": round(waited, 3),
@@ -60,10 +62,17 @@ def request_ended(
 
 
 def request_refused(
-    identity: str, path: str, key: str | None, status: int, error: str | None, seconds: float
+    identity: str,
+    path: str,
+    key: str | None,
+    status: int,
+    error: str | None,
+    seconds: float,
+    address: str,
 ) -> None:
     """One line for a request that was not understood, or not allowed: its model is not known."""
     fields: dict[str, Value] = {"id": identity, "status": status, "error": error, "key": key}
+    fields["from"] = address
     log.info(Line("request", {**fields, "path": path, "duration": round(seconds, 3)}))
 
 

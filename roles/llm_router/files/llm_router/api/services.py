@@ -18,6 +18,7 @@ import httpx
 
 from llm_router.api.activity import Activity
 from llm_router.api.afterwards import Afterwards
+from llm_router.api.audit import Audit
 from llm_router.api.auth import Caller, may_use
 from llm_router.api.body_budget import BodyBudget, HeldBody
 from llm_router.api.errors import too_many_at_once
@@ -42,6 +43,7 @@ from llm_router.switcher.learned import Learned
 from llm_router.switcher.settling import GpuMemory
 from llm_router.units.base import UnitError, Units, UnitState
 from llm_router.units.child import ChildUnits
+from llm_router.units.ports import PortGuard
 
 log = logging.getLogger(__name__)
 
@@ -64,6 +66,8 @@ class Services:
     learned: Learned
     started_at: int
     engine_keys: EngineKeys = field(default_factory=EngineKeys)
+    ports: PortGuard = field(init=False)
+    audit: Audit = field(default_factory=Audit)
     clock: Clock = time.monotonic
     last_switch: dict[str, SwitchEnded] = field(default_factory=dict)
     """By model: how its last switch went."""
@@ -89,6 +93,7 @@ class Services:
     """Begins the ids of this run's requests and switches."""
 
     def __post_init__(self) -> None:
+        self.ports = PortGuard(self.units)
         self.activity = Activity(self.settings.config.recent.keep)
         self.progress = Progress(self.scheduler, self.learned)
 

@@ -12,7 +12,7 @@ import errno
 import logging
 import os
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, cast
 
 import httptools
@@ -37,6 +37,8 @@ REPORT_INTERVAL = 10.0
 log = logging.getLogger(__name__)
 
 Take = Callable[[bytes], None]
+Guard = Callable[[], Awaitable["frozenset[int] | None"]]
+"""Raises unless the listener is the engine's; its sockets, None where that cannot be told."""
 
 
 class UpstreamError(Exception):
@@ -322,12 +324,17 @@ class Engines:
         self._sweeper: asyncio.TimerHandle | None = None
         self._reported = float("-inf")
 
-    async def ask(self, base_url: str, call: Call, patience: float) -> Answer:
+    async def ask(
+        self, base_url: str, call: Call, patience: float, guard: Guard | None = None
+    ) -> Answer:
         """The answer to ``call``, as soon as its head is here.
+
+        ``guard`` is asked before and after a connection is made: only one that the same listener
+        has taken is used. What it raises is raised here.
 
         Raises `Silent` when nothing happens for ``patience`` seconds, `UpstreamError`.
         """
-        connection = self._take(base_url) or await self._connect(base_url)
+        connection = self._take(base_url) or await self._connect(base_url, guard)
         answer = connection.ask(_request(base_url, call), patience, head_only=call.method == "HEAD")
         try:
             while not answer.status:
@@ -358,7 +365,8 @@ class Engines:
                 connection.abort()
         return None
 
-    async def _connect(self, base_url: str) -> _Connection:
+    async def _connect(self, base_url: str, guard: Guard | None) -> _Connection:
+        expected = await guard() if guard is not None else None
         host, _, port = base_url.rpartition("/")[2].rpartition(":")
         loop = asyncio.get_running_loop()
         kept = self._kept.setdefault(base_url, deque())
@@ -375,6 +383,12 @@ class Engines:
                 self._report(f"no connection to {base_url}: {os.strerror(number)}")
                 raise OutOfFiles(str(error)) from error
             raise UpstreamError(f"no connection: {type(error).__name__}") from error
+        try:
+            if guard is not None and (expected == frozenset() or await guard() != expected):
+                raise UpstreamError("no connection: its listener has changed")
+        except BaseException:
+            connection.abort()
+            raise
         return connection
 
     def _report(self, problem: str) -> None:

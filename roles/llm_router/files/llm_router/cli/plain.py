@@ -10,7 +10,10 @@ _SEQUENCES = re.compile(
     r"|(?:\x1b[\]PX^_]|[\x9d\x90\x98\x9e\x9f])[^\x07\x1b\x9c]*(?:\x07|\x1b\\|\x9c)?"
     r"|\x1b[ -/]*[0-~]?"
 )
-"""CSI, then OSC, DCS and the like, then all others, by ECMA-48 and xterm's ctlseqs; a sequence that has no end is one to the end of the text."""
+"""CSI, then OSC, DCS and the like, then all others, by ECMA-48 and xterm's ctlseqs.
+
+A sequence that has no end is one to the end of the text.
+"""
 _CONTROLS = re.compile(
     r"[\x00-\x08\x0b-\x1f\x7f-\x9f"
     r"\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069"  # they show a line in another order

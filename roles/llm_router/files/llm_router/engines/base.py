@@ -12,7 +12,7 @@ from typing import Any, Literal
 from llm_router.config.schema import Config, Model
 from llm_router.engines.residency import Policy, Residency
 
-Verdict = Literal["ready", "loading", "wrong", "refused", "asleep"]
+Verdict = Literal["ready", "loading", "wrong", "refused", "asleep", "held"]
 AsksForUsage = Literal["never", "streamed", "always"]
 OperationName = Literal[
     "chat",
@@ -61,7 +61,7 @@ def usual(*names: OperationName) -> dict[OperationName, str]:
 @dataclass(frozen=True)
 class Readiness:
     """What a probe's answer means: ready, still loading, up with another model, up and not for
-    whoever asks, or up without its device.
+    whoever asks, up without its device, or not asked, since others have its port.
 
     ``context_length``: tokens that the model can hold, where the answer says so.
     """

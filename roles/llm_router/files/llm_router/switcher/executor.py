@@ -57,6 +57,7 @@ from llm_router.switcher.settling import GpuMemory, NotReleased
 from llm_router.switcher.sleepers import Sleepers
 from llm_router.units.base import ManagerUnavailable, UnitError, Units, UnitState
 from llm_router.units.host_faults import is_host_fault
+from llm_router.units.ports import PortGuard, PortHeld
 from llm_router.weights import host_memory, weights_size
 
 log = logging.getLogger(__name__)
@@ -127,6 +128,7 @@ class Switcher:
         *,
         memory: GpuMemory | None = None,
         learned: Learned | None = None,
+        ports: PortGuard | None = None,
     ) -> None:
         self._settings = settings
         self._memory = memory or GpuMemory(None, units, events)
@@ -140,6 +142,7 @@ class Switcher:
         self._events = events
         self._client = client
         self._keys = keys or EngineKeys()
+        self._ports = ports or PortGuard(units)
         self._clock = clock
         self._sleepers = Sleepers(Path(settings.config.state_dir) / "asleep.json")
         self._ahead: dict[str, tuple[str, asyncio.Task[None]]] = {}
@@ -628,6 +631,7 @@ class Switcher:
 
     async def _call(self, switch: RunningSwitch, model: Model, call: Call, run: _Run) -> None:
         """One of the calls by which an engine gives up its device or takes it back."""
+        await self._ports.check(model)
         try:
             async with self._client.stream(
                 "POST",
@@ -769,6 +773,8 @@ class Switcher:
                     f"the engine on {model.base_url} {readiness.detail}; "
                     f"{self._keys.shown(model, self._settings.config)}"
                 )
+            if readiness.verdict == "held":
+                raise _StepError(readiness.detail)
             if readiness.verdict == "wrong":
                 raise _StepError(
                     f"the engine on {model.base_url} is up but {readiness.detail}, not "
@@ -800,6 +806,11 @@ class Switcher:
     async def _probe(self, model: Model) -> Readiness:
         """All probes of the model's engine; the first that is not ready speaks for them."""
         context_length = None
+        try:
+            if await self._ports.check(model) == frozenset():
+                return Readiness("loading", "nothing listens on its port")
+        except PortHeld as error:
+            return Readiness("held", str(error))
         key = self._keys.headers(model, self._settings.config)
         for probe in engine_for(model).probes:
             try:
@@ -818,6 +829,7 @@ class Switcher:
 
     async def _warm_up(self, model: Model, run: _Run) -> None:
         call = engine_for(model).warm_up(model)
+        await self._ports.check(model)
         request = self._client.post(
             model.base_url + call.path,
             json=dict(call.body),

@@ -106,6 +106,10 @@ class Units(ABC):
     async def processes_among(self, model: Model, pids: Collection[int]) -> frozenset[int]:
         """Those of ``pids`` that are the unit's."""
 
+    async def account(self, model: Model) -> int | None:
+        """The user id that the unit's processes have; None where these units cannot tell."""
+        return None
+
     async def describe_process(self, pid: int) -> str:
         """A process's name and where it belongs, for a person; never fails."""
         return await anyio.to_thread.run_sync(_name_of, pid) or "unknown"

@@ -150,6 +150,10 @@ class ChildUnits(Units):
         child = self._children.get(model.unit)
         return frozenset(pid for pid in pids if child is not None and _session(pid) == child.pid)
 
+    async def account(self, model: Model) -> int | None:
+        """The router's own."""
+        return os.geteuid()
+
     async def problem(self) -> str | None:
         """Child processes need nothing that could be missing."""
         return None

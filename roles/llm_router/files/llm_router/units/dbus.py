@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import pwd
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -22,6 +23,7 @@ from llm_router.units.base import ManagerUnavailable, UnitError
 from llm_router.units.host_faults import BUS_ERRORS
 
 CALL_TIMEOUT = 30.0
+_NO_UID = 2**32 - 1
 
 _BUS = ("org.freedesktop.DBus", "/org/freedesktop/DBus", "org.freedesktop.DBus")
 _SYSTEMD = "org.freedesktop.systemd1"
@@ -163,6 +165,21 @@ class SystemdManager:
             _SYSTEMD, path, _PROPERTIES, "Get", "ss", interface, "ActiveState"
         )
         return load[0].value, active[0].value
+
+    async def account(self, unit: str) -> int:
+        """The user id of a service's processes."""
+        path, interface = unit_path(unit), f"{_SYSTEMD}.Service"
+        (uid,) = await self._call(_SYSTEMD, path, _PROPERTIES, "Get", "ss", interface, "UID")
+        if uid.value != _NO_UID:
+            return int(uid.value)
+        # it has not run yet, or it has no User= and is root's
+        (user,) = await self._call(_SYSTEMD, path, _PROPERTIES, "Get", "ss", interface, "User")
+        if not user.value:
+            return 0
+        try:
+            return int(user.value) if user.value.isdigit() else pwd.getpwnam(user.value).pw_uid
+        except KeyError as error:
+            raise UnitError(f"{unit}: there is no account {user.value}") from error
 
     async def watch(self, unit: str, changed: Callable[[], None]) -> None:
         """Call ``changed`` whenever a property of the unit may have changed."""

@@ -111,6 +111,11 @@ class SystemdUnits(Units):
             raise BusUnavailable(self._problem or "the system bus cannot be reached")
         return frozenset(await self._manager.processes(model.unit)) & frozenset(pids)
 
+    async def account(self, model: Model) -> int | None:
+        if self._manager is None:
+            raise BusUnavailable(self._problem or "the system bus cannot be reached")
+        return await self._manager.account(model.unit)
+
     async def describe_process(self, pid: int) -> str:
         """With its unit, which systemd tells everybody; the name is hidden from most."""
         name = await super().describe_process(pid)
