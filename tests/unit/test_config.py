@@ -249,7 +249,7 @@ def test_a_group_preloads_one_model(tmp_path: Path) -> None:
     (said,) = problem(tmp_path, models)
     assert said.startswith("models.yml:7: models.c.preload: a is preloaded in group default")
     assert "keep `preload: true` for one of a and c" in said
-    assert settings_of(tmp_path, models + "    group: second\n").models["c"].preload
+    assert settings_of(tmp_path, models + "    group: second\n    port: 9000\n").models["c"].preload
     assert settings_of(tmp_path, models.replace("preload: true}", "preload: false}")).models
 
 
@@ -461,3 +461,98 @@ def test_one_place_has_one_revision(tmp_path: Path) -> None:
         "/srv/models/org/pinned; give both the same commit, or name branches or tags, which have "
         "their own places",
     ]
+
+
+def entries(**entries: str) -> str:
+    return "models:\n" + "".join(
+        f"  {name}:\n    backend: {text.replace('; ', chr(10) + '    ')}\n"
+        for name, text in entries.items()
+    )
+
+
+SLEEPS = "residency: sleep"
+STOPS = "residency: stop"
+
+
+@pytest.mark.parametrize(
+    ("models", "config", "said"),
+    [
+        (
+            entries(
+                a="sglang; service: a.service; port: 8080",
+                b="llamacpp; service: b.service; model_path: /b.gguf; group: two; port: 8080",
+            ),
+            "",
+            "models.yml:11: models.b.port: port 8080 is already used by model 'a'; "
+            "give one of them another port",
+        ),
+        (
+            entries(a="sglang; service: a.service", b="sglang; service: b.service; group: two"),
+            "",
+            "models.yml:5: models.b.port: port 30000 is already used by model 'a'; "
+            "give one of them another port",
+        ),
+        (
+            entries(
+                a="vllm; service: a.service; port: 9000; args: [--enable-sleep-mode]",
+                b=f"sglang; service: b.service; port: 9000; {STOPS}",
+            ),
+            "",
+            "models.yml:10: models.b.port: port 9000 is already used by model 'a', and the engine "
+            "of 'a' keeps it while that model sleeps (residency); give one of them another port",
+        ),
+        (
+            entries(
+                a=f"sglang; service: a.service; {STOPS}", b=f"sglang; service: b.service; {SLEEPS}"
+            ),
+            "",
+            "models.yml:6: models.b.port: port 30000 is already used by model 'a', and the engine "
+            "of 'b' keeps it while that model sleeps (residency); give one of them another port",
+        ),
+        (
+            entries(a="command; service: a.service; port: 8002"),
+            "",
+            "models.yml:5: models.a.port: port 8002 is the router's own (listen.port); "
+            "give the model another port",
+        ),
+        (
+            entries(a="vllm; service: a.service"),
+            "listen: {host: 0.0.0.0, port: 8000}\nallow_open: true\n",
+            "models.yml:2: models.a.port: port 8000 is the router's own (listen.port); "
+            "give the model another port",
+        ),
+        (
+            entries(a="command; command: [x]; port: 9000", b="command; command: [x]; port: 9000"),
+            "units: child\n",
+            None,
+        ),
+        (entries(a="sglang; service: a.service", b="sglang; service: b.service"), "", None),
+        (
+            entries(a="llamacpp; service: llamacpp@a.service; model_path: /a; residency: sleep")
+            + entries(b="llamacpp; service: llamacpp@b.service; model_path: /b")[8:],
+            "",
+            None,
+        ),
+        (
+            entries(
+                a="tabby; service: tabbyapi.service; model_name: A; residency: unload",
+                b="tabby; service: tabbyapi.service; model_name: B; residency: unload",
+            ),
+            "",
+            None,
+        ),
+        (
+            entries(a="command; service: a.service; port: 8002"),
+            "listen: {host: 10.0.0.5}\nallow_open: true\n",
+            None,
+        ),
+    ],
+)
+def test_two_engines_on_one_port(
+    tmp_path: Path, models: str, config: str, said: str | None
+) -> None:
+    """Only where both could run at once, or one of them is the router itself."""
+    if said is None:
+        settings_of(tmp_path, models, config)
+    else:
+        assert problem(tmp_path, models, config) == [said]

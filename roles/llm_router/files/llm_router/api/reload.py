@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import hashlib
 import logging
 from contextlib import AbstractAsyncContextManager
 from dataclasses import replace
@@ -14,7 +15,7 @@ import anyio
 from llm_router.api.services import Services, limits_of, preload
 from llm_router.background import in_background
 from llm_router.config.diff import Changes, compare, without_restart
-from llm_router.config.errors import ConfigError
+from llm_router.config.errors import ConfigError, Problem
 from llm_router.config.load import Settings, load_settings
 from llm_router.logs import use_format
 
@@ -30,27 +31,49 @@ class Reloader:
     def __init__(self, services: Services) -> None:
         self._services = services
         self._lock = anyio.Lock()
+        self._reported: bytes | None = None
+        """What the files had in them when their problems were last logged."""
 
     async def reload(self, *, dry_run: bool = False) -> Changes:
         """Take over what the files say now; with ``dry_run`` only say what would change.
 
-        Raises `ConfigError`, and then the old configuration goes on.
+        Raises `ConfigError`, whatever is wrong, and then the old configuration goes on.
         """
         async with self._lock:
-            current = self._services.settings
             try:
-                new = await anyio.to_thread.run_sync(
-                    load_settings, current.config_path, current.models_path, current.keys_path
-                )
-            except ConfigError as error:
-                log.error("the new configuration is refused, the old one goes on")
-                for problem in error.problems:
-                    log.error("%s", problem)
-                raise
-            changes = compare(current, new)
-            if not dry_run and (changes or changes.restart):
-                self._apply(new, changes)
-            return changes
+                return await self._reload(dry_run)
+            except Exception as error:
+                await self._report(error)
+                if isinstance(error, ConfigError):
+                    raise
+                path = str(self._services.settings.config_path)
+                what = f"cannot be applied: {type(error).__name__}: {error}"
+                remedy = "this is a fault of the router: its log has the details"
+                raise ConfigError([Problem(path, 0, "", what, remedy)]) from error
+
+    async def _reload(self, dry_run: bool) -> Changes:
+        current = self._services.settings
+        new = await anyio.to_thread.run_sync(
+            load_settings, current.config_path, current.models_path, current.keys_path
+        )
+        changes = compare(current, new)
+        if not dry_run and (changes or changes.restart):
+            self._apply(new, changes)
+        self._reported = None
+        return changes
+
+    async def _report(self, error: Exception) -> None:
+        """In the log, once for each content of the files."""
+        content = await anyio.to_thread.run_sync(_digest, self._paths())
+        if content == self._reported:
+            return
+        self._reported = content
+        if not isinstance(error, ConfigError):
+            log.error("the new configuration cannot be applied", exc_info=error)
+            return
+        log.error("the new configuration is refused, the old one goes on")
+        for problem in error.problems:
+            log.error("%s", problem)
 
     def _apply(self, new: Settings, changes: Changes) -> None:
         services = self._services
@@ -80,17 +103,21 @@ class Reloader:
             # a file that is being written is left alone until it rests
             if now != read and now == before:
                 read = now
-                # its lines are in the log
-                with contextlib.suppress(ConfigError):
+                # nothing may end the watching; what is wrong is in the log
+                try:
                     await self.reload()
+                except ConfigError:
+                    pass
+                except Exception:
+                    log.exception("the configuration files cannot be read again")
             before = now
 
-    def _stamps(self) -> tuple[tuple[int, ...], ...]:
+    def _paths(self) -> tuple[Path, ...]:
         settings = self._services.settings
-        return tuple(
-            _stamp(path)
-            for path in (settings.config_path, settings.models_path, settings.keys_path)
-        )
+        return settings.config_path, settings.models_path, settings.keys_path
+
+    def _stamps(self) -> tuple[tuple[int, ...], ...]:
+        return tuple(_stamp(path) for path in self._paths())
 
 
 def describe(changes: Changes) -> str:
@@ -109,6 +136,16 @@ def describe(changes: Changes) -> str:
     if changes.keys:
         parts.append("API keys")
     return "; ".join(parts) or "nothing"
+
+
+def _digest(paths: tuple[Path, ...]) -> bytes:
+    """Another one for other contents; a file that cannot be read counts as empty. Blocks."""
+    digest = hashlib.sha256()
+    for path in paths:
+        with contextlib.suppress(OSError):
+            digest.update(path.read_bytes())
+        digest.update(b"\0")
+    return digest.digest()
 
 
 def _stamp(path: Path) -> tuple[int, ...]:

@@ -7,19 +7,22 @@ import hashlib
 import ipaddress
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from datetime import date
 from itertools import chain
 from pathlib import Path
 from typing import Any, TypeVar, get_args
 
 from pydantic import BaseModel, ValidationError
-from ruamel.yaml import YAML
-from ruamel.yaml.comments import CommentedMap, CommentedSeq
+from ruamel.yaml.comments import CommentedMap, CommentedSeq, TaggedScalar
 from ruamel.yaml.constructor import DuplicateKeyError
-from ruamel.yaml.error import MarkedYAMLError, YAMLError
+from ruamel.yaml.error import MarkedYAMLError
+from ruamel.yaml.reader import ReaderError
 
 from llm_router import model_files
+from llm_router.config.document import ValueProblem, key_at, load_document
 from llm_router.config.errors import ConfigError, Problem
 from llm_router.config.names import names_of
+from llm_router.config.ports import port_problems
 from llm_router.config.schema import (
     ApiKey,
     Config,
@@ -31,13 +34,14 @@ from llm_router.config.schema import (
 )
 from llm_router.config.spec import dirs_of, spec_of
 from llm_router.engine_files import (
+    DEFAULT_PORTS,
     EngineDirs,
     EngineFileError,
     SpecError,
     config_path,
     desired_files,
 )
-from llm_router.yaml_bounds import YamlBoundError, bound
+from llm_router.yaml_bounds import YamlBoundError
 
 Section = TypeVar("Section", bound=BaseModel)
 
@@ -159,10 +163,18 @@ def _load_models(path: Path, config: Config, problems: list[Problem]) -> dict[st
     ):
         key = ".".join(str(part) for part in place)
         problems.append(Problem(doc.file, doc.line(place), key, what, remedy))
-    return {
+    models = {
         name: Model(name=name, **dict(_with_model_path(entry, config)))
         for name, entry in parsed.models.items()
     }
+    with_ports = {
+        name: model
+        for name, model in models.items()
+        if model.port is not None or model.backend in DEFAULT_PORTS
+    }
+    for place, what, remedy in port_problems(with_ports, config):
+        problems.append(Problem(doc.file, doc.line(place), ".".join(place), what, remedy))
+    return models
 
 
 def _with_model_path(entry: ModelEntry, config: Config) -> ModelEntry:
@@ -474,15 +486,17 @@ def _load(
 
 
 def _parse(path: Path, problems: list[Problem]) -> _Document | None:
+    """The file's nodes; None, with its problem noted, whatever the file is or has in it."""
     file = str(path)
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_bytes().decode()
     except FileNotFoundError:
         problems.append(Problem(file, 0, "", "does not exist", "create it, or name another file"))
         return None
     except UnicodeDecodeError as error:
+        line = error.object.count(b"\n", 0, error.start) + 1
         problems.append(
-            Problem(file, 0, "", f"is not UTF-8 at byte {error.start}", "save it as UTF-8")
+            Problem(file, line, "", f"is not UTF-8 at byte {error.start}", "save it as UTF-8")
         )
         return None
     except OSError as error:
@@ -490,44 +504,9 @@ def _parse(path: Path, problems: list[Problem]) -> _Document | None:
         problems.append(Problem(file, 0, "", f"cannot be read: {reason}", "make it readable"))
         return None
     try:
-        root = bound(YAML(typ="rt")).load(text)
-    except DuplicateKeyError as error:
-        mark = error.problem_mark
-        name = str(error.problem).split('"')[1] if '"' in str(error.problem) else ""
-        problems.append(
-            Problem(
-                file,
-                mark.line + 1 if mark else 0,
-                name,
-                "is there twice",
-                "keep one of the two, or give the other a name of its own",
-            )
-        )
-        return None
-    except YamlBoundError as error:
-        line = error.problem_mark.line + 1
-        problems.append(
-            Problem(file, line, "", f"has {error.problem}", "write the file without them")
-        )
-        return None
-    except MarkedYAMLError as error:
-        mark = error.problem_mark or error.context_mark
-        what = ", ".join(part for part in (error.context, error.problem) if part)
-        problems.append(
-            Problem(
-                file,
-                mark.line + 1 if mark else 0,
-                "",
-                f"is not valid YAML: {what}",
-                "check indentation, colons and quotes on this line and the one before it",
-            )
-        )
-        return None
-    except YAMLError as error:
-        first = str(error).splitlines()[0]
-        problems.append(
-            Problem(file, 0, "", f"is not valid YAML: {first}", "mend the file's syntax")
-        )
+        root = load_document(text)
+    except Exception as error:  # noqa: BLE001 - a file that no one foresaw has a problem, too
+        problems.append(_yaml_problem(file, text, error))
         return None
     if root is None:
         root = CommentedMap()
@@ -539,12 +518,44 @@ def _parse(path: Path, problems: list[Problem]) -> _Document | None:
     return _Document(file, root)
 
 
+def _yaml_problem(file: str, text: str, error: Exception) -> Problem:
+    """What the parser raised, as a problem with a line."""
+    check = "check indentation, colons and quotes on this line and the one before it"
+    if not isinstance(error, MarkedYAMLError):
+        line = 1
+        if isinstance(error, ReaderError):
+            line += text.count("\n", 0, error.position)
+        first = (str(error) or type(error).__name__).splitlines()[0]
+        return Problem(file, line, "", f"is not valid YAML: {first}", "fix the file's syntax")
+    mark = error.problem_mark or error.context_mark
+    line = mark.line + 1 if mark else 1
+    if isinstance(error, DuplicateKeyError):
+        name = str(error.problem).split('"')[1] if '"' in str(error.problem) else ""
+        remedy = "keep one of the two, or give the other a name of its own"
+        return Problem(file, line, name, "is there twice", remedy)
+    if isinstance(error, YamlBoundError):
+        return Problem(file, line, "", f"has {error.problem}", "write the file without them")
+    if isinstance(error, ValueProblem):
+        what, _, remedy = str(error.problem).partition("; ")
+        return Problem(
+            file,
+            line,
+            key_at(text, mark.line, mark.column) if mark else "",
+            what,
+            remedy or "write it in another way",
+        )
+    what = ", ".join(part for part in (error.context, error.problem) if part)
+    return Problem(file, line, "", f"is not valid YAML: {what}", check)
+
+
 def _plain(node: Any) -> Any:
     """Round-trip nodes as the plain values that strict validation wants."""
     if isinstance(node, dict):
         return {_plain(key): _plain(value) for key, value in node.items()}
     if isinstance(node, list):
         return [_plain(item) for item in node]
+    if isinstance(node, TaggedScalar):  # `!!str 5`
+        return node.value
     for kind in (bool, int, float, str):
         if isinstance(node, kind):
             return kind(node)
@@ -642,6 +653,8 @@ def _type_of(value: Any) -> str:
         return f"the text {value!r}"
     if isinstance(value, (int, float)):
         return f"the number {value}"
+    if isinstance(value, date):
+        return f"the date {value}"
     return "a list" if isinstance(value, list) else "a mapping"
 
 

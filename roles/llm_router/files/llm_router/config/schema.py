@@ -397,8 +397,12 @@ class Model(ModelEntry):
     @property
     def base_url(self) -> str:
         """Where its engine listens; always loopback."""
-        port = self.port or DEFAULT_PORTS[self.backend]
-        return f"http://127.0.0.1:{port}"
+        return f"http://127.0.0.1:{self.listens_on}"
+
+    @property
+    def listens_on(self) -> int:
+        """The port of its engine."""
+        return self.port or DEFAULT_PORTS[self.backend]
 
     @property
     def upstream_name(self) -> str:
