@@ -23,8 +23,10 @@ async def health(
     """200 while requests are welcome; 503 when units cannot be managed at all, and when the router
     is drained or about to stop, though it still answers.
 
-    ``status`` is healthy, degraded (some model's last switch failed: ``failures`` has the
-    reasons), draining or unhealthy (``problem`` has the reason).
+    ``status`` is healthy, degraded, draining or unhealthy (``problem`` has the reason). It is
+    degraded when some model's last switch failed (``failures`` has the reasons), when it is not
+    known yet what runs in some group (``unknown_groups``), and when what runs in a group is not
+    what should run there (``unsettled`` has the reasons, by group).
 
     With ``model``, 200 if it is loaded or being loaded; with ``want=loadable``, 200 if a request
     for it could be served too: its last switch did not fail, and no other model is pinned.
@@ -48,6 +50,14 @@ async def health(
         if not services.draining:
             body["status"] = "degraded"
         body["failures"] = {name: failure.message for name, failure in core.failures.items()}
+    unknown, unsettled = services.reconciler.unknown(), services.reconciler.unsettled
+    if unknown or unsettled:
+        if not services.draining:
+            body["status"] = "degraded"
+        if unknown:
+            body["unknown_groups"] = unknown
+        if unsettled:
+            body["unsettled"] = dict(unsettled)
     problem = await services.units.problem()
     if problem is not None:
         body["status"] = "unhealthy"

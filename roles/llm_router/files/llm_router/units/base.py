@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -33,6 +33,8 @@ class UnitState:
     main_pid: int = 0
     result: str = ""
     """Why it ended, in systemd's words (``exit-code``, ``signal``, …); empty while all is well."""
+    since: float = field(default=0.0, compare=False)
+    """When it became active, in seconds of any one clock; 0 where nobody can say."""
 
     @property
     def running(self) -> bool:
@@ -53,6 +55,7 @@ class Units(ABC):
 
     def __init__(self) -> None:
         self._listeners: list[Listener] = []
+        self._on_connected: list[Callable[[], None]] = []
 
     @abstractmethod
     async def __aenter__(self) -> Self:
@@ -113,6 +116,17 @@ class Units(ABC):
         """
         self._listeners.append(listener)
         return lambda: self._listeners.remove(listener)
+
+    def on_connected(self, listener: Callable[[], None]) -> Callable[[], None]:
+        """Call ``listener()`` in the event loop when the service manager can be reached again:
+        changes may have been missed. The returned function ends it.
+        """
+        self._on_connected.append(listener)
+        return lambda: self._on_connected.remove(listener)
+
+    def _connected(self) -> None:
+        for listener in self._on_connected:
+            listener()
 
     def _changed(self, unit: str, state: UnitState) -> None:
         for listener in self._listeners:

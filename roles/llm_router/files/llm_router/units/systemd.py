@@ -182,11 +182,15 @@ class SystemdUnits(Units):
         """
         lost: Exception = BusUnavailable("the connection to the system bus is lost")
         watched: set[str] = set()
+        told = False
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(_cancel_when_gone, manager, tasks.cancel_scope)
             while not tasks.cancel_scope.cancel_called:
                 if not self._dirty:
                     tried.set()
+                    if not told:
+                        told = True
+                        self._connected()
                 name = await self._dirty.next()
                 try:
                     if name not in watched:
