@@ -150,7 +150,7 @@ def test_an_engine_that_is_started_by_hand(monkeypatch: Patch, before: str | Non
                 await load(services, before)
             if before == "a":
                 for word in ("deactivating", "inactive"):
-                    units.crash("a.service", UnitState(word))  # type: ignore[arg-type]
+                    units.crash("a.service", UnitState(word))
             units.run("a.service", "a")
             if before == "b":
                 await until(lambda: "a.service" not in units.states)

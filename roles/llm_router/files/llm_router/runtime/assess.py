@@ -29,7 +29,8 @@ class Seen:
     ``outdated``: the model it was started as, where that is configured differently now.
     ``answers``: by model that the unit may serve, what its engine says; empty if it was not asked.
     ``recorded``: the model that the router started it as. ``place``: higher if started later.
-    ``unwanted``: it must not run, whatever it serves.
+    ``unwanted``: it must not run, whatever it serves. ``doubtful``: its load failed and it could
+    not be stopped then, so it is not waited for.
     """
 
     unit: str
@@ -40,10 +41,7 @@ class Seen:
     place: int = -1
     asleep: bool = False
     unwanted: bool = False
-
-    def verdict(self, model: str) -> str:
-        """What the engine says of ``model``; "loading" where it was not asked."""
-        return self.answers[model].verdict if model in self.answers else "loading"
+    doubtful: bool = False
 
     @property
     def ready(self) -> str | None:
@@ -85,9 +83,8 @@ class Verdict:
     main_pid: int = 0
 
 
-def assess(belief: Belief, seen: Sequence[Seen], doubtful: frozenset[str] = frozenset()) -> Verdict:
-    """What must be done for the two to agree. ``doubtful``: units whose load failed and which
-    could not be stopped then: they are not waited for."""
+def assess(belief: Belief, seen: Sequence[Seen]) -> Verdict:
+    """What must be done for the two to agree."""
     own = next((one for one in seen if one.unit == belief.unit), None)
     lost, broken = _lost(belief, own)
     kept = belief.loaded if lost is None else None
@@ -103,7 +100,7 @@ def assess(belief: Belief, seen: Sequence[Seen], doubtful: frozenset[str] = froz
             if one.ready is not None:
                 keeper, found = one, one.ready
                 break
-            if one.may_become is not None and one.unit not in doubtful:
+            if one.may_become is not None and not one.doubtful:
                 keeper, adopt = one, one.may_become
                 break
     stop = [
@@ -112,7 +109,7 @@ def assess(belief: Belief, seen: Sequence[Seen], doubtful: frozenset[str] = froz
         if one is not keeper
         and not one.asleep
         and one.state.active != "deactivating"
-        and (one.unwanted or keeper is not None or (one is own and broken) or one.unit in doubtful)
+        and (one.unwanted or keeper is not None or (one is own and broken) or one.doubtful)
     ]
     return Verdict(
         lost,

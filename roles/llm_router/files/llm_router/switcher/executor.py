@@ -143,6 +143,8 @@ class Switcher:
         self._sleepers = Sleepers(Path(settings.config.state_dir) / "asleep.json")
         self._ahead: dict[str, tuple[str, asyncio.Task[None]]] = {}
         """By group: the model whose weights are read while another one answers."""
+        self._doubtful: set[str] = set()
+        """Units whose load failed and which could not be stopped then."""
         self._turns: dict[str, asyncio.Lock] = {}
         """By group: held while its units are started and stopped."""
         self._falling_asleep: dict[str, int] = {}
@@ -302,6 +304,7 @@ class Switcher:
         self.unit_changed(unit, state)
         if not state.running:
             self._record.at_rest(unit)
+            self._doubtful.discard(unit)
             for name in [name for name, one in self._before.items() if one.unit == unit]:
                 del self._before[name]
             return None
@@ -328,6 +331,7 @@ class Switcher:
             place=self._record.place(unit),
             asleep=asleep,
             unwanted=outdated or unsure,
+            doubtful=unit in self._doubtful,
         )
 
     async def see_one(self, model: Model) -> tuple[UnitState, Readiness]:
@@ -416,6 +420,7 @@ class Switcher:
                 with anyio.fail_after(timeout + STOP_MARGIN):
                     await self._stop(target, timeout)
             except (UnitError, TimeoutError) as failed:
+                self._doubtful.add(target.unit)
                 reason = f"{reason}; and its unit could not be stopped: {failed}"
         left = await self._left(switch, run)
         return SwitchFailed(reason, lines, blame=error.blame, loaded=left)
@@ -425,8 +430,9 @@ class Switcher:
         await self._memory.going(model)
         await self._units.stop(model, grace)
         self._memory.gone(model.group)
-        self._record.remove(model.name)
+        self._record.at_rest(model.unit)
         self._sleepers.forget(model.unit)
+        self._doubtful.discard(model.unit)
 
     async def _log_of(self, model: Model) -> list[str]:
         try:
@@ -612,6 +618,7 @@ class Switcher:
             await self._port_closed(target)
             self._sleepers.forget(target.unit)  # what is started now is awake, whatever was before
             self._record.add(target)
+            self._doubtful.discard(target.unit)
             run.engine_since = time.time()
             await self._units.start(target)
         elif isinstance(step, WaitUntilReady):

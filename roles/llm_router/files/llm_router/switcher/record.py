@@ -56,19 +56,13 @@ class Record:
         units = [model.unit for model in self.models.values()]
         return units.index(unit) if unit in units else -1
 
-    def at_rest(self, unit: str) -> list[str]:
-        """Nothing runs in the unit: forget what it was started as, and return the models."""
+    def at_rest(self, unit: str) -> None:
+        """Nothing runs in the unit: forget what it was started as."""
         names = [name for name, model in self.models.items() if model.unit == unit]
         for name in names:
             del self.models[name]
         self.ambiguous.discard(unit)
         if names:
-            self._write()
-        return names
-
-    def remove(self, name: str) -> None:
-        """The model's engine is stopped."""
-        if self.models.pop(name, None) is not None:
             self._write()
 
     def _write(self) -> None:

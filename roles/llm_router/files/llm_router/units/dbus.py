@@ -54,6 +54,8 @@ class UnitFacts:
     main_pid: int
     result: str
     need_daemon_reload: bool
+    active_since: int = 0
+    """Microseconds of the monotonic clock."""
 
 
 _FACTS = (
@@ -63,6 +65,7 @@ _FACTS = (
     ("Service", "MainPID"),
     ("Service", "Result"),
     ("Unit", "NeedDaemonReload"),
+    ("Unit", "ActiveEnterTimestampMonotonic"),
 )
 
 
@@ -138,10 +141,7 @@ class SystemdManager:
                 for interface, name in _FACTS
             )
         )
-        identity, load_state, active_state, main_pid, result, need = (
-            answer[0].value for answer in answers
-        )
-        return UnitFacts(identity, load_state, active_state, main_pid, result, need)
+        return UnitFacts(*(answer[0].value for answer in answers))
 
     async def active_state(self, unit: str) -> tuple[str, str]:
         """(load state, active state) of a unit of any type."""

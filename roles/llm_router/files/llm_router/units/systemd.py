@@ -35,7 +35,7 @@ def state_of(facts: UnitFacts) -> UnitState:
     """systemd's words as ours. ``result`` stays while a failed unit waits to be restarted."""
     active = _ACTIVE.get(facts.active_state) or cast(Active, facts.active_state)
     result = "" if facts.result == "success" else facts.result
-    return UnitState(active, facts.main_pid, result)
+    return UnitState(active, facts.main_pid, result, facts.active_since / 1e6)
 
 
 class SystemdUnits(Units):
