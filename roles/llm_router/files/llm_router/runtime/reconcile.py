@@ -137,6 +137,7 @@ class Reconciler:
     def _unit_changed(self, unit: str, state: UnitState) -> None:
         """What is certain is acted on at once; the step does the rest."""
         self._switcher.unit_changed(unit, state)
+        groups = {model.group for model in self._models().values() if model.unit == unit}
         for name, group in self._scheduler.core.groups.items():
             loaded = group.loaded
             if loaded is not None and not group.switching:
@@ -148,7 +149,8 @@ class Reconciler:
                             self._scheduler.adopt(name, loaded)
                         else:
                             self._scheduler.lost(loaded)
-            self.look(name)
+            if name in groups or unit == group.loaded_unit:
+                self.look(name)
 
     def _belief(self, name: str, *, besides: int = 0) -> Belief:
         group = self._scheduler.core.groups[name]
@@ -164,7 +166,7 @@ class Reconciler:
         )
 
     def _lose(self, group: str, model: str, reason: str) -> None:
-        log.warning("the engine of %s is lost: %s", model, reason)
+        log.warning("the engine of %s is gone: %s", model, reason)
         self._events.publish(ModelLost(group, model, reason))
 
     async def _now_and_then(self) -> None:

@@ -378,9 +378,11 @@ class Core:
     def adopt(self, group_name: str, target: str) -> list[Action]:
         """Begin a switch to a model whose engine runs already but has yet to answer."""
         group = self.groups[group_name]
-        if group.switching or self._stopping or self._elsewhere(group_name, target):
+        if group.switching:
             return []
         self._now_loaded(group, None, group.loaded_at)
+        if self._stopping or self._elsewhere(group_name, target):
+            return []
         return [self._begin(group_name, target, "adopt")]
 
     def unload(self, group_name: str, *, stays: bool = False) -> list[Action]:
