@@ -157,7 +157,7 @@ async def running(settings: Settings, units: Units | None = None) -> AsyncIterat
                     services, [name for name, m in services.models.items() if m.group == group]
                 ),
             )
-            scheduler.on_ended = reconciler.look
+            scheduler.on_ended = reconciler.switch_ended
             services = Services(
                 settings,
                 units,

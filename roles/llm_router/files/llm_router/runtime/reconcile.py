@@ -60,6 +60,7 @@ class Reconciler:
         """By group: why what runs there is not what should run there."""
         self._known: dict[str, asyncio.Event] = {}
         self._wanted: set[str] = set()
+        self._asked: set[str] = set()
         self._steps: dict[str, asyncio.Task[None]] = {}
         self._later: dict[str, asyncio.TimerHandle] = {}
 
@@ -113,6 +114,12 @@ class Reconciler:
             later.cancel()
         if group not in self._steps:
             self._steps[group] = asyncio.get_running_loop().create_task(self._work(group))
+
+    def switch_ended(self, group: str) -> None:
+        """A switch of ``group`` has ended: its engine was asked just now, so the step that follows
+        asks only the others."""
+        self._asked.add(group)
+        self.look(group)
 
     async def see(self, model: Model) -> None:
         """Whether the engine of a loaded model still is what it was, after a connection to it that
@@ -212,7 +219,10 @@ class Reconciler:
         if self._in_use(name):
             return None
         before = group.changes
-        seen = await self._switcher.observe(name, group.loaded_unit, core.units_elsewhere(name))
+        unasked = group.loaded_unit if name in self._asked else None
+        self._asked.discard(name)
+        foreign = core.units_elsewhere(name)
+        seen = await self._switcher.observe(name, group.loaded_unit, foreign, unasked=unasked)
         if self._in_use(name):
             return None
         if group.changes != before:

@@ -254,13 +254,19 @@ class Switcher:
         await self._memory.loaded(model)
 
     async def observe(
-        self, group: str, own: str | None = None, foreign: Collection[str] = ()
+        self,
+        group: str,
+        own: str | None = None,
+        foreign: Collection[str] = (),
+        *,
+        unasked: str | None = None,
     ) -> list[Seen]:
         """What runs in the units of ``group`` now, and what it says of itself, all units side by
         side. What is known of units at rest is forgotten. Raises `UnitError`.
 
         ``own``: the unit of what is loaded, which may be configured for another group now;
-        ``foreign``: units that other groups use still.
+        ``foreign``: units that other groups use still. ``unasked``: a unit whose engine is not
+        asked what it serves.
         """
         by_unit: dict[str, list[Model]] = {}
         for model in self._models.values():
@@ -275,7 +281,7 @@ class Switcher:
         seen: list[Seen | None] = [None] * len(by_unit)
 
         async def look(place: int, unit: str, models: list[Model]) -> None:
-            seen[place] = await self._see(unit, models, started.get(unit))
+            seen[place] = await self._see(unit, models, started.get(unit), unit != unasked)
 
         errors: list[UnitError] = []
 
@@ -297,7 +303,9 @@ class Switcher:
         owners = {other.group for other in self._models.values() if other.unit == model.unit}
         return bool(owners) and model.group not in owners
 
-    async def _see(self, unit: str, models: list[Model], started: Model | None) -> Seen | None:
+    async def _see(
+        self, unit: str, models: list[Model], started: Model | None, ask: bool
+    ) -> Seen | None:
         """None: the unit is at rest."""
         anyone = started or models[0]
         state = await self._units.state(anyone)
@@ -318,7 +326,7 @@ class Switcher:
         asleep = self._sleepers.find(unit, state.main_pid) is not None and not outdated
         unsure = self._sleepers.is_unsure(unit)
         answers: dict[str, Readiness] = {}
-        if state.active == "active" and not (outdated or asleep or unsure):
+        if ask and state.active == "active" and not (outdated or asleep or unsure):
             answers = {one.name: Readiness("loading", silent=True) for one in models}
             with anyio.move_on_after(PROBE_WITHIN):
                 answers = await self._probe_all(models)
