@@ -550,6 +550,21 @@ async def a_crash_while_the_bus_is_away_is_told_afterwards() -> None:
         await watch.until(lambda unit, state: unit == plain.unit and state.active == "failed")
 
 
+async def a_reconnection_to_the_bus_is_told() -> None:
+    """Whoever compares what runs with its notes does so again then."""
+    async with entered() as (units, models, _):
+        plain = models["plain"]
+        await units.start(plain)
+        assert (await units.state(plain)).since > 0
+        told = asyncio.Event()
+        units.on_connected(told.set)
+        await _systemctl("restart", "dbus.service")
+        with anyio.fail_after(15):
+            await told.wait()
+        assert (await units.state(plain)).active == "active"
+        await units.stop(plain, 5)
+
+
 async def the_helper_is_gone() -> None:
     async with entered() as (units, models, _):
         await _systemctl("stop", "llm-router-helper.socket", "llm-router-helper.service")
@@ -638,6 +653,7 @@ PRIVILEGED = [
     systemd_is_executed_anew_in_a_call,
     the_bus_is_restarted,
     a_crash_while_the_bus_is_away_is_told_afterwards,
+    a_reconnection_to_the_bus_is_told,
     the_helper_is_gone,
     the_helper_believes_only_root,
 ]

@@ -87,6 +87,9 @@ class Simulation:
             self._at(moment, self._arrive)
         for _ in range(rng.randrange(4)):
             self._at(rng.uniform(0, moment), self._lose)
+        if not self.orderly:
+            for _ in range(rng.randrange(4)):
+                self._at(rng.uniform(0, moment), self._start_by_hand)
         if rng.random() < 0.3:
             self._at(rng.uniform(0, moment), self._jump)
         if not self.orderly:
@@ -272,6 +275,20 @@ class Simulation:
         for ticket in broken:
             self.served += 1
             self._apply(self.core.leave(ticket, self.now))
+
+    def _start_by_hand(self) -> None:
+        """An engine that nobody asked for is found ready, or found loading."""
+        group = self.rng.choice(("g", "h"))
+        device, state = self.devices[group], self.core.groups[group]
+        names = [name for name, place in self.core.models.items() if place == group]
+        if device.switch is not None or state.loaded is not None or not names:
+            return
+        model = self.rng.choice(names)
+        if self.rng.random() < 0.5:
+            self._apply(self.core.adopt(group, model))
+        else:
+            device.model = model
+            self._apply(self.core.loaded(model, self.now))
 
     def _operations(self) -> list[Callable[[], None]]:
         return [self._pin, self._unpin, self._unload, self._configure, self._clear]

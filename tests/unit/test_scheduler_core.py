@@ -350,13 +350,38 @@ def test_a_removed_model_that_could_not_be_unloaded_keeps_its_leases_and_is_trie
     it.request(1, "a", 0.0)
     assert it.configure({"b": "g"}, Limits(), 1.0) == [BeginSwitch("g", None, "a", "removed")]
     assert it.switch_failed("g", "no bus", [], 2.0, blame=False, loaded="a") == []
-    assert it.request(2, "b", 3.0) == []
-    assert it.leave(1, 4.0) == [BeginSwitch("g", "b", "a", "request")]
-    it.switch_failed("g", "no bus", [], 5.0, blame=False, loaded="a")
-    it.unload("g")
-    assert it.switch_failed("g", "no bus", [], 6.0, blame=False, loaded="a") == []
-    assert it.next_wakeup() == 66.0
-    assert it.tick(66.0) == [BeginSwitch("g", None, "a", "idle")]
+    assert it.groups["g"].in_flight("a") == 1
+    assert it.groups["g"].stuck == "no bus"
+    assert it.request(2, "b", 3.0) == [BeginSwitch("g", "b", "a", "request")]
+    it.switch_failed("g", "no bus", [], 4.0, blame=False, loaded="a")
+    assert it.next_wakeup() == 9.0
+    assert it.tick(8.0) == []
+    assert it.tick(9.0) == [BeginSwitch("g", None, "a", "removed")]
+    it.switched("g", 10.0)
+    assert (it.groups["g"].loaded, it.groups["g"].stuck) == (None, None)
+
+
+def test_a_unit_that_another_group_uses_is_waited_for() -> None:
+    it = Core({"a": "g", "b": "h"}, Limits(), {"a": "u", "b": "v"})
+    it.loaded("a", 0.0)
+    it.request(1, "a", 0.0)
+    moved = {"a2": "h", "b": "h"}
+    begun = it.configure(moved, Limits(), 1.0, units={"a2": "u", "b": "v"})
+    assert begun == [BeginSwitch("g", None, "a", "removed")]
+    assert it.request(2, "a2", 2.0) == []
+    assert it.next_wakeup() is None
+    assert it.request(3, "b", 3.0) == [BeginSwitch("h", "b", None, "request")]
+    assert it.switched("h", 4.0) == [Grant(3)]
+    it.leave(3, 5.0)
+    assert it.switched("g", 6.0) == [BeginSwitch("h", "a2", "b", "request")]
+
+
+def test_nothing_happens_in_a_group_before_it_is_known_what_runs_there() -> None:
+    it = Core({"a": "g", "b": "g"}, Limits(), unknown=True)
+    assert it.request(1, "b", 0.0) == []
+    assert it.next_wakeup() is None
+    it.loaded("a", 1.0)
+    assert it.known("g", 1.0) == [BeginSwitch("g", "b", "a", "request")]
 
 
 def test_a_tick_at_the_moment_that_was_asked_for_is_never_too_early() -> None:
@@ -569,12 +594,27 @@ class SchedulerMachine(RuleBasedStateMachine):
             assert len(self.holders(name)) <= 1
 
     @invariant()
+    def a_unit_belongs_to_one_group(self) -> None:
+        used = [
+            unit
+            for group in self.core.groups.values()
+            for unit in {group.loaded_unit, group.target_unit} - {None}
+        ]
+        assert len(used) == len(set(used)), "two groups work on one unit"
+
+    @invariant()
     def nobody_waits_beyond_the_fence_while_nothing_happens(self) -> None:
         assert not (self.stopping and self.waiting)
         for name, group in self.core.groups.items():
             if name in self.switching:
                 continue
-            everyone = [w for queue in group.queues.values() for w in queue.all()]
+            everyone = [
+                waiter
+                for model, queue in group.queues.items()
+                # a unit that another group uses still is waited for
+                if not self.core._elsewhere(name, model)
+                for waiter in queue.all()
+            ]
             active = [w for w in everyone if not w.passive]
             for waiter in active:
                 assert group.loaded is not None or group.pinned is not None

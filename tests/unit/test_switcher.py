@@ -39,6 +39,8 @@ class FakeUnits(Units):
         self.serves: dict[str, str] = {}
         """By unit: the model that its engine says it serves."""
         self.fails: dict[str, Exception] = {}
+        self.silent: set[str] = set()
+        """Units whose engine takes a probe's connection and never answers."""
         self.calls: list[str] = []
         self.logs_since: list[float | None] = []
         self.hang = asyncio.Event()
@@ -139,6 +141,8 @@ async def _running(
         serving = units.serves.get(unit)
         if serving is None or units.states.get(unit, UnitState("inactive")).active != "active":
             raise httpx.ConnectError("nobody listens", request=request)
+        if unit in units.silent:
+            await asyncio.sleep(3600)
         if loading is not None and serving in loading:
             return httpx.Response(503)
         if request.url.path == "/v1/completions":

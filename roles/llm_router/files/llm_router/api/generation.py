@@ -495,6 +495,7 @@ async def _queue(services: Services, exchange: Exchange) -> Ticket:
 
 async def _passive(services: Services, name: str, patience: float) -> Ticket | None:
     """A ticket that is granted, or will be because its model is being loaded; else None."""
+    await services.reconciler.known(services.models[name].group)
     ticket = services.scheduler.request(name, passive=True)
     coming = False
     try:
@@ -507,13 +508,11 @@ async def _passive(services: Services, name: str, patience: float) -> Ticket | N
 
 async def _may_try_again(services: Services, model: Model) -> bool:
     """After a connection that brought nothing: an engine that is gone, or serves no more, is
-    brought back by the next request for it; one that is well had only closed that connection."""
+    brought back by the next request for it; one that is only slow is left alone."""
     try:
-        well = await services.switcher.is_well(model)
+        await services.reconciler.see(model)
     except UnitError:
         return False
-    if not well:
-        services.scheduler.lost(model.name)
     return True
 
 

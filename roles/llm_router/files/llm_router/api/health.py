@@ -24,8 +24,10 @@ async def health(
     """200 while requests are welcome; 503 when units cannot be managed at all, and when the router
     is drained or about to stop, though it still answers.
 
-    ``status`` is healthy, degraded (some model's last switch failed: ``failures`` has the
-    reasons), draining or unhealthy (``problem`` has the reason).
+    ``status`` is healthy, degraded, draining or unhealthy (``problem`` has the reason). It is
+    degraded when some model's last switch failed (``failures`` has the reasons), when it is not
+    known yet what runs in some group (``unknown_groups``), and when what runs in a group is not
+    what should run there (``unsettled`` has the reasons, by group).
 
     Names of models, and with them ``failures``, are shown to a caller that may use these models:
     where keys are configured, a request without one learns the status only. A balancer needs no
@@ -57,6 +59,14 @@ async def health(
         body["failures"] = {
             name: failure.message for name, failure in core.failures.items() if name in visible
         }
+    unknown, unsettled = services.reconciler.unknown(), services.reconciler.unsettled
+    if unknown or unsettled:
+        if not services.draining:
+            body["status"] = "degraded"
+        if unknown:
+            body["unknown_groups"] = unknown
+        if unsettled:
+            body["unsettled"] = dict(unsettled)
     problem = await services.units.problem()
     if problem is not None:
         body["status"] = "unhealthy"

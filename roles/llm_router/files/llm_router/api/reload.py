@@ -12,7 +12,7 @@ from pathlib import Path
 
 import anyio
 
-from llm_router.api.services import Services, limits_of, preload
+from llm_router.api.services import Services, limits_of, preload, units_of
 from llm_router.background import in_background
 from llm_router.config.diff import Changes, compare, without_restart
 from llm_router.config.errors import ConfigError, Problem
@@ -84,7 +84,8 @@ class Reloader:
         services.learned.configure(services.settings.models)
         services.units.configure(services.settings.models)
         groups = {name: model.group for name, model in new.models.items()}
-        services.scheduler.configure(groups, limits_of(new), changes.relaunch)
+        services.scheduler.configure(groups, limits_of(new), changes.relaunch, units_of(new))
+        services.reconciler.look_everywhere()
         preload(services, [*changes.added, *changes.relaunch, *changes.updated])
         log.info("new configuration: %s", describe(changes))
         if changes.restart:

@@ -34,14 +34,15 @@ from llm_router.config.names import names_of
 from llm_router.config.schema import Model
 from llm_router.engine_keys import EngineKeys
 from llm_router.engines import engine_for
-from llm_router.events import Event, EventStream, ModelLost, SwitchEnded
+from llm_router.events import Event, EventStream, SwitchEnded
 from llm_router.nvml import open_nvml
+from llm_router.runtime.reconcile import Reconciler
 from llm_router.scheduler.core import Core, Limits, State
 from llm_router.scheduler.service import Scheduler
 from llm_router.switcher.executor import Switcher
 from llm_router.switcher.learned import Learned
 from llm_router.switcher.settling import GpuMemory
-from llm_router.units.base import UnitError, Units, UnitState
+from llm_router.units.base import UnitError, Units
 from llm_router.units.child import ChildUnits
 from llm_router.units.ports import PortGuard
 
@@ -64,6 +65,7 @@ class Services:
     switcher: Switcher
     metrics: Metrics
     learned: Learned
+    reconciler: Reconciler
     started_at: int
     engine_keys: EngineKeys = field(default_factory=EngineKeys)
     ports: PortGuard = field(init=False)
@@ -73,8 +75,6 @@ class Services:
     """By model: how its last switch went."""
     last_unload: dict[str, SwitchEnded] = field(default_factory=dict)
     """By group: how its last unload went."""
-    main_pids: dict[str, int] = field(default_factory=dict)
-    """By model: the main process of its unit when it was found or made ready."""
     in_flight: dict[int, Exchange] = field(default_factory=dict)
     """By number: the requests that wait or are answered now."""
     draining: bool = False
@@ -157,7 +157,7 @@ async def running(settings: Settings, units: Units | None = None) -> AsyncIterat
     units = units or make_units(settings)
     events = EventStream()
     groups = {name: model.group for name, model in settings.models.items()}
-    core = Core(groups, limits_of(settings))
+    core = Core(groups, limits_of(settings), units_of(settings), unknown=True)
     # trust_env: a proxy from the environment must never see what goes to an engine on loopback
     async with httpx.AsyncClient(trust_env=False) as client, units:
         keys = EngineKeys()
@@ -169,6 +169,18 @@ async def running(settings: Settings, units: Units | None = None) -> AsyncIterat
             Engines() as engines,
         ):
             metrics = Metrics(scheduler, events, switcher.asleep)
+            reconciler = Reconciler(
+                scheduler,
+                switcher,
+                units,
+                events,
+                learned,
+                lambda: services.models,
+                lambda group: preload(
+                    services, [name for name, m in services.models.items() if m.group == group]
+                ),
+            )
+            scheduler.on_ended = reconciler.switch_ended
             services = Services(
                 settings,
                 units,
@@ -178,6 +190,7 @@ async def running(settings: Settings, units: Units | None = None) -> AsyncIterat
                 switcher,
                 metrics,
                 learned,
+                reconciler,
                 int(time.time()),
                 keys,
             )
@@ -185,13 +198,9 @@ async def running(settings: Settings, units: Units | None = None) -> AsyncIterat
             events.subscribe(services.learned.listen)
             events.subscribe(services.progress.listen)
             events.subscribe(SwitchLog(services.boot).listen)
-            await _find_running(services)
-            preload(services, settings.models)
-            unsubscribe = units.subscribe(lambda *change: _unit_changed(services, *change))
-            with services.large_bodies:
-                yield services
-            # engines that end with the router are not lost
-            unsubscribe()
+            async with reconciler.running():
+                with services.large_bodies:
+                    yield services
 
 
 async def _nvml() -> Any:
@@ -209,36 +218,12 @@ def _remember(services: Services, event: Event) -> None:
             return
         services.last_switch[event.model] = event
         if event.error is None:
-            services.main_pids[event.model] = event.main_pid
+            services.reconciler.main_pids[event.model] = event.main_pid
 
 
-async def _find_running(services: Services) -> None:
-    """The truth is outside: a model whose engine serves already goes on serving."""
-    try:
-        stale = {model.group: model.name for model in await services.switcher.find_stale()}
-    except UnitError as error:
-        log.error("cannot tell what runs: %s", error)
-        return
-    for group, name in stale.items():
-        log.info("found %s running, which is configured otherwise now", name)
-        services.scheduler.found_stale(group, name)
-    for group in [name for name in services.scheduler.core.groups if name not in stale]:
-        try:
-            found = await services.switcher.find_loaded(group)
-        except UnitError as error:
-            log.error("cannot tell what runs in group %s: %s", group, error)
-            continue
-        if found is None:
-            continue
-        name, readiness = found
-        log.info("found %s %s", name, readiness.verdict)
-        if readiness.verdict == "ready":
-            services.main_pids[name] = await services.switcher.main_pid(services.models[name])
-            services.learned.found(name, readiness.context_length)
-            services.scheduler.found_loaded(name)
-            await services.switcher.found(services.models[name])
-        else:
-            services.scheduler.adopt(group, name)
+def units_of(settings: Settings) -> dict[str, str]:
+    """The unit of each model."""
+    return {name: model.unit for name, model in settings.models.items()}
 
 
 def limits_of(settings: Settings) -> Limits:
@@ -261,27 +246,6 @@ def preload(services: Services, names: Iterable[str]) -> None:
     for name in names:
         model = services.models[name]
         group = services.scheduler.core.groups[model.group]
-        if model.preload and group.loaded is None and not group.switching:
+        if model.preload and not group.unknown and group.loaded is None and not group.switching:
             log.info("preloading %s", name)
             services.scheduler.load_in_background(name)
-
-
-def _unit_changed(services: Services, unit: str, state: UnitState) -> None:
-    """An engine that ended, or that systemd has started anew, can answer nothing of what it was."""
-    services.switcher.unit_changed(unit, state)
-    for name, group in services.scheduler.core.groups.items():
-        loaded = group.loaded
-        if loaded is None or group.switching or unit != services.switcher.unit_of(loaded):
-            continue
-        pid = services.main_pids.get(loaded, 0)
-        if state.active == "active" and (not pid or state.main_pid == pid):
-            continue
-        reason = f"{unit} is {state.active}" + (f" ({state.result})" if state.result else "")
-        if state.active == "active":
-            reason = f"{unit} was started anew"
-        log.warning("the engine of %s is gone: %s", loaded, reason)
-        services.events.publish(ModelLost(name, loaded, reason))
-        if state.active in ("activating", "active"):
-            services.scheduler.adopt(name, loaded)
-        else:
-            services.scheduler.lost(loaded)

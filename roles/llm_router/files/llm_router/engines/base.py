@@ -63,12 +63,15 @@ class Readiness:
     """What a probe's answer means: ready, still loading, up with another model, up and not for
     whoever asks, up without its device, or not asked, since others have its port.
 
-    ``context_length``: tokens that the model can hold, where the answer says so.
+    ``context_length``: tokens that the model can hold, where the answer says so. ``silent``: no
+    answer came in time, so that nothing is known. ``port_closed``: nothing listens there.
     """
 
     verdict: Verdict
     detail: str = ""
     context_length: int | None = None
+    silent: bool = False
+    port_closed: bool = False
 
 
 READY = Readiness("ready")
@@ -84,7 +87,10 @@ class ProbeAnswer:
 
 @dataclass(frozen=True)
 class Probe:
-    """One GET. All of an engine's probes must say ready, in order."""
+    """One GET. All of an engine's probes must say ready, in order.
+
+    ``timeout``: seconds until the whole answer must be here.
+    """
 
     path: str
     judge: Callable[[ProbeAnswer, Model], Readiness]

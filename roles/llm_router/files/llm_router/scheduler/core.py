@@ -18,6 +18,11 @@ The rules for one device group, in the order in which they are asked:
    leases that are left.
 5. With nobody waiting, nothing loaded and a model to bring back after a failed switch: that one.
 6. A model that nobody has used for its ``ttl`` is unloaded.
+7. A stale model (changed or removed in the configuration) gets no new leases and is unloaded. When
+   that fails its requests are refused, and the unload is tried again after ``RETRY_STALE``.
+8. A unit belongs to one group at a time: no switch begins to a model whose unit another group
+   still uses. It begins when that group has released the unit.
+9. Nothing is granted or begun in a group while it is not known what runs there.
 
 In a pinned group only the model that it is pinned to can be switched to, and none is unloaded.
 """
@@ -34,7 +39,9 @@ State = Literal["loaded", "loading", "stopped", "asleep", "failed"]
 RefusalKind = Literal["failed", "unavailable", "overloaded", "pinned", "stopping", "removed"]
 
 RETRY_UNLOAD = 60.0
-"""Seconds until an unload that failed is tried again."""
+"""Seconds until the unload of an idle model that failed is tried again."""
+RETRY_STALE = 5.0
+"""Seconds until the unload of a stale model that failed is tried again."""
 
 
 @dataclass(frozen=True)
@@ -190,6 +197,18 @@ class Group:
     switching: bool = False
     stale: set[str] = field(default_factory=set)
     """Of what is loaded and what is being loaded: the models that are configured otherwise now."""
+    stuck: str | None = None
+    """Why the stale model that is loaded could not be unloaded."""
+    retry_at: float = 0.0
+    """When the unload of a stale model is tried again."""
+    unknown: bool = False
+    """Whether nobody has looked yet what runs there."""
+    changes: int = 0
+    """How often what is loaded or being loaded has changed: whoever observes the group compares
+    this before and after."""
+    loaded_unit: str | None = None
+    target_unit: str | None = None
+    """The units of both, as they were configured when the switch began."""
     stopped: bool = False
     """Whether the running switch has begun to stop what was loaded."""
     target: str | None = None
@@ -222,15 +241,27 @@ class Group:
 
 
 class Core:
-    """The state of all device groups. ``groups`` maps each model's name to its group."""
+    """The state of all device groups. ``groups`` maps each model's name to its group.
 
-    def __init__(self, groups: Mapping[str, str], limits: Limits) -> None:
+    ``units`` maps each model to its unit; without it every model has its own. ``unknown``: nothing
+    happens in a group before `known`.
+    """
+
+    def __init__(
+        self,
+        groups: Mapping[str, str],
+        limits: Limits,
+        units: Mapping[str, str] | None = None,
+        *,
+        unknown: bool = False,
+    ) -> None:
         self._group_of = dict(groups)
+        self._units = dict(units or {})
         self._limits = limits
         self._places: dict[int, tuple[str, str]] = {}
         self._waiting = 0
         self._stopping = False
-        self.groups: dict[str, Group] = {name: Group() for name in groups.values()}
+        self.groups: dict[str, Group] = {name: Group(unknown=unknown) for name in groups.values()}
         self.failures: dict[str, Failure] = {}
 
     @property
@@ -270,6 +301,7 @@ class Core:
         now: float,
         *,
         changed: Collection[str] = (),
+        units: Mapping[str, str] | None = None,
     ) -> list[Action]:
         """A new configuration: who waits for a model that is no more is told, others go on.
 
@@ -285,7 +317,7 @@ class Core:
             self.failures.pop(name, None)
         for name in groups.values():
             self.groups.setdefault(name, Group())
-        self._group_of, self._limits = dict(groups), limits
+        self._group_of, self._limits, self._units = dict(groups), limits, dict(units or {})
         for name, group in self.groups.items():
             for model in (group.loaded, group.target):
                 if model is not None and (groups.get(model) != name or model in changed):
@@ -294,6 +326,8 @@ class Core:
                 group.pinned = None
             if group.bring_back in gone:
                 group.bring_back = None
+        # which unit is whose must be known of all before anything begins
+        for name in self.groups:
             actions += self._decide(name, now)
         return actions
 
@@ -346,7 +380,9 @@ class Core:
         group = self.groups[group_name]
         if group.switching:
             return []
-        group.loaded = None
+        self._now_loaded(group, None, group.loaded_at)
+        if self._stopping or self._elsewhere(group_name, target):
+            return []
         return [self._begin(group_name, target, "adopt")]
 
     def unload(self, group_name: str, *, stays: bool = False) -> list[Action]:
@@ -388,13 +424,15 @@ class Core:
     def switched(self, group_name: str, now: float) -> list[Action]:
         """The running switch's model is loaded: all who wait for it are served together."""
         group = self.groups[group_name]
+        unit = group.target_unit
         model = self._end_switch(group)
         group.bring_back = None
         self._now_loaded(group, model, now)
+        group.loaded_unit = unit  # it may be configured otherwise since the switch began
         if model is not None:
             self.failures.pop(model, None)
         granted = self._grant_loaded(group)
-        return granted + self._decide(group_name, now)
+        return granted + self._decide_all(group_name, now)
 
     def switch_failed(
         self,
@@ -420,12 +458,17 @@ class Core:
             loaded = None
         if loaded is None or loaded != previous:
             self._now_loaded(group, loaded, now)
-        if model is None:
-            # what could not be unloaded is tried again, but not at once and for ever
-            group.stale.clear()
+        actions: list[Action] = []
+        if group.loaded is not None and group.loaded in group.stale:
+            # what could not be stopped is tried again, and nobody is served by it until then
+            group.retry_at, group.stuck = now + RETRY_STALE, message
+            if self._group_of.get(group.loaded) == group_name:
+                actions += self._refuse_queue(group.loaded, message, "unavailable", RETRY_STALE)
+            actions += self._refuse_blocked(group, message)
+        elif model is None:
             group.idle_since, group.keep = now, max(RETRY_UNLOAD, self._ttl(group) or 0.0)
         if model is None or self._group_of.get(model) != group_name:
-            return self._decide(group_name, now)
+            return actions + self._decide_all(group_name, now)
         if blame:
             before = self.failures.get(model)
             count = before.count + 1 if before else 1
@@ -434,30 +477,39 @@ class Core:
             group.bring_back = None
         elif reason == "request" and self._group_of.get(previous or "") == group_name:
             group.bring_back = previous
-        actions: list[Action] = []
+        kind: RefusalKind = "failed" if blame else "unavailable"
         if blame or reason != "adopt":
-            kind: RefusalKind = "failed" if blame else "unavailable"
-            actions = self._refuse_queue(model, message, kind, log_lines=log_lines)
-        return actions + self._decide(group_name, now)
+            actions += self._refuse_queue(model, message, kind, log_lines=log_lines)
+        elif model != loaded:
+            # nothing that those who may cause no switch could wait for comes any more
+            actions += self._refuse_passive(model, message, kind)
+        return actions + self._decide_all(group_name, now)
 
-    def loaded(self, model: str, now: float) -> None:
-        """``model`` was found loaded when the router began."""
-        self._now_loaded(self.group_of(model), model, now)
-
-    def found_stale(self, group_name: str, model: str, now: float) -> list[Action]:
-        """``model``, as it is configured no more, was found running when the router began."""
-        group = self.groups.setdefault(group_name, Group())
+    def loaded(self, model: str, now: float) -> list[Action]:
+        """``model`` was found loaded; who waits for it is served."""
+        name = self._group_of[model]
+        group = self.groups[name]
+        if group.switching:
+            return []
         self._now_loaded(group, model, now)
-        group.stale.add(model)
+        return self._decide_all(name, now)
+
+    def known(self, group_name: str, now: float) -> list[Action]:
+        """It is known what runs in the group, or nobody can say: from now on it is used."""
+        self.groups[group_name].unknown = False
         return self._decide(group_name, now)
 
     def lost(self, model: str, now: float) -> list[Action]:
-        """The engine of a loaded model is gone. Its leases end by themselves: the streams broke."""
-        group = self.group_of(model)
-        if group.loaded != model or group.switching:
-            return []
-        group.loaded = None
-        return self._decide(self._group_of[model], now)
+        """The engine of a loaded model is gone. Its leases end by themselves: the streams broke.
+
+        Nothing happens where it is not loaded; it may be in the configuration no more.
+        """
+        actions: list[Action] = []
+        for name, group in self.groups.items():
+            if group.loaded == model and not group.switching:
+                self._now_loaded(group, None, group.loaded_at)
+                actions += self._decide_all(name, now)
+        return actions
 
     def clear(self, model: str) -> None:
         """Forget the model's failures."""
@@ -484,7 +536,7 @@ class Core:
         due = [
             moment
             for group in self.groups.values()
-            if not group.switching
+            if not group.switching and not group.unknown
             for moment in self._due(group)
         ]
         return min(due, default=None)
@@ -492,6 +544,9 @@ class Core:
     def _due(self, group: Group) -> Iterable[float]:
         if group.pinned is not None:
             yield group.pinned_until
+        if group.loaded is not None and group.loaded in group.stale:
+            yield group.retry_at
+            return
         oldest = self._oldest_other(group)
         if oldest is not None:
             yield self._patient_until(oldest)
@@ -504,7 +559,7 @@ class Core:
 
     def _decide(self, name: str, now: float) -> list[Action]:
         group = self.groups[name]
-        if group.switching or self._stopping:
+        if group.switching or group.unknown or self._stopping:
             return []
         if group.pinned is not None and now >= group.pinned_until:
             group.pinned = None
@@ -512,7 +567,7 @@ class Core:
         stale = group.loaded in group.stale
         fenced = stale or (oldest is not None and self._fenced(group, oldest, now))
         actions: list[Action] = [] if fenced else self._grant_loaded(group)
-        if stale:
+        if stale and now >= group.retry_at:
             actions.append(self._begin(name, None, "removed"))
         elif oldest is not None:
             resident = now >= self._resident_from(group)
@@ -526,10 +581,35 @@ class Core:
                 actions.append(self._begin(name, None, "idle"))
         return actions
 
-    @staticmethod
-    def _may_bring_back(group: Group) -> bool:
+    def _decide_all(self, first: str, now: float) -> list[Action]:
+        """``first``, and then the groups that may have waited for a unit that it used."""
+        others = [name for name in self.groups if name != first and self.groups[name].queues]
+        return [action for name in (first, *others) for action in self._decide(name, now)]
+
+    def _elsewhere(self, name: str, model: str) -> bool:
+        """Whether another group than ``name`` uses the unit of ``model`` still."""
+        if len(self.groups) == 1:
+            return False
+        return self._units.get(model, model) in self.units_elsewhere(name)
+
+    def units_elsewhere(self, name: str) -> frozenset[str]:
+        """The units that other groups than ``name`` use now."""
+        used = (
+            unit
+            for key, other in self.groups.items()
+            if key != name
+            for unit in (other.loaded_unit, other.target_unit)
+        )
+        return frozenset(unit for unit in used if unit is not None)
+
+    def _may_bring_back(self, group: Group) -> bool:
         """A pin of another model is obeyed; when it ends the model comes back."""
-        return group.bring_back is not None and group.pinned in (None, group.bring_back)
+        model = group.bring_back
+        return (
+            model is not None
+            and group.pinned in (None, model)
+            and not self._elsewhere(self._group_of[model], model)
+        )
 
     def _fenced(self, group: Group, oldest: Waiter, now: float) -> bool:
         if now >= self._patient_until(oldest):
@@ -588,9 +668,12 @@ class Core:
         group = self.group_of(model)
         return not group.switching and group.loaded is not None and self._wanted(group, model)
 
-    @staticmethod
-    def _wanted(group: Group, model: str) -> bool:
-        return model != group.loaded and group.pinned in (None, model)
+    def _wanted(self, group: Group, model: str) -> bool:
+        return (
+            model != group.loaded
+            and group.pinned in (None, model)
+            and not self._elsewhere(self._group_of[model], model)
+        )
 
     def _refusal(self, group: Group, model: str, now: float) -> Refusal | None:
         """Why a request for ``model`` is not even queued; None when it may wait."""
@@ -610,7 +693,47 @@ class Core:
         if own >= self._limits.max_queue_per_model:
             full = f"{own} requests wait for this model already, and no more can"
             return Refusal(model, full, kind="overloaded")
+        owner = self._stuck_on(model)
+        if owner is not None and now < owner.retry_at and not owner.switching:
+            message = f"it cannot be loaded yet: {owner.stuck}"
+            left = owner.retry_at - now
+            return Refusal(model, message, kind="unavailable", retry_after=left)
         return self._pinned(group, model, now)
+
+    def _stuck_on(self, model: str) -> Group | None:
+        """The group whose stale model could not be stopped and has the unit of ``model``."""
+        unit = self._units.get(model, model)
+        stuck = (group for group in self.groups.values() if group.stuck is not None)
+        return next((group for group in stuck if group.loaded_unit == unit), None)
+
+    def _refuse_blocked(self, owner: Group, message: str) -> list[Action]:
+        """Who waits in other groups for a unit that ``owner`` could not free is told."""
+        blocked = [
+            model
+            for group in self.groups.values()
+            if group is not owner
+            for model in group.queues
+            if self._units.get(model, model) == owner.loaded_unit
+        ]
+        return [
+            action
+            for model in blocked
+            for action in self._refuse_queue(model, message, "unavailable", RETRY_STALE)
+        ]
+
+    def _refuse_passive(self, model: str, message: str, kind: RefusalKind) -> list[Action]:
+        group = self.group_of(model)
+        queue = group.queues.get(model)
+        if queue is None:
+            return []
+        tickets = list(queue.passive)
+        for ticket in tickets:
+            queue.remove(ticket)
+            del self._places[ticket]
+        self._waiting -= len(tickets)
+        if not queue:
+            del group.queues[model]
+        return [Refuse(ticket, Refusal(model, message, kind=kind)) for ticket in tickets]
 
     def _pinned(self, group: Group, model: str, now: float) -> Refusal | None:
         left = group.pinned_until - now
@@ -640,6 +763,8 @@ class Core:
         group = self.groups[name]
         group.switching, group.stopped = True, False
         group.target, group.reason = target, reason
+        group.target_unit = None if target is None else self._units.get(target, target)
+        group.changes += 1
         group.stale.discard(target or "")
         return BeginSwitch(name, target, group.loaded, reason)
 
@@ -650,11 +775,15 @@ class Core:
             raise RuntimeError("no switch runs in this group")
         model = group.target
         group.switching, group.stopped, group.target = False, False, None
+        group.target_unit = None
+        group.changes += 1
         return model
 
-    @staticmethod
-    def _now_loaded(group: Group, model: str | None, now: float) -> None:
+    def _now_loaded(self, group: Group, model: str | None, now: float) -> None:
         group.loaded, group.loaded_at, group.idle_since, group.keep = model, now, now, None
+        group.loaded_unit = None if model is None else self._units.get(model, model)
+        group.stuck, group.retry_at = None, 0.0
+        group.changes += 1
         group.stale &= {model or ""}
 
     def _grant_loaded(self, group: Group) -> list[Action]:

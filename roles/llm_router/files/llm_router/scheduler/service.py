@@ -208,6 +208,8 @@ class Scheduler:
         expect: Callable[[str], None] = lambda _: None,
     ) -> None:
         self.core = core
+        self.on_ended: Callable[[str], None] = lambda _: None
+        """Told of each group whose switch has ended, well or not."""
         self._expect = expect
         self.switches: dict[str, RunningSwitch] = {}
         self._run_switch = run_switch
@@ -283,11 +285,11 @@ class Scheduler:
 
     def found_loaded(self, model: str) -> None:
         """``model`` was found ready to serve."""
-        self.core.loaded(model, self._clock())
+        self._apply(self.core.loaded(model, self._clock()))
 
-    def found_stale(self, group: str, model: str) -> None:
-        """What runs in ``group`` is not what the configuration says now: it is unloaded."""
-        self._apply(self.core.found_stale(group, model, self._clock()))
+    def known(self, group: str) -> None:
+        """It is known what runs in ``group``, or nobody can say."""
+        self._apply(self.core.known(group, self._clock()))
 
     def is_loading(self, model: str) -> bool:
         """Whether a switch to ``model`` runs now."""
@@ -335,10 +337,15 @@ class Scheduler:
         self._apply(self.core.unpin(model, self._clock()))
 
     def configure(
-        self, groups: Mapping[str, str], limits: Limits, changed: Collection[str]
+        self,
+        groups: Mapping[str, str],
+        limits: Limits,
+        changed: Collection[str],
+        units: Mapping[str, str] | None = None,
     ) -> None:
         """Go on with a new configuration: see `Core.configure`."""
-        self._apply(self.core.configure(groups, limits, self._clock(), changed=changed))
+        now = self._clock()
+        self._apply(self.core.configure(groups, limits, now, changed=changed, units=units))
 
     def stop(self) -> None:
         """Refuse who waits and whoever comes; who has a lease keeps it."""
@@ -464,6 +471,7 @@ class Scheduler:
                     loaded=error.loaded,
                 )
             )
+        self.on_ended(switch.group)
 
     def _cut(self, group: str) -> None:
         state = self.core.groups[group]

@@ -7,7 +7,7 @@ import contextlib
 import json
 import logging
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from llm_router.config.load import Settings
 from llm_router.config.schema import Model
 from llm_router.engine_keys import EngineKeys
 from llm_router.engines import ProbeAnswer, Readiness, engine_for
+from llm_router.engines.base import Probe
 from llm_router.engines.loading import Bar
 from llm_router.engines.memory import memory_need
 from llm_router.engines.residency import Call
@@ -32,6 +33,7 @@ from llm_router.events import (
     SwitchEnded,
     SwitchStarted,
 )
+from llm_router.runtime.assess import Seen
 from llm_router.scheduler.core import Reason
 from llm_router.scheduler.service import RunningSwitch, SwitchFailed
 from llm_router.switcher.following import follow_load
@@ -65,6 +67,9 @@ log = logging.getLogger(__name__)
 LOADING = (Start, WaitUntilReady, WarmUp)
 """Steps that have one deadline together."""
 FIRST_POLL, LONGEST_POLL = 0.005, 0.1
+PROBE_WITHIN = 5.0
+"""Seconds that an engine has to say what it serves when nobody waits for it to become ready."""
+PROBE_BYTES = 1 << 20
 PORT_CLOSES_WITHIN = 10.0
 LOG_WITHIN = 10.0
 CUT_WITHIN = 2.0
@@ -147,6 +152,10 @@ class Switcher:
         self._sleepers = Sleepers(Path(settings.config.state_dir) / "asleep.json")
         self._ahead: dict[str, tuple[str, asyncio.Task[None]]] = {}
         """By group: the model whose weights are read while another one answers."""
+        self._doubtful: set[str] = set()
+        """Units whose load failed and which could not be stopped then."""
+        self._turns: dict[str, asyncio.Lock] = {}
+        """By group: held while its units are started and stopped."""
         self._falling_asleep: dict[str, int] = {}
         """By group: the memory that the running switch's model will keep."""
 
@@ -185,9 +194,10 @@ class Switcher:
         else:
             self._sleepers.find(unit, state.main_pid)
 
-    def unit_of(self, name: str) -> str:
-        """The unit that runs a model which is loaded."""
-        return self._as_started(name).unit
+    def unit_of(self, name: str) -> str | None:
+        """The unit that runs a model which is loaded; None where it is known no more."""
+        model = self._before.get(name) or self._models.get(name)
+        return model.unit if model is not None else None
 
     def _as_started(self, name: str, run: _Run | None = None) -> Model:
         """The model as its engine was started; one that this run has stopped may be gone from the
@@ -220,7 +230,8 @@ class Switcher:
         error: SwitchFailed | None = None
         run = _Run()
         try:
-            await self._run(switch, target, run)
+            async with self._turn(switch.group):
+                await self._run(switch, target, run)
         except SwitchFailed as failed:
             error = failed
         except Exception as unexpected:
@@ -246,33 +257,132 @@ class Switcher:
             raise error
 
     async def found(self, model: Model) -> None:
-        """``model`` serves since before the router began; should it end, its memory is owed."""
+        """``model`` serves, and no switch has loaded it; should it end, its memory is owed."""
+        self._record.add(model)
+        self._before.pop(model.name, None)
         await self._memory.loaded(model)
 
-    async def is_well(self, model: Model) -> bool:
-        """Whether the engine of ``model`` runs and says that it can serve. Raises `UnitError`."""
-        state = await self._units.state(model)
-        return state.running and (await self._probe(model)).verdict == "ready"
+    async def observe(
+        self,
+        group: str,
+        own: str | None = None,
+        foreign: Collection[str] = (),
+        *,
+        unasked: str | None = None,
+    ) -> list[Seen]:
+        """What runs in the units of ``group`` now, and what it says of itself, all units side by
+        side. What is known of units at rest is forgotten. Raises `UnitError`.
 
-    async def find_loaded(self, group: str) -> tuple[str, Readiness] | None:
-        """The model of ``group`` whose engine runs, and what the engine says; None if none does.
-
-        Of several, one that is ready wins; the next switch stops the others. Raises `UnitError`.
+        ``own``: the unit of what is loaded, which may be configured for another group now;
+        ``foreign``: units that other groups use still. ``unasked``: a unit whose engine is not
+        asked what it serves.
         """
-        found: tuple[str, Readiness] | None = None
+        by_unit: dict[str, list[Model]] = {}
         for model in self._models.values():
-            if model.group != group or self._sleepers.is_unsure(model.unit):
-                continue
-            state = await self._units.state(model)
-            self.unit_changed(model.unit, state)
-            if not state.running or self._sleepers.find(model.unit, state.main_pid) is not None:
-                continue
-            readiness = await self._probe(model)
-            if readiness.verdict == "ready":
-                return model.name, readiness
-            if readiness.verdict == "loading" and found is None:
-                found = model.name, readiness
-        return found
+            if model.group == group and model.unit not in foreign:
+                by_unit.setdefault(model.unit, []).append(model)
+        former = [*self._before.values(), *self._record.models.values()]
+        for model in former:
+            elsewhere = model.unit in foreign or self._is_elsewhere(model)
+            if model.group == group and (model.unit == own or not elsewhere):
+                by_unit.setdefault(model.unit, [])
+        started = {model.unit: model for model in former}
+        seen: list[Seen | None] = [None] * len(by_unit)
+
+        async def look(place: int, unit: str, models: list[Model]) -> None:
+            seen[place] = await self._see(unit, models, started.get(unit), unit != unasked)
+
+        errors: list[UnitError] = []
+
+        async def guarded(place: int, unit: str, models: list[Model]) -> None:
+            try:
+                await look(place, unit, models)
+            except UnitError as error:
+                errors.append(error)
+
+        async with anyio.create_task_group() as tasks:
+            for place, (unit, models) in enumerate(by_unit.items()):
+                tasks.start_soon(guarded, place, unit, models)
+        if errors:
+            raise errors[0]
+        return [one for one in seen if one is not None]
+
+    def _is_elsewhere(self, model: Model) -> bool:
+        """Whether the unit that ``model`` was started in belongs to another group now."""
+        owners = {other.group for other in self._models.values() if other.unit == model.unit}
+        return bool(owners) and model.group not in owners
+
+    async def _see(
+        self, unit: str, models: list[Model], started: Model | None, ask: bool
+    ) -> Seen | None:
+        """None: the unit is at rest."""
+        anyone = started or models[0]
+        state = await self._units.state(anyone)
+        self.unit_changed(unit, state)
+        if not state.running:
+            self._record.at_rest(unit)
+            self._doubtful.discard(unit)
+            for name in [name for name, one in self._before.items() if one.unit == unit]:
+                del self._before[name]
+            return None
+        recorded = self._record.of(unit)
+        outdated = recorded is not None and needs_relaunch(
+            recorded, self._models.get(recorded.name)
+        )
+        if not models and recorded is None:
+            outdated = True  # nobody has configured it, and the router has started it
+        model = recorded or anyone
+        asleep = self._sleepers.find(unit, state.main_pid) is not None and not outdated
+        unsure = self._sleepers.is_unsure(unit)
+        answers: dict[str, Readiness] = {}
+        if ask and state.active == "active" and not (outdated or asleep or unsure):
+            answers = {one.name: Readiness("loading", silent=True) for one in models}
+            with anyio.move_on_after(PROBE_WITHIN):
+                answers = await self._probe_all(models)
+        return Seen(
+            unit,
+            model.name if outdated else None,
+            state,
+            answers,
+            recorded=recorded.name if recorded is not None and not outdated else None,
+            place=self._record.place(unit),
+            asleep=asleep,
+            unwanted=outdated or unsure,
+            doubtful=unit in self._doubtful,
+        )
+
+    async def see_one(self, model: Model) -> tuple[UnitState, Readiness]:
+        """The unit of ``model``, and what its engine says, within a few seconds. Raises
+        `UnitError`."""
+        state = await self._units.state(model)
+        readiness = Readiness("loading", silent=True)
+        if state.active == "active":
+            with anyio.move_on_after(PROBE_WITHIN):
+                readiness = await self._probe(model)
+        return state, readiness
+
+    def is_busy(self, group: str) -> bool:
+        """Whether a switch of ``group`` runs, or a unit of it is being stopped."""
+        return self._turn(group).locked()
+
+    def _turn(self, group: str) -> asyncio.Lock:
+        return self._turns.setdefault(group, asyncio.Lock())
+
+    async def put_away(self, group: str, unit: str, loaded: str | None) -> None:
+        """Stop a unit that must not run beside what is loaded in ``group``; a switch that begins
+        meanwhile waits. Raises `UnitError`, TimeoutError."""
+        models = [*self._record.models.values(), *self._before.values(), *self._models.values()]
+        model = next((model for model in models if model.unit == unit), None)
+        if model is None:
+            return
+        timeout = self._settings.config.switch.stop_timeout
+        async with self._turn(group):
+            with anyio.fail_after(timeout + STOP_MARGIN):
+                await self._stop(model, timeout)
+            for name in [name for name, one in self._before.items() if one.unit == unit]:
+                del self._before[name]
+            if loaded in self._models:
+                await self._memory.loaded(self._models[loaded])
 
     async def _run(self, switch: RunningSwitch, target: Model | None, run: _Run) -> None:
         try:
@@ -294,8 +404,9 @@ class Switcher:
                     await self._step(switch, target, step, run)
                 if target is not None:
                     self._record.add(target)
-                    run.main_pid = await self.main_pid(target)
                     await self._memory.loaded(target)
+                    # last: what ends after this is seen by the step that follows every switch
+                    run.main_pid = await self._still_there(target)
                 return
         except _StepError as error:
             raise await self._give_up(switch, target, run, error) from error
@@ -329,6 +440,7 @@ class Switcher:
                 with anyio.fail_after(timeout + STOP_MARGIN):
                     await self._stop(target, timeout)
             except (UnitError, TimeoutError) as failed:
+                self._doubtful.add(target.unit)
                 reason = f"{reason}; and its unit could not be stopped: {failed}"
         left = await self._left(switch, run)
         return SwitchFailed(reason, lines, blame=error.blame, loaded=left)
@@ -338,8 +450,9 @@ class Switcher:
         await self._memory.going(model)
         await self._units.stop(model, grace)
         self._memory.gone(model.group)
-        self._record.remove(model.name)
+        self._record.at_rest(model.unit)
         self._sleepers.forget(model.unit)
+        self._doubtful.discard(model.unit)
 
     async def _log_of(self, model: Model, since: float | None) -> list[str]:
         """The unit's last lines, none of an earlier start."""
@@ -368,29 +481,22 @@ class Switcher:
         Raises `SwitchFailed`, with that one as loaded; `UnitError` leaves the question open.
         """
         with contextlib.suppress(UnitError):
-            found = await self.find_loaded(group)
-            if found is not None and found[1].verdict == "ready" and found[0] != expected.name:
-                message = f"'{expected.name}' was expected, and '{found[0]}' is running"
-                raise SwitchFailed(message, blame=False, loaded=found[0])
+            for seen in await self.observe(group):
+                others = [name for name, one in seen.answers.items() if one.verdict == "ready"]
+                if seen.unit == expected.unit and others and expected.name not in others:
+                    message = f"'{expected.name}' was expected, and '{others[0]}' is running"
+                    raise SwitchFailed(message, blame=False, loaded=others[0])
 
-    async def find_stale(self) -> list[Model]:
-        """Models whose engine runs and is not what the configuration says now, or may sleep or
-        not. Raises `UnitError`."""
-        doubtful = [
-            model for model in self._models.values() if self._sleepers.is_unsure(model.unit)
-        ]
-        return [
-            model
-            for model in (*self._before.values(), *doubtful)
-            if (await self._units.state(model)).running
-        ]
-
-    async def main_pid(self, model: Model) -> int:
-        """The main process of the unit of a loaded model; 0 when nobody can say."""
+    async def _still_there(self, model: Model) -> int:
+        """The main process of an engine that was just found ready; 0 when nobody can say."""
         try:
-            return (await self._units.state(model)).main_pid
+            state = await self._units.state(model)
         except UnitError:
             return 0
+        if not state.running:
+            result = f" ({state.result})" if state.result else ""
+            raise _StepError(f"{model.unit} ended just after it was ready{result}")
+        return state.main_pid
 
     async def _step(
         self, switch: RunningSwitch, target: Model | None, step: Step, run: _Run
@@ -534,6 +640,7 @@ class Switcher:
             await self._port_closed(target)
             self._sleepers.forget(target.unit)  # what is started now is awake, whatever was before
             self._record.add(target)
+            self._doubtful.discard(target.unit)
             run.engine_since = time.time()
             await self._units.start(target)
             run.exits = 0
@@ -805,27 +912,57 @@ class Switcher:
 
     async def _probe(self, model: Model) -> Readiness:
         """All probes of the model's engine; the first that is not ready speaks for them."""
+        return (await self._probe_all([model]))[model.name]
+
+    async def _probe_all(self, models: Sequence[Model]) -> dict[str, Readiness]:
+        """What one engine says of each of the models that it may serve: every question is asked
+        once."""
+        answers: dict[str, ProbeAnswer | Readiness] = {}
+        return {model.name: await self._judge(model, answers) for model in models}
+
+    async def _judge(self, model: Model, answers: dict[str, ProbeAnswer | Readiness]) -> Readiness:
         context_length = None
-        try:
-            if await self._ports.check(model) == frozenset():
-                return Readiness("loading", "nothing listens on its port")
-        except PortHeld as error:
-            return Readiness("held", str(error))
-        key = self._keys.headers(model, self._settings.config)
         for probe in engine_for(model).probes:
-            try:
-                response = await self._client.get(
-                    model.base_url + probe.path, headers=key, timeout=probe.timeout
-                )
-            except httpx.HTTPError as error:
-                return Readiness("loading", f"{probe.path}: {type(error).__name__}")
-            if response.status_code in (401, 403):
-                return Readiness("refused", f"refuses the router's key ({response.status_code})")
-            readiness = probe.judge(ProbeAnswer(response.status_code, _json(response)), model)
+            url = model.base_url + probe.path
+            if url not in answers:
+                answers[url] = await self._fetch(model, probe)
+            answer = answers[url]
+            readiness = answer if isinstance(answer, Readiness) else probe.judge(answer, model)
             if readiness.verdict != "ready":
                 return readiness
             context_length = context_length or readiness.context_length
         return Readiness("ready", context_length=context_length)
+
+    async def _fetch(self, model: Model, probe: Probe) -> ProbeAnswer | Readiness:
+        """The answer to one probe, or what its absence means."""
+        try:
+            if await self._ports.check(model) == frozenset():
+                return Readiness(
+                    "loading", "nothing listens on its port", silent=True, port_closed=True
+                )
+        except PortHeld as error:
+            return Readiness("held", str(error))
+        key = self._keys.headers(model, self._settings.config)
+        url, body = model.base_url + probe.path, bytearray()
+        try:
+            # httpx counts from one byte to the next, and an engine may send one byte at a time
+            with anyio.fail_after(probe.timeout):
+                async with self._client.stream(
+                    "GET", url, headers=key, timeout=probe.timeout
+                ) as response:
+                    async for part in response.aiter_bytes():
+                        body += part
+                        if len(body) > PROBE_BYTES:
+                            return Readiness("loading", f"{probe.path}: more than {PROBE_BYTES} B")
+        except httpx.ConnectError as error:
+            return Readiness(
+                "loading", f"{probe.path}: {type(error).__name__}", silent=True, port_closed=True
+            )
+        except (httpx.HTTPError, TimeoutError) as error:
+            return Readiness("loading", f"{probe.path}: {type(error).__name__}", silent=True)
+        if response.status_code in (401, 403):
+            return Readiness("refused", f"refuses the router's key ({response.status_code})")
+        return ProbeAnswer(response.status_code, _parsed(bytes(body)))
 
     async def _warm_up(self, model: Model, run: _Run) -> None:
         call = engine_for(model).warm_up(model)
@@ -861,6 +998,13 @@ async def _drain(switch: RunningSwitch, step: Drain) -> None:
 def _blames(step: Step) -> bool:
     """Whether what goes wrong in it is the target's fault: another model's going is not."""
     return not isinstance(step, (Drain, Stop, WaitForMemory))
+
+
+def _parsed(body: bytes) -> Any:
+    try:
+        return json.loads(body)
+    except ValueError:
+        return None
 
 
 def _json(response: httpx.Response) -> Any:

@@ -7,6 +7,7 @@ restarted before it has noticed. The file says what nobody else would know then.
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -23,21 +24,45 @@ class Record:
     def __init__(self, path: Path) -> None:
         self._path = path
         self.models: dict[str, Model] = {}
+        self.ambiguous: set[str] = set()
+        """Units for which the file names several models: nobody knows which of them runs."""
         try:
             entries = read_notes(path)
             self.models = {name: Model.model_validate(entry) for name, entry in entries.items()}
+            units = Counter(model.unit for model in self.models.values())
+            self.ambiguous = {unit for unit, count in units.items() if count > 1}
         except ValidationError as error:
             log.warning("%s cannot be read, and is written anew: %s", path, error)
 
     def add(self, model: Model) -> None:
         """``model`` is about to be started, or was found running."""
-        if self.models.get(model.name) != model:
-            self.models[model.name] = model
+        before = list(self.models.items())
+        # a unit runs one model, and the last that was started stands last
+        for name in [name for name, other in before if other.unit == model.unit]:
+            del self.models[name]
+        self.models[model.name] = model
+        self.ambiguous.discard(model.unit)
+        if list(self.models.items()) != before:
             self._write()
 
-    def remove(self, name: str) -> None:
-        """The model's engine is stopped."""
-        if self.models.pop(name, None) is not None:
+    def of(self, unit: str) -> Model | None:
+        """What the unit was started as; None where the record does not say."""
+        if unit in self.ambiguous:
+            return None
+        return next((model for model in self.models.values() if model.unit == unit), None)
+
+    def place(self, unit: str) -> int:
+        """The later the unit was started, the higher; -1 where it never was."""
+        units = [model.unit for model in self.models.values()]
+        return units.index(unit) if unit in units else -1
+
+    def at_rest(self, unit: str) -> None:
+        """Nothing runs in the unit: forget what it was started as."""
+        names = [name for name, model in self.models.items() if model.unit == unit]
+        for name in names:
+            del self.models[name]
+        self.ambiguous.discard(unit)
+        if names:
             self._write()
 
     def _write(self) -> None:

@@ -38,6 +38,8 @@ class UnitState:
     exits: int = field(default=0, compare=False)
     """How often its main process ended and was, or is about to be, restarted by the service
     manager itself, since a start that the router asked for."""
+    since: float = field(default=0.0, compare=False)
+    """When it became active, in seconds of any one clock; 0 where nobody can say."""
 
     @property
     def end(self) -> str:
@@ -65,6 +67,7 @@ class Units(ABC):
 
     def __init__(self) -> None:
         self._listeners: list[Listener] = []
+        self._on_connected: list[Callable[[], None]] = []
 
     @abstractmethod
     async def __aenter__(self) -> Self:
@@ -129,6 +132,17 @@ class Units(ABC):
         """
         self._listeners.append(listener)
         return lambda: self._listeners.remove(listener)
+
+    def on_connected(self, listener: Callable[[], None]) -> Callable[[], None]:
+        """Call ``listener()`` in the event loop when the service manager can be reached again:
+        changes may have been missed. The returned function ends it.
+        """
+        self._on_connected.append(listener)
+        return lambda: self._on_connected.remove(listener)
+
+    def _connected(self) -> None:
+        for listener in self._on_connected:
+            listener()
 
     def _changed(self, unit: str, state: UnitState) -> None:
         for listener in self._listeners:

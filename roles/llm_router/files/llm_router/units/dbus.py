@@ -63,6 +63,8 @@ class UnitFacts:
     somebody or its failures were reset."""
     exit_status: int = 0
     """Of the main process that ended last: exit code or number of the signal."""
+    active_since: int = 0
+    """Microseconds of the monotonic clock."""
 
     @property
     def exits(self) -> int:
@@ -80,6 +82,7 @@ _FACTS = (
     ("Unit", "SubState"),
     ("Service", "NRestarts"),
     ("Service", "ExecMainStatus"),
+    ("Unit", "ActiveEnterTimestampMonotonic"),
 )
 
 

@@ -35,7 +35,14 @@ def state_of(facts: UnitFacts) -> UnitState:
     """systemd's words as ours. ``result`` stays while a failed unit waits to be restarted."""
     active = _ACTIVE.get(facts.active_state) or cast(Active, facts.active_state)
     result = "" if facts.result == "success" else facts.result
-    return UnitState(active, facts.main_pid, result, facts.exit_status, facts.exits)
+    return UnitState(
+        active,
+        facts.main_pid,
+        result,
+        facts.exit_status,
+        facts.exits,
+        facts.active_since / 1e6,
+    )
 
 
 class SystemdUnits(Units):
@@ -187,11 +194,15 @@ class SystemdUnits(Units):
         """
         lost: Exception = BusUnavailable("the connection to the system bus is lost")
         watched: set[str] = set()
+        told = False
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(_cancel_when_gone, manager, tasks.cancel_scope)
             while not tasks.cancel_scope.cancel_called:
                 if not self._dirty:
                     tried.set()
+                    if not told:
+                        told = True
+                        self._connected()
                 name = await self._dirty.next()
                 try:
                     if name not in watched:

@@ -1,0 +1,1 @@
+"""What keeps the running router in step with the host."""

@@ -1,0 +1,265 @@
+"""One step per device group: observe what runs, compare it with what is noted, act.
+
+The step runs at start, after every change of a unit, after every switch, when the service manager
+can be reached again, and now and then without any reason. So nothing depends on an event that was
+missed. It never acts while a switch of its group runs: the end of the switch asks for it again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+
+import anyio
+
+from llm_router.config.schema import Model
+from llm_router.events import EventStream, ModelLost
+from llm_router.runtime.assess import Belief, Verdict, assess, is_lost
+from llm_router.scheduler.service import Scheduler
+from llm_router.switcher.executor import Switcher
+from llm_router.switcher.learned import Learned
+from llm_router.units.base import UnitError, Units, UnitState
+
+log = logging.getLogger(__name__)
+
+LOOK_EVERY = 15.0
+"""Seconds between two steps that nothing has asked for."""
+LOOK_AGAIN = 1.0
+"""Seconds until a step that could not do its work is tried again."""
+READY_WITHIN = 1.0
+"""Seconds that the start of the router waits for the first steps."""
+
+
+class Reconciler:
+    """Keeps the scheduler's notes and the host's units in agreement."""
+
+    def __init__(
+        self,
+        scheduler: Scheduler,
+        switcher: Switcher,
+        units: Units,
+        events: EventStream,
+        learned: Learned,
+        models: Callable[[], dict[str, Model]],
+        first: Callable[[str], None],
+    ) -> None:
+        self._scheduler = scheduler
+        self._switcher = switcher
+        self._units = units
+        self._events = events
+        self._learned = learned
+        self._models = models
+        self._first = first
+        """Told of each group once its first step has ended."""
+        self.main_pids: dict[str, int] = {}
+        """By model: the main process of its unit when it was found or made ready."""
+        self.unsettled: dict[str, str] = {}
+        """By group: why what runs there is not what should run there."""
+        self._known: dict[str, asyncio.Event] = {}
+        self._wanted: set[str] = set()
+        self._asked: set[str] = set()
+        self._steps: dict[str, asyncio.Task[None]] = {}
+        self._later: dict[str, asyncio.TimerHandle] = {}
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        """Make the first steps and go on; returns control when all are made, or after a second."""
+        undo = [
+            self._units.subscribe(self._unit_changed),
+            self._units.on_connected(self.look_everywhere),
+        ]
+        self.look_everywhere()
+        timer = asyncio.create_task(self._now_and_then())
+        with anyio.move_on_after(READY_WITHIN):
+            for name in list(self._scheduler.core.groups):
+                await self.known(name)
+        try:
+            yield
+        finally:
+            # engines that end with the router are not lost
+            for end in undo:
+                end()
+            for later in self._later.values():
+                later.cancel()
+            tasks = [timer, *self._steps.values()]
+            for task in tasks:
+                task.cancel()
+            for task in tasks:
+                with contextlib.suppress(asyncio.CancelledError):
+                    await task
+
+    def unknown(self) -> list[str]:
+        """The groups of which nobody knows yet what runs there."""
+        groups = self._scheduler.core.groups
+        return [name for name, group in groups.items() if group.unknown]
+
+    async def known(self, group: str) -> None:
+        """Wait for the first step of ``group``, which has a deadline."""
+        if self._scheduler.core.groups[group].unknown:
+            await self._known.setdefault(group, asyncio.Event()).wait()
+
+    def look_everywhere(self) -> None:
+        """Ask for a step of every group."""
+        for name in list(self._scheduler.core.groups):
+            self.look(name)
+
+    def look(self, group: str) -> None:
+        """Ask for a step of ``group``. One runs at a time; of those asked for meanwhile, one."""
+        self._wanted.add(group)
+        later = self._later.pop(group, None)
+        if later is not None:
+            later.cancel()
+        if group not in self._steps:
+            self._steps[group] = asyncio.get_running_loop().create_task(self._work(group))
+
+    def switch_ended(self, group: str) -> None:
+        """A switch of ``group`` has ended: its engine was asked just now, so the step that follows
+        asks only the others."""
+        self._asked.add(group)
+        self.look(group)
+
+    async def see(self, model: Model) -> None:
+        """Whether the engine of a loaded model still is what it was, after a connection to it that
+        brought nothing. Raises `UnitError`."""
+        before = self._scheduler.core.group_of(model.name).changes
+        state, readiness = await self._switcher.see_one(model)
+        group = self._scheduler.core.groups.get(model.group)
+        if group is None or group.changes != before or group.loaded != model.name:
+            return
+        # the request that asks is one of those that hold it
+        belief = self._belief(model.group, besides=1)
+        reason, broken = is_lost(belief, state, readiness)
+        if reason is None:
+            return
+        self._lose(model.group, model.name, reason)
+        if not broken and state.running and readiness.verdict != "wrong":
+            self._scheduler.adopt(model.group, model.name)
+        else:
+            self._scheduler.lost(model.name)
+        self.look(model.group)
+
+    def _unit_changed(self, unit: str, state: UnitState) -> None:
+        """What is certain is acted on at once; the step does the rest."""
+        self._switcher.unit_changed(unit, state)
+        groups = {model.group for model in self._models().values() if model.unit == unit}
+        for name, group in self._scheduler.core.groups.items():
+            loaded = group.loaded
+            if loaded is not None and not group.switching:
+                if unit == self._switcher.unit_of(loaded):
+                    reason, _ = is_lost(self._belief(name), state, None)
+                    if reason is not None:
+                        self._lose(name, loaded, reason)
+                        if state.active in ("activating", "active") and loaded in self._models():
+                            self._scheduler.adopt(name, loaded)
+                        else:
+                            self._scheduler.lost(loaded)
+            if name in groups or unit == group.loaded_unit:
+                self.look(name)
+
+    def _belief(self, name: str, *, besides: int = 0) -> Belief:
+        group = self._scheduler.core.groups[name]
+        loaded = group.loaded
+        if loaded is None:
+            return Belief()
+        return Belief(
+            loaded,
+            self._switcher.unit_of(loaded) or group.loaded_unit,
+            self.main_pids.get(loaded, 0),
+            max(0, group.in_flight(loaded) - besides),
+            loaded in group.stale,
+        )
+
+    def _lose(self, group: str, model: str, reason: str) -> None:
+        log.warning("the engine of %s is gone: %s", model, reason)
+        self._events.publish(ModelLost(group, model, reason))
+
+    async def _now_and_then(self) -> None:
+        while True:
+            await asyncio.sleep(LOOK_EVERY)
+            self.look_everywhere()
+
+    async def _work(self, group: str) -> None:
+        try:
+            while group in self._wanted:
+                self._wanted.discard(group)
+                try:
+                    problem = await self._step(group)
+                except (UnitError, TimeoutError) as error:
+                    problem = str(error) or type(error).__name__
+                except Exception as error:
+                    log.exception("the units of group %s cannot be compared", group)
+                    problem = f"internal error: {error!r}"
+                if problem is None:
+                    self.unsettled.pop(group, None)
+                else:
+                    if self.unsettled.get(group) != problem:
+                        log.error("group %s: %s; trying again", group, problem)
+                    self.unsettled[group] = problem
+                self._now_known(group)
+        finally:
+            self._steps.pop(group, None)
+        if group in self.unsettled:
+            loop = asyncio.get_running_loop()
+            self._later[group] = loop.call_later(LOOK_AGAIN, self.look, group)
+
+    def _now_known(self, name: str) -> None:
+        group = self._scheduler.core.groups.get(name)
+        if group is not None and group.unknown:
+            self._scheduler.known(name)
+            self._known.setdefault(name, asyncio.Event()).set()
+            self._first(name)
+
+    async def _step(self, name: str) -> str | None:
+        """One step; what keeps the two from agreeing, or None. Raises `UnitError`."""
+        core = self._scheduler.core
+        group = core.groups[name]
+        if self._in_use(name):
+            return None
+        before = group.changes
+        unasked = group.loaded_unit if name in self._asked else None
+        self._asked.discard(name)
+        foreign = core.units_elsewhere(name)
+        seen = await self._switcher.observe(name, group.loaded_unit, foreign, unasked=unasked)
+        if self._in_use(name):
+            return None
+        if group.changes != before:
+            self._wanted.add(name)
+            return None
+        belief = self._belief(name)
+        verdict = assess(belief, seen)
+        await self._act(name, belief, verdict)
+        for unit in verdict.stop:
+            if self._in_use(name) or unit in core.units_elsewhere(name):
+                return None
+            log.warning("stopping %s: it must not run in group %s now", unit, name)
+            try:
+                await self._switcher.put_away(name, unit, group.loaded)
+            except (UnitError, TimeoutError) as error:
+                return f"{unit} runs, must not, and cannot be stopped: {error}"
+        return group.stuck
+
+    def _in_use(self, name: str) -> bool:
+        """Whether a switch works on the group: its end asks for a step."""
+        return self._scheduler.core.groups[name].switching or self._switcher.is_busy(name)
+
+    async def _act(self, name: str, belief: Belief, verdict: Verdict) -> None:
+        if verdict.lost is not None and belief.loaded is not None:
+            self._lose(name, belief.loaded, verdict.lost)
+        elif belief.loaded is not None and verdict.main_pid:
+            self.main_pids[belief.loaded] = verdict.main_pid
+        model = self._models().get(verdict.found or "")
+        if model is not None:
+            log.info("found %s ready", model.name)
+            self.main_pids[model.name] = verdict.main_pid
+            if verdict.readiness is not None:
+                self._learned.found(model.name, verdict.readiness.context_length)
+            self._scheduler.found_loaded(model.name)
+            await self._switcher.found(model)
+        elif verdict.adopt in self._models():
+            log.info("found %s loading", verdict.adopt)
+            self._scheduler.adopt(name, str(verdict.adopt))
+        elif verdict.lost is not None and belief.loaded is not None:
+            self._scheduler.lost(belief.loaded)
