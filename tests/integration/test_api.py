@@ -84,6 +84,7 @@ def test_the_footer_comes_before_done_and_done_comes_once(standin: Router) -> No
 
 def test_a_client_that_requests_no_style_gets_the_models_text_alone(standin: Router) -> None:
     client = standin.client()
+    chunks: list[Any] = []
     for model in ("b", "a", "a"):  # a switch, another one, a loaded model
         chunks = stream(client, model)
         assert text_of(chunks) == ANSWER

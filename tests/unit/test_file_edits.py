@@ -6,7 +6,7 @@ import os
 import stat
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -190,7 +190,10 @@ def test_a_directory_that_all_may_write_to_is_refused(tmp_path: Path) -> None:
 def test_a_fifo_does_not_block(what: str, tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "fifo")
     path = str(tmp_path / "fifo")
-    attempts = {"edit": lambda: apply([edit(Path(path))]), "key": lambda: read_key(path)}
+    attempts: dict[str, Callable[[], object]] = {
+        "edit": lambda: apply([edit(Path(path))]),
+        "key": lambda: read_key(path),
+    }
     with pytest.raises(EngineFileError, match="is not a regular file"):
         attempts[what]()
 

@@ -15,6 +15,7 @@ from llm_router.api.exchange import Call
 from llm_router.api.upstream import Engines, UpstreamError
 from llm_router.config.schema import Model
 from llm_router.units import ports
+from llm_router.units.base import UnitError
 from llm_router.units.ports import PortGuard, PortHeld, listeners
 
 pytestmark = pytest.mark.anyio
@@ -115,7 +116,7 @@ async def test_the_account_is_asked_for_once_and_again_when_it_does_not_fit() ->
 
 async def test_tables_that_cannot_be_read_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ports, "TABLES", ("/nowhere/tcp",))
-    with pytest.raises(ports.UnitError, match="whose port 1 is: /nowhere/tcp: No such file"):
+    with pytest.raises(UnitError, match="whose port 1 is: /nowhere/tcp: No such file"):
         listeners(1)
 
 

@@ -358,7 +358,9 @@ def test_a_removed_model_that_could_not_be_unloaded_keeps_its_leases_and_is_trie
     assert it.tick(8.0) == []
     assert it.tick(9.0) == [BeginSwitch("g", None, "a", "removed")]
     it.switched("g", 10.0)
-    assert (it.groups["g"].loaded, it.groups["g"].stuck) == (None, None)
+    group = it.groups["g"]
+    assert group.loaded is None
+    assert group.stuck is None
 
 
 def test_a_unit_that_another_group_uses_is_waited_for() -> None:

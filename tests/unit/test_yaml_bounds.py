@@ -80,7 +80,7 @@ def test_a_models_yml_that_multiplies_is_refused_with_its_line(name: str, tmp_pa
     path = tmp_path / "models.yml"
     path.write_text("models: {}\n" + text)
     with pytest.raises(ConfigError) as caught:
-        quickly(lambda: load_models(path, Config()))
+        quickly(lambda: load_models(path, Config(schema=1)))
     (found,) = caught.value.problems
     assert problem in found.what
     assert found.line > 0

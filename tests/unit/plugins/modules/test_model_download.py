@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.testing import patch_module_args
-from ansible_collections.roundhouse.llm.plugins.module_utils import model_store
+from ansible_collections.roundhouse.llm.plugins.module_utils import model_files
 from ansible_collections.roundhouse.llm.plugins.modules import model_download
 
 from tests.hub.hub import Hub, Repository
@@ -82,7 +82,7 @@ def contents(place: Path) -> dict[str, bytes]:
     return {
         str(path.relative_to(place)): path.read_bytes()
         for path in place.rglob("*")
-        if path.is_file() and path.name != model_store.RECORD
+        if path.is_file() and path.name != model_files.RECORD
     }
 
 
@@ -318,7 +318,7 @@ def test_a_token_opens_what_is_closed_and_goes_nowhere_else(
     assert run(token=TOKEN)["finished"]
     assert contents(place) == FILES
     assert hub.cdn_tokens == []
-    assert TOKEN not in (place / model_store.RECORD).read_text()
+    assert TOKEN not in (place / model_files.RECORD).read_text()
 
 
 @pytest.mark.parametrize(
@@ -353,9 +353,9 @@ def test_names_that_lead_elsewhere_are_refused(run: Run, hub: Hub, tmp_path: Pat
 
 def test_a_record_that_is_none_is_said(run: Run, place: Path) -> None:
     run()
-    (place / model_store.RECORD).write_text("{")
+    (place / model_files.RECORD).write_text("{")
     assert f"{place}/.downloaded.json is not a record of a download" in run()["msg"]
-    (place / model_store.RECORD).unlink()
+    (place / model_files.RECORD).unlink()
     assert run()["finished"]
 
 
@@ -408,11 +408,11 @@ def test_a_record_with_a_hostile_name_deletes_nothing(
     run()
     victim = tmp_path / "victim"
     victim.write_text("root's own")
-    record = json.loads((place / model_store.RECORD).read_text())
+    record = json.loads((place / model_files.RECORD).read_text())
     record["commit"] = "0" * 40
     record["listing"][name] = [1, "sha256:" + "0" * 64]
     record["there"].append(name)
-    (place / model_store.RECORD).write_text(json.dumps(record))
+    (place / model_files.RECORD).write_text(json.dumps(record))
     said = run(update=True)
     assert said.get("failed"), said
     assert "is not a record of a download" in said["msg"]
@@ -421,9 +421,9 @@ def test_a_record_with_a_hostile_name_deletes_nothing(
 
 def test_a_checksum_that_is_a_path_is_refused(run: Run, place: Path) -> None:
     run()
-    record = json.loads((place / model_store.RECORD).read_text())
+    record = json.loads((place / model_files.RECORD).read_text())
     record["listing"]["config.json"][1] = "sha256:/../../../../x"
-    (place / model_store.RECORD).write_text(json.dumps(record))
+    (place / model_files.RECORD).write_text(json.dumps(record))
     assert "has the checksum" in run()["msg"]
 
 

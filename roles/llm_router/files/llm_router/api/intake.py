@@ -29,7 +29,7 @@ from llm_router.api.services import Services
 from llm_router.api.status import Style
 from llm_router.api.wire import from_json, to_json
 from llm_router.body_reader import Task, is_background
-from llm_router.config.names import Name, find, names_of
+from llm_router.config.names import Name, find
 from llm_router.config.schema import Config, Fallback, Model
 from llm_router.engines import engine_for, repairs_for
 
