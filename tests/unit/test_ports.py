@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 import subprocess
@@ -12,7 +13,7 @@ import anyio.to_thread
 import pytest
 
 from llm_router.api.exchange import Call
-from llm_router.api.upstream import Engines, UpstreamError
+from llm_router.api.upstream import Engines, OutOfFiles, UpstreamError
 from llm_router.config.schema import Model
 from llm_router.units import ports
 from llm_router.units.base import UnitError
@@ -137,3 +138,14 @@ async def test_a_connection_is_used_only_if_the_same_listener_was_there_before_a
             taken, _ = server.accept()
             with taken, suppress(ConnectionResetError):
                 assert await anyio.to_thread.run_sync(taken.recv, 1000) == b""
+
+
+async def test_no_free_descriptor_for_the_tables_is_the_routers_own_lack(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def guard() -> frozenset[int] | None:
+        raise UnitError("it cannot be told whose port 1 is") from OSError(errno.EMFILE, "EMFILE")
+
+    async with Engines() as engines:
+        with pytest.raises(OutOfFiles):
+            await engines.ask("http://127.0.0.1:1", Call("GET", "/", {}, b""), 5.0, guard)

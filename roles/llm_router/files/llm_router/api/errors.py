@@ -227,6 +227,17 @@ def out_of_files() -> ApiError:
     )
 
 
+def units_unavailable(model: str, reason: str) -> ApiError:
+    """503: systemd, the bus or the helper cannot be reached; no fault of the model."""
+    return ApiError(
+        503,
+        "units_unavailable",
+        f"The model '{model}' cannot be used now. {reason}",
+        kind="server_error",
+        retry_after=10,
+    )
+
+
 def port_held(model: str, reason: str) -> ApiError:
     """503: another account has the engine's port; nothing is sent there."""
     return ApiError(

@@ -30,6 +30,7 @@ from llm_router.api.errors import (
     out_of_files,
     port_held,
     refused,
+    units_unavailable,
     unknown_model,
     upstream_broke,
 )
@@ -220,6 +221,8 @@ class Proxy:
                 raise out_of_files() from error
             except PortHeld as error:
                 raise port_held(exchange.model.name, str(error)) from error
+            except UnitError as error:
+                raise units_unavailable(exchange.model.name, f"{error}.") from error
             except UpstreamError as error:
                 # nothing of an answer has come: see what became of the engine
                 if attempt == 2 or not await _may_try_again(services, exchange.model):

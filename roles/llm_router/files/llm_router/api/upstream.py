@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import errno
 import logging
-import os
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, cast
@@ -20,6 +19,7 @@ from typing_extensions import Self
 
 from llm_router import __version__
 from llm_router.api.exchange import Call
+from llm_router.units.base import UnitError
 
 CONNECT_WITHIN = 5.0
 KEPT_FOR = 4.0
@@ -47,6 +47,9 @@ class UpstreamError(Exception):
 
 class Silent(UpstreamError):
     """Nothing came, or nothing was taken of the request, for as long as the caller would wait."""
+
+
+OUT_OF_FILES = (errno.EMFILE, errno.ENFILE)
 
 
 class OutOfFiles(UpstreamError):
@@ -366,7 +369,7 @@ class Engines:
         return None
 
     async def _connect(self, base_url: str, guard: Guard | None) -> _Connection:
-        expected = await guard() if guard is not None else None
+        expected = await self._listening(base_url, guard)
         host, _, port = base_url.rpartition("/")[2].rpartition(":")
         loop = asyncio.get_running_loop()
         kept = self._kept.setdefault(base_url, deque())
@@ -379,17 +382,31 @@ class Engines:
             _, connection = await asyncio.wait_for(connecting, CONNECT_WITHIN)
         except (OSError, asyncio.TimeoutError) as error:
             number = getattr(error, "errno", None)
-            if number in (errno.EMFILE, errno.ENFILE):
-                self._report(f"no connection to {base_url}: {os.strerror(number)}")
-                raise OutOfFiles(str(error)) from error
+            if number in OUT_OF_FILES:
+                raise self._out_of_files(base_url, error) from error
             raise UpstreamError(f"no connection: {type(error).__name__}") from error
         try:
-            if guard is not None and (expected == frozenset() or await guard() != expected):
+            if guard is not None and (
+                expected == frozenset() or await self._listening(base_url, guard) != expected
+            ):
                 raise UpstreamError("no connection: its listener has changed")
         except BaseException:
             connection.abort()
             raise
         return connection
+
+    async def _listening(self, base_url: str, guard: Guard | None) -> frozenset[int] | None:
+        """What ``guard`` finds. Raises `UnitError`, `OutOfFiles`."""
+        try:
+            return await guard() if guard is not None else None
+        except UnitError as error:
+            if getattr(error.__cause__, "errno", None) in OUT_OF_FILES:
+                raise self._out_of_files(base_url, error) from error
+            raise
+
+    def _out_of_files(self, base_url: str, error: Exception) -> OutOfFiles:
+        self._report(f"no connection to {base_url}: no free file descriptor")
+        return OutOfFiles(str(error))
 
     def _report(self, problem: str) -> None:
         now = asyncio.get_running_loop().time()

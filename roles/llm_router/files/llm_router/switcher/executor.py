@@ -942,6 +942,8 @@ class Switcher:
                 )
         except PortHeld as error:
             return Readiness("held", str(error))
+        except ManagerUnavailable as error:
+            return Readiness("loading", str(error), silent=True)  # asked again until the deadline
         key = self._keys.headers(model, self._settings.config)
         url, body = model.base_url + probe.path, bytearray()
         try:
