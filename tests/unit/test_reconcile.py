@@ -197,6 +197,25 @@ def test_a_shared_unit_that_loads_is_the_model_of_the_record(
     run(test())
 
 
+def test_a_shared_unit_that_is_restarted_by_hand_is_what_it_was_before(monkeypatch: Patch) -> None:
+    async def test() -> None:
+        units, models, loading = FakeUnits(), {"a": SHARED, "b": SHARED}, set[str]()
+        async with router(monkeypatch, models, units, loading) as services:
+            await load(services, "b")
+            loading.add("b")
+            for word in ("deactivating", "inactive"):
+                units.crash("shared.service", UnitState(word))
+                await until(lambda: loaded(services) is None)
+            await until(lambda: not services.reconciler._steps)
+            units.run("shared.service", "b")
+            await until(lambda: bool(services.scheduler.switches))
+            assert services.scheduler.switches["default"].target == "b"
+            loading.clear()
+            await until(lambda: loaded(services) == "b")
+
+    run(test())
+
+
 def test_what_a_shared_unit_served_before_is_forgotten(monkeypatch: Patch, tmp_path: Path) -> None:
     async def test() -> None:
         units = FakeUnits()

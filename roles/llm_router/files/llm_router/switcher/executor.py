@@ -331,6 +331,8 @@ class Switcher:
         )
         if not models and recorded is None:
             outdated = True  # nobody has configured it, and the router has started it
+        # what somebody else started anew is most likely what it was before
+        last, names = self._record.last(unit), [one.name for one in models]
         model = recorded or anyone
         asleep = self._sleepers.find(unit, state.main_pid) is not None and not outdated
         unsure = self._sleepers.is_unsure(unit)
@@ -344,7 +346,7 @@ class Switcher:
             model.name if outdated else None,
             state,
             answers,
-            recorded=recorded.name if recorded is not None and not outdated else None,
+            recorded=None if outdated or last not in names else last,
             place=self._record.place(unit),
             asleep=asleep,
             unwanted=outdated or unsure,

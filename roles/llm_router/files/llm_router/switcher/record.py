@@ -26,11 +26,14 @@ class Record:
         self.models: dict[str, Model] = {}
         self.ambiguous: set[str] = set()
         """Units for which the file names several models: nobody knows which of them runs."""
+        self._last: dict[str, str] = {}
+        """By unit: the model that it was last started as, also while it is at rest."""
         try:
             entries = read_notes(path)
             self.models = {name: Model.model_validate(entry) for name, entry in entries.items()}
             units = Counter(model.unit for model in self.models.values())
             self.ambiguous = {unit for unit, count in units.items() if count > 1}
+            self._last = {model.unit: name for name, model in self.models.items()}
         except ValidationError as error:
             log.warning("%s cannot be read, and is written anew: %s", path, error)
 
@@ -41,6 +44,7 @@ class Record:
         for name in [name for name, other in before if other.unit == model.unit]:
             del self.models[name]
         self.models[model.name] = model
+        self._last[model.unit] = model.name
         self.ambiguous.discard(model.unit)
         if list(self.models.items()) != before:
             self._write()
@@ -50,6 +54,10 @@ class Record:
         if unit in self.ambiguous:
             return None
         return next((model for model in self.models.values() if model.unit == unit), None)
+
+    def last(self, unit: str) -> str | None:
+        """The model that the unit's files name: nothing has changed them since its last start."""
+        return None if unit in self.ambiguous else self._last.get(unit)
 
     def place(self, unit: str) -> int:
         """The later the unit was started, the higher; -1 where it never was."""
