@@ -72,7 +72,7 @@ def host_variables(wheels: str) -> dict[str, Any]:
         "llm_router_sleep_timeout": 2,
         "llm_router_max_failures": 1000,
         "llm_router_requests": {
-            "idle_timeout": 6,
+            "idle_timeout": 12,
             "client_timeout": 10,
             "shutdown_timeout": 2,
         },

@@ -91,11 +91,14 @@ class OpenAi:
         """Grows when what runs is aborted."""
         self.last_busy = time.monotonic()
         self.changed = threading.Condition()
+        self.unanswered: set[socket.socket] = set()
+        """Connections on which the answer to a generation has not begun."""
 
     # ---- its life
 
     def run(self) -> NoReturn:
         """Load, serve until SIGTERM, end."""
+        signal.signal(signal.SIGUSR1, lambda *_: self.stall())
         self.journal.event("start")
         self.holds_device(True)
         if "ignore-term" in self.options.faults:
@@ -195,6 +198,13 @@ class OpenAi:
             self.journal.note("exit", code=code)
         sys.stdout.flush()
         os._exit(code)
+
+    def stall(self) -> None:
+        """SIGUSR1: break connections without an answer, and do nothing more until SIGCONT."""
+        for client in [*self.unanswered]:
+            with suppress(OSError):
+                client.shutdown(socket.SHUT_RDWR)
+        os.kill(os.getpid(), signal.SIGSTOP)
 
     def pause(self, seconds: float) -> None:
         """A wait of the engine's own, at the stand-in's pace."""
@@ -373,7 +383,11 @@ class OpenAi:
         if turn.body.get("stream"):
             self.stream(connection, turn)
             return
-        connection.wait(self.options.first + self.options.interval * max(0, turn.count - 1))
+        self.unanswered.add(connection.socket)
+        try:
+            connection.wait(self.options.first + self.options.interval * max(0, turn.count - 1))
+        finally:
+            self.unanswered.discard(connection.socket)
         connection.answer(200, self.whole(turn))
 
     def generation_failed(self, connection: Connection) -> None:
