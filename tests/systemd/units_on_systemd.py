@@ -2,8 +2,8 @@
 """Units, the helper and the config writer against a real systemd. For a throwaway host, as root.
 
 `tests/systemd/run` boots one and runs this there. It writes units, a user and /etc/llm-router, then
-runs each check: the router's side as an unprivileged user in a user namespace of its own, as
-llm-router.service has it, and what only root can do (restart the bus) from here.
+runs each check: the router's side as an unprivileged user, with what llm-router.service hides
+from it where that matters, and what only root can do (restart the bus) from here.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import contextlib
 import json
 import os
 import pwd
+import socket
 import subprocess
 import sys
 import time
@@ -26,6 +27,7 @@ from llm_router.config.schema import Model
 from llm_router.helper.client import HelperClient
 from llm_router.helper.protocol import Request, encode_request
 from llm_router.units.base import ManagerUnavailable, UnitError, UnitState
+from llm_router.units.ports import PortGuard
 from llm_router.units.systemd import SystemdUnits
 
 USER = "llm-router"
@@ -116,6 +118,10 @@ ExecStart=/usr/bin/python3 {SCRATCH}/dump.py %i $LLAMACPP_ARGS
     ),
     "shared.service": "[Service]\nType=exec\nExecStart=/bin/sleep 1001\n",
     "alone.service": "[Service]\nType=exec\nExecStart=/bin/sleep 1004\n",
+    "listening.service": (
+        "[Service]\nType=exec\nUser=sglang\n"
+        "ExecStart=/usr/bin/python3 -m http.server --bind 127.0.0.1 8123\n"
+    ),
     # the seconds are in the file that it reads, and tell which model it serves
     "sglang.service": (
         "[Service]\nType=exec\nUser=sglang\nExecStart=/bin/sh -c 'exec sleep "
@@ -168,6 +174,9 @@ MODELS = {
         )
     },
     "missing": {"backend": "vllm", "service": "missing.service"},
+    "listening": {
+        "backend": "vllm", "service": "listening.service", "port": 8123,
+    },
     "alone": {"backend": "sglang", "service": "alone.service"},
     **{
         f"yaml-{seconds}": {
@@ -439,6 +448,30 @@ async def a_drop_in_of_the_past_goes() -> None:
         assert await units.activate(alone) is False
 
 
+async def whose_an_engines_port_is() -> None:
+    """The kernel's tables and systemd's word about accounts reach a router that sees no /proc."""
+    assert not Path("/proc/1").exists(), "the sandbox hides nothing"
+    async with entered() as (units, models, _):
+        model = models["listening"]
+        # before its first start: systemd knows the name alone
+        account = await units.account(model)
+        assert account == pwd.getpwnam("sglang").pw_uid, account
+        assert await units.account(models["plain"]) == 0
+        guard = PortGuard(units)
+        assert await guard.check(model) == frozenset()
+        with socket.create_server(("127.0.0.1", 8123)):
+            sentence = await refused(guard.check(model))
+            assert sentence.startswith("port 8123 is held by a process of the account"), sentence
+        await units.start(model)
+        with anyio.fail_after(10):
+            while not (sockets := await guard.check(model)):
+                await anyio.sleep(0.05)
+        assert len(sockets) == 1, sockets
+        assert await units.account(model) == account
+        assert (await PortGuard(units).check(model)) == sockets
+        await units.stop(model, 5)
+
+
 UNPRIVILEGED = [
     start_state_stop,
     arguments_arrive_as_written,
@@ -455,6 +488,20 @@ UNPRIVILEGED = [
     models_that_share_a_file,
     a_drop_in_of_the_past_goes,
 ]
+SANDBOXED = [whose_an_engines_port_is]
+SANDBOX = [
+    line
+    for line in Path(__file__)
+    .resolve()
+    .parents[2]
+    .joinpath("roles/llm_router/templates/llm-router.service.j2")
+    .read_text(encoding="utf-8")
+    .replace("{{ 'all' if __llm_router_nvidia else 'pid' }}", "pid")
+    .splitlines()
+    if line.startswith(("Proc", "Protect", "Private", "Restrict", "SystemCall", "MemoryDeny"))
+    and not line.startswith(("ProtectHome", "PrivateTmp"))
+]
+"""What the router's unit hides from it, line by line."""
 
 
 async def _systemctl(*words: str) -> None:
@@ -708,28 +755,29 @@ def run(checks: list[Callable[[], Coroutine[None, None, None]]]) -> None:
         print(f"ok  {check.__name__} ({time.monotonic() - began:.2f} s)", flush=True)
 
 
-def main() -> None:
-    if sys.argv[1:] == ["unprivileged"]:
-        assert os.geteuid() != 0
-        run(UNPRIVILEGED)
-        return
-    prepare()
+def as_router(checks: str, *properties: str) -> None:
+    """Run the checks of that name as the router's user, with these properties of its unit."""
+    held = ("NoNewPrivileges=yes", "CapabilityBoundingSet=", "ProtectSystem=strict", *properties)
     subprocess.run(
         [
             *("systemd-run", "--quiet", "--pipe", "--wait", "--collect", f"--uid={USER}"),
-            *(
-                "-p",
-                "NoNewPrivileges=yes",
-                "-p",
-                "CapabilityBoundingSet=",
-            ),
-            *("-p", "ProtectSystem=strict", "-p", "RestrictAddressFamilies=AF_UNIX"),
+            *(f"--property={one}" for one in held),
             *("-E", f"PYTHONPATH={os.environ.get('PYTHONPATH', '')}"),
             *("-E", "PYTHONDONTWRITEBYTECODE=1"),
-            *(sys.executable, __file__, "unprivileged"),
+            *(sys.executable, __file__, checks),
         ],
         check=True,
     )
+
+
+def main() -> None:
+    if sys.argv[1:]:
+        assert os.geteuid() != 0
+        run({"unprivileged": UNPRIVILEGED, "sandboxed": SANDBOXED}[sys.argv[1]])
+        return
+    prepare()
+    as_router("unprivileged", "RestrictAddressFamilies=AF_UNIX")
+    as_router("sandboxed", *SANDBOX)
     run(PRIVILEGED)
 
 
