@@ -1,6 +1,7 @@
 """The gateway's configuration in a real HAProxy, against clients without a key.
 
-Without HAProxy on this machine it is skipped; tests/fleet has it on hosts.
+`tools/bootstrap haproxy` installs HAProxy. Without it these tests are skipped, and in CI they fail;
+tests/fleet has HAProxy on hosts.
 """
 
 from __future__ import annotations
@@ -26,7 +27,8 @@ FEW = 8
 """Connections of a source without a key."""
 
 pytestmark = pytest.mark.skipif(
-    not Path(HAPROXY).exists(), reason="HAProxy is not installed (apt-get install haproxy)"
+    not Path(HAPROXY).exists() and os.environ.get("CI") != "true",
+    reason="HAProxy is not installed (tools/bootstrap haproxy)",
 )
 
 
