@@ -68,7 +68,7 @@ def host_variables(wheels: str) -> dict[str, Any]:
         "llm_router_models": {name: entry_of(name) for name in MODELS},
         "llm_router_max_wait": 2,
         "llm_router_drain_timeout": 4,
-        "llm_router_stop_timeout": 2,
+        "llm_router_stop_timeout": 5,
         "llm_router_sleep_timeout": 2,
         "llm_router_max_failures": 1000,
         "llm_router_requests": {
