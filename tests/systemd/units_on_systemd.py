@@ -139,7 +139,7 @@ RemoveOnStop=yes
 Requires=llm-router-helper.socket
 StartLimitIntervalSec=0
 [Service]
-Type=exec
+Type=notify
 Environment=PYTHONPATH={os.environ.get("PYTHONPATH", "")} PYTHONDONTWRITEBYTECODE=1
 ExecStart={sys.executable} -m llm_router helper
 ReadWritePaths=-/etc/llamacpp -/etc/systemd/system -/etc/sglang -/etc/tabbyapi

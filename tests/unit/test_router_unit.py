@@ -116,6 +116,8 @@ def test_the_helper_is_bounded_and_watched(units: dict[str, list[str]]) -> None:
         "OOMScoreAdjust=-100",
         "LimitCORE=0",
         "WatchdogSec=60",
+        # the watchdog's time begins when it is ready
+        "Type=notify",
         "NotifyAccess=main",
     } <= set(units["none helper"])
 

@@ -13,6 +13,7 @@ import anyio
 import anyio.to_thread
 import pytest
 
+from llm_router.helper import server
 from llm_router.helper.catalog import Catalog
 from llm_router.helper.server import HelperServer
 from llm_router.server import watchdog
@@ -44,6 +45,12 @@ class Systemd:
                 return count
             assert message == b"WATCHDOG=1"
             count += 1
+
+    async def first(self) -> bytes:
+        """The next message, whatever it is."""
+        with anyio.fail_after(10):
+            await anyio.wait_readable(self._listener)
+        return self._listener.recv(100)
 
     async def next(self) -> None:
         """Return when the next notification is there."""
@@ -125,6 +132,18 @@ async def test_a_helper_that_accepts_is_reported_and_still_ends_when_idle(
     with anyio.fail_after(10):
         await helper(tmp_path).serve(listener, idle=3 * LIMIT)
     assert systemd.received() >= 2
+
+
+async def test_a_helper_is_ready_before_its_watchdog_counts(
+    systemd: Systemd, listener: socket.socket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a busy host the program takes seconds to load."""
+    monkeypatch.setattr(server, "listening_socket", listener.dup)
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(server.serve_helper, tmp_path / "config.yml")
+        assert await systemd.first() == b"READY=1"
+        await systemd.next()
+        tasks.cancel_scope.cancel()
 
 
 async def test_a_helper_that_accepts_nothing_is_not_reported(

@@ -308,6 +308,8 @@ async def serve_helper(config_path: Path) -> None:
         directory = os.environ.get("RUNTIME_DIRECTORY")
         started = Started(Path(directory) / "started.json" if directory else None)
         server = HelperServer(Catalog(config_path), peers=frozenset({0, owner}), started=started)
+        # the watchdog's time begins with this: a slow start is not a blocked helper
+        watchdog.notify("READY=1")
         await server.serve(listener)
 
 
