@@ -133,9 +133,9 @@ def processes() -> dict[str, str]:
 
 
 def newer(mark: str) -> list[str]:
-    """Without what every login writes, and the index that apt makes when it is asked."""
+    """Without the checkout, what every login writes, and the index that apt makes."""
     passed = r"/(tmp|var/(tmp|log|lib/systemd)|root/(\.ansible|before)|opt/llm-router/releases)"
-    nothing = r"/(root|run|var/cache/apt(/(src)?pkgcache\.bin)?)"
+    nothing = r"/(root|run|src|var/cache/apt(/(src)?pkgcache\.bin)?)"
     found = host(
         f"find / -xdev -regextype posix-extended -regex '{passed}' -prune"
         f" -o -newer {mark} -not -regex '{nothing}' -print"
