@@ -30,6 +30,15 @@ def is_open(path: str) -> bool:
     return path in OPEN_PATHS or path.startswith(OPEN_FOLDER)
 
 
+def is_known(scope: MutableMapping[str, Any], services: Services) -> bool:
+    """Whether the caller of a request may call at all."""
+    try:
+        identify(scope, Headers(scope=scope), services.settings)
+    except ApiError:
+        return False
+    return True
+
+
 async def admit(scope: MutableMapping[str, Any], receive: Receive, services: Services) -> Receive:
     """Identify the caller, then read the body; the `Receive` that has it.
 
