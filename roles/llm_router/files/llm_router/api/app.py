@@ -25,7 +25,7 @@ from llm_router.api.openapi import described
 from llm_router.api.paths import OPERATIONS, UPSTREAM
 from llm_router.api.reload import Reloader
 from llm_router.api.reply import ClientGone
-from llm_router.api.request_guard import admit, is_known, is_open, refuse, without_head
+from llm_router.api.request_guard import admit, for_fastapi, is_known, is_open, refuse
 from llm_router.api.services import Services, running
 from llm_router.api.turn_gate import TurnGate
 from llm_router.api.wire import to_json
@@ -91,7 +91,7 @@ def create_app(settings: Settings, units: Units | None = None) -> FastAPI:
             except ClientGone:
                 return
             await gate.enter(known=not is_open(scope["path"]))
-            await super().__call__(without_head(scope), receive, noted)
+            await super().__call__(for_fastapi(scope), receive, noted)
 
         def openapi(self) -> dict[str, Any]:
             if self.openapi_schema is None:
