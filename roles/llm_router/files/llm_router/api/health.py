@@ -94,7 +94,7 @@ async def _of_router(services: Services, caller: Caller | None) -> JSONResponse:
             body["unknown_groups"] = unknown
         if unsettled:
             body["unsettled"] = dict(unsettled)
-    problem = await services.units.problem()
+    problem = await services.units_problem()
     if problem is not None:
         body["status"] = "unhealthy"
         body["problem"] = problem
@@ -121,6 +121,6 @@ async def _of_model(
     # a load after a failed one may fail again: nobody else should wait for it
     here = state == "loaded" or (state == "loading" and not failed)
     free = not failed and core.group_of(name).pinned in (None, name)
-    fit = here or (want == "loadable" and free and await services.units.problem() is None)
+    fit = here or (want == "loadable" and free and await services.units_problem() is None)
     body = {"model": name, "state": state, "draining": services.draining}
     return JSONResponse(body, 200 if fit and not services.draining else 503)
