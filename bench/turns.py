@@ -3,7 +3,8 @@
 One turn is what asyncio does between two looks at what is ready: while it lasts, nobody else is
 served. When the loop is closed, the file that TURNS names has the longest ones,
 ``[{"at", "seconds", "cpu"}, …]``: seconds since 1970, by the clock, and on the processor. The
-difference between the last two is what other processes took.
+difference between the last two is what other processes took. With TURNS_BY=cpu they are those that
+took longest on the processor.
 """
 
 from __future__ import annotations
@@ -22,12 +23,12 @@ from llm_router.cli import main
 KEPT = 20
 
 
-def measured(file: Path) -> None:
+def measured(file: Path, by: str = "seconds") -> None:
     """From now on, note the longest turns of an event loop, and write them when it is closed."""
     loop_class: Any = SelectorEventLoop
     process_events, run_once = loop_class._process_events, loop_class._run_once
     close = loop_class.close
-    longest: list[tuple[float, float, float]] = []
+    longest: list[tuple[float, float, float, float]] = []
     began = began_cpu = 0.0
 
     def look(self: Any, events: Any) -> None:
@@ -38,16 +39,17 @@ def measured(file: Path) -> None:
     def turn(self: Any) -> None:
         run_once(self)
         seconds = time.perf_counter() - began
-        item = (seconds, time.thread_time() - began_cpu, time.time())
+        cpu = time.thread_time() - began_cpu
+        item = (cpu if by == "cpu" else seconds, seconds, cpu, time.time())
         if len(longest) < KEPT:
             heapq.heappush(longest, item)
-        elif seconds > longest[0][0]:
+        elif item[0] > longest[0][0]:
             heapq.heapreplace(longest, item)
 
     def write(self: Any) -> None:
         turns = [
             {"at": at, "seconds": seconds, "cpu": cpu}
-            for seconds, cpu, at in sorted(longest, reverse=True)
+            for _, seconds, cpu, at in sorted(longest, reverse=True)
         ]
         file.write_text(json.dumps(turns), encoding="utf-8")
         close(self)
@@ -57,5 +59,5 @@ def measured(file: Path) -> None:
 
 
 if __name__ == "__main__":
-    measured(Path(os.environ["TURNS"]))
+    measured(Path(os.environ["TURNS"]), os.environ.get("TURNS_BY", "seconds"))
     sys.exit(main())

@@ -310,6 +310,14 @@ def test_a_full_router_refuses_clearly_and_can_still_be_administered(router: Rou
     )
 
 
+@pytest.mark.parametrize("path", ["/health", "/ui", "/nowhere", "/v1/models"])
+def test_a_long_query_is_not_parsed(guarded: Router, path: str) -> None:
+    answer = httpx.get(f"{guarded.url}{path}?{'a=&' * 9000}", headers={"x-api-key": "one"})
+    assert answer.status_code == 414, answer.text
+    assert answer.json()["error"]["code"] == "query_too_long"
+    assert httpx.get(f"{guarded.url}/health?{'a=&' * 600}").status_code == 200
+
+
 def test_other_peoples_pages_load_no_model_of_a_router_without_keys(router: Router) -> None:
     start(router)
     image = {"sec-fetch-site": "cross-site", "sec-fetch-mode": "no-cors"}

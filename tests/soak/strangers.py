@@ -8,7 +8,12 @@ or have thousands of fields, bodies for every part of the API that flood or tric
 forms, requests sent ahead, answers that are not read.
 
 Meanwhile clients with a key stream answers, and a health check asks once every 20 ms. Bounds: the
-router's memory, the health check's time, and the pace of the streams against their pace before.
+router's memory, the longest turn of its event loop in processor time, the health check's time, and
+the pace of the streams against their pace before.
+
+The strangers' process has a lower priority: on the same two processors it would otherwise be the
+kernel's scheduler that is measured. The health check's time is still that of the whole machine, so
+its bound of 50 ms holds on a quiet one; the turn's processor time does not depend on others.
 """
 
 from __future__ import annotations
@@ -43,6 +48,8 @@ MAX_RSS = 300.0
 """MB."""
 MAX_HEALTH = 0.05
 """Seconds, 99 % of health checks."""
+MAX_TURN = 0.015
+"""Seconds on the processor of the longest turn of the event loop while strangers are here."""
 MIN_PACE = 0.9
 """The part of their former pace that the streams keep."""
 CALM = 3.0
@@ -52,6 +59,8 @@ PATIENCE = 3.0
 FLOOD = 16 * 1024 * 1024
 """Bytes that a stranger sends at most on one connection."""
 PIECE = 64 * 1024
+LOWER = 10
+"""The niceness of the strangers' process."""
 PATHS = (
     CHAT,
     "/v1/embeddings",
@@ -175,6 +184,18 @@ async def upgrade(writer: Writer, rng: random.Random) -> None:
     await flood(writer, head("/health", method="GET") * 500)
 
 
+async def pages(writer: Writer, rng: random.Random) -> None:
+    """What needs no key, one after the other, as fast as it is answered."""
+    paths = ("/", "/ui/app.js", "/ui/nothing", "/openapi.json", "/health?model=a", "/health")
+    reader = writer.transport.get_protocol()._stream_reader  # type: ignore[attr-defined]
+    for _ in range(10):
+        writer.write(head(rng.choice(paths), method="GET"))
+        answer = await reader.readuntil(b"\r\n\r\n")
+        size = int(answer.lower().partition(b"content-length:")[2].split(b"\r\n")[0])
+        await reader.readexactly(size)
+    await asyncio.sleep(PATIENCE)
+
+
 ATTACKS: tuple[Attack, ...] = (
     trailers,
     endless_trailer,
@@ -192,6 +213,7 @@ ATTACKS: tuple[Attack, ...] = (
     ahead,
     unread,
     upgrade,
+    pages,
 )
 
 
@@ -203,7 +225,7 @@ async def stranger(
     await asyncio.sleep(rng.uniform(0, 1))
     while time.monotonic() < until:
         attack = rng.choice(attacks)
-        with contextlib.suppress(OSError, asyncio.TimeoutError):
+        with contextlib.suppress(OSError, EOFError, asyncio.TimeoutError):
             _, writer = await asyncio.open_connection("127.0.0.1", port)
             try:
                 await asyncio.wait_for(attack(writer, rng), 2 * PATIENCE)
@@ -285,8 +307,18 @@ async def good_clients(router: Router, seen: Seen) -> AsyncIterator[None]:
         await asyncio.gather(*tasks)
 
 
-async def soak(router: Router, seconds: float, connections: int, only: str = "") -> bool:
+def turns_between(router: Router, begin: float, end: float) -> float:
+    """Seconds on the processor of the longest turn that ended between two moments of `time.time`.
+    The router has stopped."""
+    turns = json.loads(router.turns.read_text(encoding="utf-8"))
+    return max((turn["cpu"] for turn in turns if begin <= turn["at"] <= end), default=0.0)
+
+
+async def soak(
+    router: Router, seconds: float, connections: int, only: str = "", *, max_health: float
+) -> bool:
     """Run it and print the table; whether all bounds hold."""
+    router.module = "bench.turns"
     router.write(
         {"a": {**router.standin("a", interval=0.02, tokens=200), "preload": True}},
         requests={"header_timeout": 2, "client_timeout": 3},
@@ -303,7 +335,7 @@ async def soak(router: Router, seconds: float, connections: int, only: str = "")
         calm = time.monotonic()
         await asyncio.sleep(CALM)
         quiet, seen.health = quantile(seen.health, 0.99), []
-        storm = time.monotonic()
+        storm, came = time.monotonic(), time.time()
         strangers = await asyncio.create_subprocess_exec(
             sys.executable,
             "-m",
@@ -315,9 +347,11 @@ async def soak(router: Router, seconds: float, connections: int, only: str = "")
             cwd=ROOT,
         )
         told, _ = await strangers.communicate()
-        over = time.monotonic()
+        over, left = time.monotonic(), time.time()
     tried = json.loads(told)
     size = most_rss(router.process.pid)
+    router.stop()
+    turn = turns_between(router, came, left)
     before, during = seen.pace(calm, storm), seen.pace(storm, over)
     p99 = quantile(seen.health, 0.99)
     print(f"machine      {machine()}")
@@ -327,9 +361,10 @@ async def soak(router: Router, seconds: float, connections: int, only: str = "")
     print(f"memory       {size:.0f} MB at most (bound: {MAX_RSS:.0f})")
     print(
         f"/health      p50 {quantile(seen.health, 0.5) * 1e3:.1f} ms, p99 {p99 * 1e3:.1f} ms, "
-        f"longest {max(seen.health) * 1e3:.0f} ms (bound of p99: {MAX_HEALTH * 1e3:.0f}; "
+        f"longest {max(seen.health) * 1e3:.0f} ms (bound of p99: {max_health * 1e3:.0f}; "
         f"p99 before {quiet * 1e3:.1f})"
     )
+    print(f"longest turn {turn * 1e3:.1f} ms on the processor (bound: {MAX_TURN * 1e3:.0f})")
     print(
         f"streams      {before:.0f} tokens/s before, {during:.0f} during: {during / before:.1%} "
         f"(bound: {MIN_PACE:.0%})"
@@ -337,7 +372,8 @@ async def soak(router: Router, seconds: float, connections: int, only: str = "")
     for wrong in seen.wrong[:10]:
         print(f"WRONG: {wrong}")
     pace = during >= MIN_PACE * before
-    return not seen.wrong and size < MAX_RSS and p99 < MAX_HEALTH and pace
+    fast = p99 < max_health and turn < MAX_TURN
+    return not seen.wrong and size < MAX_RSS and fast and pace
 
 
 def main() -> int:
@@ -346,17 +382,29 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=60.0)
     parser.add_argument("--connections", type=int, default=500)
     parser.add_argument("--only", default="", help="the name of one attack")
+    parser.add_argument(
+        "--max-health", type=float, default=MAX_HEALTH, help="the bound of /health's p99, seconds"
+    )
     parser.add_argument("--attack", type=int, metavar="PORT", help=argparse.SUPPRESS)
     options = parser.parse_args()
     raise_file_limit(8 * options.connections + 2000)
     if options.attack is not None:
+        os.nice(LOWER)
         attacking = attack_all(options.attack, options.seconds, options.connections, options.only)
         print(json.dumps(asyncio.run(attacking)))
         return 0
     with tempfile.TemporaryDirectory() as directory:
         router = Router(Path(directory))
+        os.environ["TURNS_BY"] = "cpu"
         try:
-            well = asyncio.run(soak(router, options.seconds, options.connections, options.only))
+            soaking = soak(
+                router,
+                options.seconds,
+                options.connections,
+                options.only,
+                max_health=options.max_health,
+            )
+            well = asyncio.run(soaking)
         finally:
             router.stop()
             for pid in router.engine_pids().values():

@@ -25,8 +25,9 @@ from llm_router.api.openapi import described
 from llm_router.api.paths import OPERATIONS, UPSTREAM
 from llm_router.api.reload import Reloader
 from llm_router.api.reply import ClientGone
-from llm_router.api.request_guard import admit, refuse, without_head
+from llm_router.api.request_guard import admit, for_fastapi, is_known, is_open, refuse
 from llm_router.api.services import Services, running
+from llm_router.api.turn_gate import TurnGate
 from llm_router.api.wire import to_json
 from llm_router.config.load import Settings
 from llm_router.http_protocol import LINE
@@ -49,6 +50,7 @@ def create_app(settings: Settings, units: Units | None = None) -> FastAPI:
             services.afterwards.now()
 
     direct: dict[str, Proxy] = {}
+    gate = TurnGate()
 
     class Described(FastAPI):
         async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -66,6 +68,9 @@ def create_app(settings: Settings, units: Units | None = None) -> FastAPI:
             if scope["type"] != "http":
                 await super().__call__(scope, receive, send)
                 return
+            if health.is_plain(scope):
+                await health.answer_plainly(scope, self.state.services)
+                return
             audit = self.state.services.audit
 
             async def noted(message: Message) -> None:
@@ -74,6 +79,7 @@ def create_app(settings: Settings, units: Units | None = None) -> FastAPI:
                 await send(message)
 
             if scope["path"].startswith(UPSTREAM.path + "/"):
+                await gate.enter(known=is_known(scope, self.state.services))
                 await super().__call__(scope, receive, noted)
                 return
             try:
@@ -84,7 +90,8 @@ def create_app(settings: Settings, units: Units | None = None) -> FastAPI:
                 return
             except ClientGone:
                 return
-            await super().__call__(without_head(scope), receive, noted)
+            await gate.enter(known=not is_open(scope["path"]))
+            await super().__call__(for_fastapi(scope), receive, noted)
 
         def openapi(self) -> dict[str, Any]:
             if self.openapi_schema is None:

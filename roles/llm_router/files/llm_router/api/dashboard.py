@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -40,30 +41,48 @@ router = APIRouter(prefix="/admin")
 
 @pages.get("/")
 @pages.get("/ui")
-def page(request: Request) -> Response:
+async def page(request: Request) -> Response:
     """The dashboard. It holds nothing but itself: what it shows it asks the admin API for."""
-    return file(request, "index.html")
+    return await file(request, "index.html")
 
 
 @pages.get("/ui/")
-def with_a_slash() -> Response:
+async def with_a_slash() -> Response:
     """The page's own links are relative."""
     return RedirectResponse("../ui")
 
 
 @pages.get("/ui/{name}")
-def file(request: Request, name: str) -> Response:
+async def file(request: Request, name: str) -> Response:
     """One of the page's files."""
-    path = UI / name
-    # a name with no slash in it, which the path of the route sees to
-    if path.suffix not in _TYPES or not path.is_file():
-        raise ApiError(404, "not_found", f"The dashboard has no file {name!r}.")
-    content = path.read_bytes()
-    etag = f'"{hashlib.sha256(content).hexdigest()[:16]}"'
+    found = _file(name)
+    if found is None:
+        raise ApiError(404, "not_found", f"The dashboard has no file {name[:100]!r}.")
+    content, kind, etag = found
     headers = {**_HEADERS, "etag": etag}
     if etag in request.headers.get("if-none-match", ""):
         return Response(status_code=304, headers=headers)
-    return Response(content, media_type=_TYPES[path.suffix], headers=headers)
+    return Response(content, media_type=kind, headers=headers)
+
+
+def _file(name: str) -> tuple[bytes, str, str] | None:
+    """A file's content, type and tag. Strangers may ask for it: a thread for each request would
+    take the interpreter from the event loop."""
+    if name not in _names():
+        return None
+    path = UI / name
+    return _content(path, path.stat().st_mtime_ns)
+
+
+@cache
+def _names() -> frozenset[str]:
+    return frozenset(path.name for path in UI.iterdir() if path.suffix in _TYPES)
+
+
+@lru_cache(maxsize=64)
+def _content(path: Path, changed: int) -> tuple[bytes, str, str]:
+    content = path.read_bytes()
+    return content, _TYPES[path.suffix], f'"{hashlib.sha256(content).hexdigest()[:16]}"'
 
 
 @router.get("/live")

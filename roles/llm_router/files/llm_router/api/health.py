@@ -3,16 +3,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, MutableMapping
 from typing import Any, Literal
 
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse
+from starlette.datastructures import Headers
 
 from llm_router.api.auth import Caller, identify
 from llm_router.api.errors import ApiError, unknown_model
 from llm_router.api.services import Services
 from llm_router.config.names import find
 from llm_router.engines import engine_for
+from llm_router.http_protocol import LINE, Line
 
 router = APIRouter()
 
@@ -37,9 +40,33 @@ async def health(
     for it could be served too: its last switch did not fail, and no other model is pinned.
     """
     services: Services = request.app.state.services
+    caller = _caller(request.scope, services)
     if model is not None:
-        return await _of_model(services, model, want, _caller(request))
-    caller = _caller(request)
+        return await _of_model(services, model, want, caller)
+    return await _of_router(services, caller)
+
+
+def is_plain(scope: Mapping[str, Any]) -> bool:
+    """Whether a request asks for ``/health`` without parameters and without a body."""
+    return (
+        scope["path"] == "/health"
+        and scope["method"] in ("GET", "HEAD")
+        and not scope["query_string"]
+        and not any(
+            name in (b"content-length", b"transfer-encoding") for name, _ in scope["headers"]
+        )
+    )
+
+
+async def answer_plainly(scope: MutableMapping[str, Any], services: Services) -> None:
+    """Answer a request that `is_plain`. Strangers may send thousands of them, and FastAPI takes ten
+    times as long."""
+    line: Line = scope[LINE]
+    answer = await _of_router(services, _caller(scope, services))
+    line.start(answer.status_code, [(b"content-type", b"application/json")], bytes(answer.body))
+
+
+async def _of_router(services: Services, caller: Caller | None) -> JSONResponse:
     visible = [name for name in services.models if caller is not None and caller.may_use(name)]
     core = services.scheduler.core
     loaded = {group.current for group in core.groups.values()} - {None}
@@ -67,18 +94,17 @@ async def health(
             body["unknown_groups"] = unknown
         if unsettled:
             body["unsettled"] = dict(unsettled)
-    problem = await services.units.problem()
+    problem = await services.units_problem()
     if problem is not None:
         body["status"] = "unhealthy"
         body["problem"] = problem
     return JSONResponse(body, 503 if services.draining or problem is not None else 200)
 
 
-def _caller(request: Request) -> Caller | None:
+def _caller(scope: MutableMapping[str, Any], services: Services) -> Caller | None:
     """Who asks; None without a valid key, which is no reason to refuse a health check."""
-    services: Services = request.app.state.services
     try:
-        return identify(request.scope, request.headers, services.settings)
+        return identify(scope, Headers(scope=scope), services.settings)
     except ApiError:
         return None
 
@@ -95,6 +121,6 @@ async def _of_model(
     # a load after a failed one may fail again: nobody else should wait for it
     here = state == "loaded" or (state == "loading" and not failed)
     free = not failed and core.group_of(name).pinned in (None, name)
-    fit = here or (want == "loadable" and free and await services.units.problem() is None)
+    fit = here or (want == "loadable" and free and await services.units_problem() is None)
     body = {"model": name, "state": state, "draining": services.draining}
     return JSONResponse(body, 200 if fit and not services.draining else 503)

@@ -28,6 +28,7 @@ from llm_router.api.journal import SwitchLog
 from llm_router.api.large import LargeBodies
 from llm_router.api.metrics import Metrics
 from llm_router.api.progress import Progress
+from llm_router.api.shared_call import SharedCall
 from llm_router.api.upstream import Engines
 from llm_router.config.load import Settings
 from llm_router.config.names import names_of
@@ -69,6 +70,8 @@ class Services:
     started_at: int
     engine_keys: EngineKeys = field(default_factory=EngineKeys)
     ports: PortGuard = field(init=False)
+    units_problem: SharedCall[str | None] = field(init=False)
+    """`Units.problem`, which calls systemd: strangers' health checks share one call."""
     audit: Audit = field(default_factory=Audit)
     clock: Clock = time.monotonic
     last_switch: dict[str, SwitchEnded] = field(default_factory=dict)
@@ -94,6 +97,7 @@ class Services:
 
     def __post_init__(self) -> None:
         self.ports = PortGuard(self.units)
+        self.units_problem = SharedCall(self.units.problem)
         self.activity = Activity(self.settings.config.recent.keep)
         self.progress = Progress(self.scheduler, self.learned)
 
