@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,35 @@ def read(path: Path) -> Any:
 
 def specs(role: Path) -> Any:
     return read(role / "meta/argument_specs.yml")["argument_specs"]
+
+
+SECRET = re.compile(
+    r"(^|_)(api_?)?(keys?|passwords?|passphrases?|secrets?|tokens?|credentials?)(_|$)"
+)
+NOT_SECRET = {
+    "engine_key_file": "the path of a file",
+    "gateway_max_connections_without_key": "a number",
+    "llm_router_api_keys": "a list with names and scopes; its option 'key' is masked",
+}
+
+
+def options(found: Any) -> Iterator[tuple[str, Any]]:
+    """The name and the specification of each option, options inside options included."""
+    for name, option in found.items():
+        yield name, option
+        yield from options(option.get("options", {}))
+
+
+def test_ansible_masks_every_option_with_a_secret() -> None:
+    secrets = [
+        (name, option.get("no_log"))
+        for role in ROLES
+        for entry in specs(role).values()
+        for name, option in options(entry["options"])
+        if SECRET.search(name) and name not in NOT_SECRET
+    ]
+    assert [name for name, masked in secrets if masked is not True] == []
+    assert {"key", "open_webui_secrets", "models_token"} <= {name for name, _ in secrets}
 
 
 @pytest.mark.parametrize("role", ROLES, ids=lambda role: role.name)

@@ -69,7 +69,7 @@ def test_a_changed_model_whose_engine_cannot_be_stopped_is_not_served(monkeypatc
 def test_a_changed_model_is_started_again_once_its_engine_can_be_stopped(
     monkeypatch: Patch,
 ) -> None:
-    monkeypatch.setattr("llm_router.scheduler.core.RETRY_STALE", 0.05)
+    monkeypatch.setattr("llm_router.scheduler.core.RETRY_STALE", 0.05, raising=False)
 
     async def test() -> None:
         units = FakeUnits()
