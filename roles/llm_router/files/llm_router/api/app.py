@@ -43,6 +43,7 @@ def create_app(settings: Settings, units: Units | None = None) -> FastAPI:
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         async with running(settings, units) as services:
             app.state.services = services
+            app.openapi()  # 40 ms, which no request may cost
             app.state.reloader = reloader = Reloader(services)
             app.state.board = board = Board(services)
             async with reloader.watching(), services.gpus.watching(), board.running():
