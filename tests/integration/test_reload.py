@@ -9,7 +9,7 @@ from typing import Any
 import httpx
 import pytest
 
-from .conftest import Router, wait_until
+from .conftest import Router, free_port, wait_until
 
 pytestmark = pytest.mark.long
 
@@ -132,6 +132,6 @@ def test_what_needs_a_restart_is_said(router: Router) -> None:
     a = router.standin("a")
     router.write({"a": a})
     router.start()
-    router.write({"a": a}, listen={"port": router.port + 1})
+    router.write({"a": a}, listen={"port": free_port()})
     assert reload(router)["restart"] == ["listen.port"]
     assert router.health()["status"] == "healthy"

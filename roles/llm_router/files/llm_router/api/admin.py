@@ -10,7 +10,6 @@ from fastapi import APIRouter, Depends, Request
 from fastapi.responses import StreamingResponse
 from pydantic import BaseModel, ConfigDict, Field
 
-from llm_router.api.audit import CALLER
 from llm_router.api.auth import identify
 from llm_router.api.errors import ApiError, cancelled, refused, unknown_model
 from llm_router.api.live import follow
@@ -44,7 +43,6 @@ def admin_services(request: Request) -> Services:
     """The services, for a caller that may administer."""
     services: Services = request.app.state.services
     caller = identify(request.scope, request.headers, services.settings)
-    request.scope[CALLER] = caller.name
     caller.must("admin")
     return services
 

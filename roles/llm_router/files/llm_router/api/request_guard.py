@@ -11,6 +11,7 @@ from typing import Any
 
 from starlette.datastructures import Headers
 
+from llm_router.api.audit import CALLER
 from llm_router.api.auth import identify
 from llm_router.api.errors import ApiError
 from llm_router.api.reply import Receive, announced_size, read_body
@@ -50,7 +51,7 @@ async def admit(scope: MutableMapping[str, Any], receive: Receive, services: Ser
     headers = Headers(scope=scope)
     limit = MAX_OPEN_BODY
     if not is_open(scope["path"]):
-        identify(scope, headers, services.settings)
+        scope[CALLER] = identify(scope, headers, services.settings).name
         limit = MAX_BODY
     if len(scope["query_string"]) > MAX_QUERY:
         raise ApiError(
