@@ -15,8 +15,14 @@ ROLE = ROOT / "roles/llm_router"
 HOSTS = {
     "none": [],
     "unwatched": [],
+    "older": [],
     "broken": ["/dev/nvidia0"],
     "two": ["/dev/nvidia0", "/dev/nvidia1", "/dev/nvidiactl", "/dev/nvidia-uvm"],
+}
+
+VARIABLES = {
+    "unwatched": {"llm_router_watchdog": 0, "llm_router_memory_max": "infinity"},
+    "older": {"__llm_router_watchdog_module": {"stat": {"exists": False}}},
 }
 
 
@@ -43,9 +49,7 @@ def units(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[str]]:
                         "dest": str(directory / f"{name}{kind}.service"),
                         "mode": "0600",
                     },
-                    "vars": {"llm_router_watchdog": 0, "llm_router_memory_max": "infinity"}
-                    if name == "unwatched"
-                    else {},
+                    "vars": VARIABLES.get(name, {}),
                 }
                 for unit, kind in {"llm-router": "", "llm-router-helper": " helper"}.items()
             ],
@@ -126,3 +130,13 @@ def test_the_router_is_told_the_accounts_of_others() -> None:
     """In a user namespace of its own, /proc/net/tcp would call each of them nobody."""
     lines = (ROLE / "templates/llm-router.service.j2").read_text(encoding="utf-8").splitlines()
     assert not [line for line in lines if line.startswith("PrivateUsers=")]
+
+
+def test_the_units_of_an_older_release_wait_for_nothing_that_it_does_not_send(
+    units: dict[str, list[str]],
+) -> None:
+    """A rollback puts an older release under the units of this role."""
+    for unit in (units["older"], units["older helper"]):
+        assert not [line for line in unit if "Watchdog" in line or "Abort" in line]
+    assert "Type=exec" in units["older helper"]
+    assert "Type=notify" in units["older"]
