@@ -14,6 +14,10 @@ IMPORTS = 0.3
 """How much of a load goes by before SIGTERM is ignored instead of ending it."""
 
 
+JUST_ANSWERED = 0.25
+"""Seconds that a generation may take to end here after its client has the whole answer."""
+
+
 class Vllm(TypedApis):
     """The port is bound at once and does not listen until the model is loaded."""
 
@@ -103,8 +107,10 @@ class Vllm(TypedApis):
         connection.answer(200, {"prompt": self.words(0, count)})
 
     def sleep(self, connection: Connection, request: Request) -> None:
-        if self.in_flight or self.sleep_level:
-            self.journal.note("asked-wrongly", why="sleep while busy, or twice")
+        if self.sleep_level:
+            self.journal.note("asked-wrongly", why="sleep of what sleeps")
+        elif not self.drained(JUST_ANSWERED):
+            self.journal.note("asked-wrongly", why="sleep while busy")
         if request.query.get("mode", "abort") == "abort":
             self.epoch += 1
         self.drained(5.0)
