@@ -225,6 +225,14 @@ def test_bodies_are_bounded_together_and_one_key_cannot_use_up_all(guarded: Rout
     wait_until(lambda: not full(), "bytes are free again")
 
 
+def test_an_empty_body_in_two_pieces_is_answered(guarded: Router) -> None:
+    with connect(guarded) as client:
+        client.sendall(head("/admin/reload", "transfer-encoding: chunked", key="one"))
+        httpx.get(guarded.url + "/health", timeout=20)  # so the head has been read by itself
+        client.sendall(b"0\r\n\r\n")
+        assert answer_of_first(client).startswith(b"HTTP/1.1 ")
+
+
 def answer_of_first(client: socket.socket) -> bytes:
     return client.recv(65536)
 

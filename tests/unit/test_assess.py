@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from llm_router.engines.base import READY, Readiness
@@ -31,8 +33,11 @@ def test_a_loaded_model_is_kept(belief: Belief, readiness: Readiness) -> None:
 
 @pytest.mark.parametrize("readiness", [CLOSED, LOADING, Readiness("asleep")])
 def test_an_idle_engine_that_cannot_serve_is_stopped(readiness: Readiness) -> None:
-    verdict = assess(IDLE, [unit("a", readiness)])
-    assert verdict.lost is not None
+    first = assess(IDLE, [unit("a", readiness)])
+    assert (first.lost, first.stop) == (None, ())
+    assert first.suspect is not None
+    verdict = assess(replace(IDLE, suspected=True), [unit("a", readiness)])
+    assert verdict.lost == first.suspect
     assert (verdict.stop, verdict.adopt) == (("a.service",), None)
 
 

@@ -191,6 +191,15 @@ async def test_a_reader_that_ends_is_replaced(bodies: LargeBodies) -> None:
 
 
 @pytest.mark.anyio
+async def test_a_stop_of_the_unit_ends_no_reader_before_the_router(bodies: LargeBodies) -> None:
+    """systemd sends SIGTERM to every process of the unit; the router serves on for a while."""
+    assert (await bodies.read(b'{"a": 1}', Task())).body == {"a": 1}
+    assert bodies.process is not None
+    bodies.process.terminate()
+    assert (await bodies.read(b'{"a": 1}', Task())).body == {"a": 1}
+
+
+@pytest.mark.anyio
 async def test_a_caller_that_leaves_spoils_nothing_for_the_next(bodies: LargeBodies) -> None:
     big = b'{"a": "' + b"x" * 4_000_000 + b'"}'
     with anyio.move_on_after(0):

@@ -15,7 +15,7 @@ from llm_router.api.reload import Reloader
 from llm_router.api.services import Services
 from llm_router.config.diff import compare
 from llm_router.config.schema import Model
-from llm_router.events import StepEnded
+from llm_router.events import StepEnded, SwitchEnded
 from llm_router.scheduler.service import Refused
 from llm_router.switcher.record import Record
 from llm_router.switcher.residency import Sleeper
@@ -212,6 +212,65 @@ def test_a_shared_unit_that_is_restarted_by_hand_is_what_it_was_before(monkeypat
             assert services.scheduler.switches["default"].target == "b"
             loading.clear()
             await until(lambda: loaded(services) == "b")
+
+    run(test())
+
+
+def test_a_shared_unit_that_somebody_gave_another_model_is_adopted_once(
+    monkeypatch: Patch,
+) -> None:
+    """The process that the model had before says nothing about its new one."""
+
+    async def test() -> None:
+        units, models, loading = FakeUnits(), {"a": SHARED, "b": SHARED}, set[str]()
+        async with router(monkeypatch, models, units, loading) as services:
+            ended: list[SwitchEnded] = []
+            await load(services, "b")
+            await load(services, "a")
+            services.events.subscribe(
+                lambda event: ended.append(event) if isinstance(event, SwitchEnded) else None
+            )
+            loading.add("b")
+            units.run("shared.service", "b")
+            await until(lambda: bool(services.scheduler.switches))
+            loading.clear()
+            await until(lambda: loaded(services) == "b")
+            await until(lambda: not services.reconciler._steps)
+            assert loaded(services) == "b"
+            assert len(ended) == 1
+
+    run(test())
+
+
+def test_one_odd_answer_stops_no_idle_engine(monkeypatch: Patch) -> None:
+    async def test() -> None:
+        units, loading = FakeUnits(), set[str]()
+        async with router(monkeypatch, {"a": {}}, units, loading) as services:
+            await load(services, "a")
+            await until(lambda: not services.reconciler._steps)
+            loading.add("a")
+            services.reconciler.look("default")
+            await until(lambda: bool(services.reconciler.unsettled))
+            loading.clear()
+            await until(lambda: not services.reconciler.unsettled)
+            assert loaded(services) == "a"
+            assert "stop a" not in units.calls
+            loading.add("a")
+            services.reconciler.look("default")
+            await until(lambda: "stop a" in units.calls)
+
+    run(test())
+
+
+def test_a_request_for_a_model_that_is_removed_meanwhile_is_no_fault(monkeypatch: Patch) -> None:
+    async def test() -> None:
+        units = FakeUnits()
+        async with router(monkeypatch, {"a": {}, "b": {}}, units) as services:
+            await load(services, "a")
+            model = services.models["a"]
+            reconfigure(services, a=None)
+            await until(lambda: "a" not in services.scheduler.core.models)
+            await services.reconciler.see(model)
 
     run(test())
 

@@ -13,6 +13,7 @@ import contextlib
 import json
 import os
 import re
+import signal
 import socket
 import struct
 import sys
@@ -210,6 +211,10 @@ def task_of(task: Task) -> dict[str, Any]:
 
 def main() -> None:
     """Answer frames on the socket that is standard input, until its other end is closed."""
+    # A stop of the unit signals every process of it, and the router still serves for a while. This
+    # process ends when the router closes its socket.
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     with contextlib.suppress(OSError):  # systemd's filter of system calls may forbid it
         os.nice(5)  # the router's streams come first
     with socket.socket(fileno=sys.stdin.fileno()) as connection:

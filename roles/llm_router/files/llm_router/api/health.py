@@ -90,9 +90,11 @@ async def _of_router(services: Services, caller: Caller | None) -> JSONResponse:
     if unknown or unsettled:
         if not services.draining:
             body["status"] = "degraded"
-        if unknown:
+        # the reasons name units and models
+        told = caller is not None and caller.models is None
+        if unknown and told:
             body["unknown_groups"] = unknown
-        if unsettled:
+        if unsettled and told:
             body["unsettled"] = dict(unsettled)
     problem = await services.units_problem()
     if problem is not None:

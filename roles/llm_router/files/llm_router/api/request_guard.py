@@ -62,8 +62,6 @@ async def admit(scope: MutableMapping[str, Any], receive: Receive, services: Ser
     body = await read_body(
         line, receive, limit=limit, idle=seconds, total=seconds, announced=announced
     )
-    if not body:
-        return receive
     first = True
 
     async def again() -> MutableMapping[str, Any]:

@@ -217,6 +217,9 @@ async def _nvml() -> Any:
 
 def _remember(services: Services, event: Event) -> None:
     if isinstance(event, SwitchEnded):
+        if event.error is None and event.previous is not None:
+            # its engine is gone: the next one of this model has another process
+            services.reconciler.main_pids.pop(event.previous, None)
         if event.model is None:
             services.last_unload[event.group] = event
             return

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 
 from llm_router.config.schema import Config, Model
-from llm_router.engines import engine_for
-from llm_router.engines.residency import started_with
 
 _EVERYWHERE = ("", "0.0.0.0", "::", "localhost")
 _REMEDY = "give one of them another port"
@@ -48,6 +46,10 @@ def port_problems(
 
 def may_stay(model: Model) -> bool:
     """Whether the engine may go on running while another model of the group is loaded."""
+    # engines read the configuration's schema: imported at the top, this would be a circle
+    from llm_router.engines import engine_for
+    from llm_router.engines.residency import started_with
+
     can, wish = engine_for(model).residencies, model.residency
     if wish == "auto":
         return "sleep" in can and started_with(model, can["sleep"].flags)

@@ -4,7 +4,8 @@ The rules, in order:
 
 1. The loaded model is lost when its unit does not run, has another main process, or serves another
    model. A slow answer proves nothing. A closed port, or an answer that it cannot serve, counts
-   only while no response runs: then the engine is stopped.
+   only while no response runs, and only if the next look finds the same: then the engine is
+   stopped. One odd answer must not cost a load of minutes.
 2. Units that run as something that is configured differently now, and those of which nobody knows
    whether they sleep, must not run.
 3. Where nothing is loaded, one of the running engines is adopted: one that is ready before one that
@@ -61,19 +62,21 @@ class Seen:
 @dataclass(frozen=True)
 class Belief:
     """What the router has noted: ``unit`` and ``main_pid`` (0: not known) are the loaded model's,
-    ``responses`` how many hold it."""
+    ``responses`` how many hold it. ``suspected``: the last look found that it does not serve."""
 
     loaded: str | None = None
     unit: str | None = None
     main_pid: int = 0
     responses: int = 0
     stale: bool = False
+    suspected: bool = False
 
 
 @dataclass(frozen=True)
 class Verdict:
     """What is to be done: ``lost`` says why the loaded model is gone, ``found`` is ready,
-    ``adopt`` is waited for, the units ``stop`` are stopped. ``main_pid`` is the loaded model's."""
+    ``adopt`` is waited for, the units ``stop`` are stopped. ``main_pid`` is the loaded model's.
+    ``suspect``: why the loaded model will be lost if the next look finds the same."""
 
     lost: str | None = None
     found: str | None = None
@@ -81,12 +84,16 @@ class Verdict:
     adopt: str | None = None
     stop: tuple[str, ...] = ()
     main_pid: int = 0
+    suspect: str | None = None
 
 
 def assess(belief: Belief, seen: Sequence[Seen]) -> Verdict:
     """What must be done for the two to agree."""
     own = next((one for one in seen if one.unit == belief.unit), None)
     lost, broken = _lost(belief, own)
+    suspect = None
+    if broken and not belief.suspected:
+        suspect, lost, broken = lost, None, False
     kept = belief.loaded if lost is None else None
     keeper: Seen | None = own if kept is not None else None
     found = adopt = None
@@ -118,6 +125,7 @@ def assess(belief: Belief, seen: Sequence[Seen]) -> Verdict:
         adopt,
         tuple(stop),
         keeper.state.main_pid if keeper is not None else 0,
+        suspect,
     )
 
 

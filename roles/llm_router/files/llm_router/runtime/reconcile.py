@@ -58,6 +58,8 @@ class Reconciler:
         """By model: the main process of its unit when it was found or made ready."""
         self.unsettled: dict[str, str] = {}
         """By group: why what runs there is not what should run there."""
+        self._suspects: dict[str, str] = {}
+        """By group: the loaded model whose engine runs and did not serve when it was last asked."""
         self._known: dict[str, asyncio.Event] = {}
         self._wanted: set[str] = set()
         self._asked: set[str] = set()
@@ -124,6 +126,8 @@ class Reconciler:
     async def see(self, model: Model) -> None:
         """Whether the engine of a loaded model still is what it was, after a connection to it that
         brought nothing. Raises `UnitError`."""
+        if model.name not in self._models():
+            return
         before = self._scheduler.core.group_of(model.name).changes
         state, readiness = await self._switcher.see_one(model)
         group = self._scheduler.core.groups.get(model.group)
@@ -132,7 +136,8 @@ class Reconciler:
         # the request that asks is one of those that hold it
         belief = self._belief(model.group, besides=1)
         reason, broken = is_lost(belief, state, readiness)
-        if reason is None:
+        if reason is None or (broken and not readiness.port_closed):
+            self.look(model.group)
             return
         self._lose(model.group, model.name, reason)
         if not broken and state.running and readiness.verdict != "wrong":
@@ -152,7 +157,9 @@ class Reconciler:
                     reason, _ = is_lost(self._belief(name), state, None)
                     if reason is not None:
                         self._lose(name, loaded, reason)
-                        if state.active in ("activating", "active") and loaded in self._models():
+                        model = self._models().get(loaded)
+                        restarts = state.active in ("activating", "active")
+                        if restarts and model is not None and model.group == name:
                             self._scheduler.adopt(name, loaded)
                         else:
                             self._scheduler.lost(loaded)
@@ -170,10 +177,12 @@ class Reconciler:
             self.main_pids.get(loaded, 0),
             max(0, group.in_flight(loaded) - besides),
             loaded in group.stale,
+            self._suspects.get(name) == loaded,
         )
 
     def _lose(self, group: str, model: str, reason: str) -> None:
         log.warning("the engine of %s is gone: %s", model, reason)
+        self.main_pids.pop(model, None)
         self._events.publish(ModelLost(group, model, reason))
 
     async def _now_and_then(self) -> None:
@@ -230,6 +239,10 @@ class Reconciler:
             return None
         belief = self._belief(name)
         verdict = assess(belief, seen)
+        if verdict.suspect is not None and belief.loaded is not None:
+            self._suspects[name] = belief.loaded
+        else:
+            self._suspects.pop(name, None)
         await self._act(name, belief, verdict)
         for unit in verdict.stop:
             if self._in_use(name) or unit in core.units_elsewhere(name):
@@ -239,7 +252,7 @@ class Reconciler:
                 await self._switcher.put_away(name, unit, group.loaded)
             except (UnitError, TimeoutError) as error:
                 return f"{unit} runs, must not, and cannot be stopped: {error}"
-        return group.stuck
+        return verdict.suspect or group.stuck
 
     def _in_use(self, name: str) -> bool:
         """Whether a switch works on the group: its end asks for a step."""

@@ -944,7 +944,9 @@ class Switcher:
                 )
         except PortHeld as error:
             return Readiness("held", str(error))
-        except ManagerUnavailable as error:
+        except UnitError as error:
+            if not isinstance(error, ManagerUnavailable) and not is_host_fault(error):
+                raise
             return Readiness("loading", str(error), silent=True)  # asked again until the deadline
         key = self._keys.headers(model, self._settings.config)
         url, body = model.base_url + probe.path, bytearray()
@@ -960,7 +962,10 @@ class Switcher:
                             return Readiness("loading", f"{probe.path}: more than {PROBE_BYTES} B")
         except httpx.ConnectError as error:
             return Readiness(
-                "loading", f"{probe.path}: {type(error).__name__}", silent=True, port_closed=True
+                "loading",
+                f"{probe.path}: {type(error).__name__}",
+                silent=True,
+                port_closed=not is_host_fault(error),
             )
         except (httpx.HTTPError, TimeoutError) as error:
             return Readiness("loading", f"{probe.path}: {type(error).__name__}", silent=True)
