@@ -285,7 +285,7 @@ def checked(snapshot: Snapshot) -> Snapshot:
         what: Any = file.checksum
         if not safe_name(name):
             raise ValueError(f"has the file name {name if name.isprintable() else ascii(name)}")
-        if type(size) is not int or size < 0:
+        if not isinstance(size, int) or isinstance(size, bool) or size < 0:
             raise ValueError(f"has the size {size!r} for {name}")
         if not isinstance(what, str) or not _CHECKSUM.fullmatch(what):
             raise ValueError(f"has the checksum {what!r} for {name}")
