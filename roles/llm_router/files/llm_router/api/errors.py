@@ -82,13 +82,7 @@ def refused(refusal: Refusal, *, with_log: bool = False, with_names: bool = True
             param="model",
         )
     if refusal.kind == "unavailable":
-        return ApiError(
-            503,
-            "units_unavailable",
-            f"The model '{refusal.model}' cannot be loaded now. {refusal.message}",
-            kind="server_error",
-            retry_after=10,
-        )
+        return units_unavailable(refusal.model, refusal.message, action="loaded")
     return ApiError(
         503,
         "model_unavailable",
@@ -227,12 +221,13 @@ def out_of_files() -> ApiError:
     )
 
 
-def units_unavailable(model: str, reason: str) -> ApiError:
-    """503: systemd, the bus or the helper cannot be reached; no fault of the model."""
+def units_unavailable(model: str, reason: str, *, action: str = "used") -> ApiError:
+    """503: systemd, the bus or the helper cannot be reached, so the model cannot be ``action``; no
+    fault of the model."""
     return ApiError(
         503,
         "units_unavailable",
-        f"The model '{model}' cannot be used now. {reason}",
+        f"The model '{model}' cannot be {action} now. {reason}",
         kind="server_error",
         retry_after=10,
     )
