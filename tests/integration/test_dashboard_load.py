@@ -160,7 +160,7 @@ def exchange(services: Services, number: int) -> Exchange:
         CHAT,
         Caller("anyone", ALL_SCOPES),
         services.models[name],
-        lambda _: Call("POST", "", {}, b""),
+        lambda _: Call("POST", "", {}, ()),
         stream=True,
         style="off",
         began=began,

@@ -122,7 +122,7 @@ async def test_tables_that_cannot_be_read_are_told(monkeypatch: pytest.MonkeyPat
 
 
 async def test_a_connection_is_used_only_if_the_same_listener_was_there_before_and_after() -> None:
-    call = Call("GET", "/health", {"authorization": "Bearer key"}, b"")
+    call = Call("GET", "/health", {"authorization": "Bearer key"}, ())
     with socket.create_server(("127.0.0.1", 0)) as server:
         server.settimeout(10)
         for seen in ([{1}, {2}], [{1}, set()], [set(), {1}]):
@@ -148,4 +148,4 @@ async def test_no_free_descriptor_for_the_tables_is_the_routers_own_lack(
 
     async with Engines() as engines:
         with pytest.raises(OutOfFiles):
-            await engines.ask("http://127.0.0.1:1", Call("GET", "/", {}, b""), 5.0, guard)
+            await engines.ask("http://127.0.0.1:1", Call("GET", "/", {}, ()), 5.0, guard)

@@ -13,8 +13,8 @@ from llm_router.api import upstream
 from llm_router.api.exchange import Call
 from llm_router.api.upstream import Engines, Silent, UpstreamError
 
-POST = Call("POST", "/v1/x?y=%2e", {"content-type": "application/json"}, b"{}")
-GET = Call("GET", "/health", {}, b"")
+POST = Call("POST", "/v1/x?y=%2e", {"content-type": "application/json"}, (b"{}",))
+GET = Call("GET", "/health", {}, ())
 OK = b"HTTP/1.1 200 OK\r\n"
 WHOLE = OK + b"content-length: 2\r\n\r\nhi"
 CHUNKED = OK + b"Transfer-Encoding: chunked\r\nX-One: 1\r\n\r\n"
@@ -84,6 +84,50 @@ def test_a_request_is_as_it_was_asked_and_its_connection_is_used_again() -> None
     assert b"content-length" not in server.got[1]
 
 
+def test_a_large_request_is_sent_in_pieces_and_others_have_their_turn() -> None:
+    parts = (b"a" * 3_000_000, memoryview(bytearray(b"b" * 3_000_000)), b"c")
+    server = Server(WHOLE, WHOLE)
+    turns = 0
+
+    async def large(engines: Engines, url: str) -> tuple[bytes, bytes]:
+        nonlocal turns
+        asking = asyncio.create_task(ask(engines, url, Call("POST", "/", {}, parts)))
+        while not asking.done():
+            turns += 1
+            await asyncio.sleep(0)
+        return await asking, await ask(engines, url)
+
+    assert run(server, large) == (b"hi", b"hi")
+    assert server.got[0].partition(b"\r\n\r\n")[2] == b"".join(parts)
+    assert turns > 6_000_000 / upstream.SENT_AT_ONCE
+    assert server.connections == 1
+
+
+def test_an_answer_before_the_request_is_taken_is_read_and_the_connection_is_not_kept() -> None:
+    call = Call("POST", "/", {}, (bytes(50_000_000),))
+    refuses = OK.replace(b"200 OK", b"413 Too Large") + b"content-length: 2\r\n\r\nno"
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(refuses)
+        with suppress(ConnectionError):
+            await writer.drain()
+            await closed.wait()
+        writer.close()
+
+    async def main() -> tuple[bytes, bool]:
+        listening = await asyncio.start_server(serve, "127.0.0.1", 0)
+        url = f"http://127.0.0.1:{listening.sockets[0].getsockname()[1]}"
+        async with listening, Engines() as engines:
+            data = await asyncio.wait_for(ask(engines, url, call), 30)
+            kept = any(engines._kept.values())
+            closed.set()
+        return data, kept
+
+    closed = asyncio.Event()
+    assert asyncio.run(main()) == (b"no", False)
+
+
 def test_an_answer_ends_as_http_says() -> None:
     cases: list[tuple[bytes, bytes, bool]] = [
         (CHUNKED + b"2\r\nhi\r\n4\r\n you\r\n0\r\n\r\n", b"hi you", False),
@@ -98,7 +142,7 @@ def test_an_answer_ends_as_http_says() -> None:
 
 def test_an_answer_to_head_has_no_body() -> None:
     async def head(engines: Engines, url: str) -> tuple[bytes, str]:
-        answer = await engines.ask(url, Call("HEAD", "/", {}, b""), 10.0)
+        answer = await engines.ask(url, Call("HEAD", "/", {}, ()), 10.0)
         body = await answer.read()
         answer.close()
         return body, answer.headers["content-length"]

@@ -161,18 +161,18 @@ def _messages(raw: bytes, task: Task) -> tuple[bool, bytes | None]:
     return background, json.dumps(cleaned).encode() if changed else None
 
 
-def send(connection: socket.socket, head: dict[str, Any], data: bytes) -> None:
+def send(connection: socket.socket, head: dict[str, Any], data: bytes | bytearray) -> None:
     """One frame."""
     encoded = json.dumps(head).encode()
     connection.sendall(_LENGTHS.pack(len(encoded), len(data)) + encoded)
     connection.sendall(data)
 
 
-def receive(connection: socket.socket) -> tuple[dict[str, Any], bytes]:
+def receive(connection: socket.socket) -> tuple[dict[str, Any], bytearray]:
     """One frame. Raises EOFError."""
     head_size, size = _LENGTHS.unpack(_exactly(connection, _LENGTHS.size))
     head: dict[str, Any] = json.loads(_exactly(connection, head_size))
-    return head, bytes(_exactly(connection, size))
+    return head, _exactly(connection, size)
 
 
 def _exactly(connection: socket.socket, size: int) -> bytearray:
@@ -223,4 +223,4 @@ def main() -> None:
                 head, raw = receive(connection)
             except (EOFError, OSError):
                 return
-            send(connection, *answer(head, raw))
+            send(connection, *answer(head, bytes(raw)))

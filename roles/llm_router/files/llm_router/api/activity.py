@@ -51,8 +51,9 @@ class Activity:
             "prompt_tokens": prompt_tokens(exchange),
         }
         if services.settings.config.recent.capture:
-            content = exchange.call(exchange.model).content[:CAPTURED]
-            entry["request"] = content.decode("utf-8", "replace")
+            content = exchange.call(exchange.model).content
+            begin = b"".join(bytes(memoryview(piece)[:CAPTURED]) for piece in content)[:CAPTURED]
+            entry["request"] = begin.decode("utf-8", "replace")
         self.recent.append(entry)
 
 

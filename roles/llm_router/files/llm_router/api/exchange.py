@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +13,10 @@ from llm_router.api.sse import Measured
 from llm_router.api.status import Style
 from llm_router.config.schema import Fallback, Model
 
+Pieces = Sequence["bytes | bytearray | memoryview"]
+"""Bytes that are sent one after the other and never put together: a copy of a large body would
+hold up every stream."""
+
 
 @dataclass(frozen=True)
 class Call:
@@ -22,7 +26,7 @@ class Call:
     target: str
     """Path and query."""
     headers: Mapping[str, str]
-    content: bytes
+    content: Pieces
     choices: int = 1
     """How many choices the answer has."""
 

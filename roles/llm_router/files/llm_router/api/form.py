@@ -50,7 +50,7 @@ def boundary_of(content_type: str) -> bytes | None:
     return boundary.encode()
 
 
-def fields(raw: bytes, boundary: bytes) -> list[Field]:
+def fields(raw: bytes | bytearray, boundary: bytes) -> list[Field]:
     """All parts of a form, in order. Raises ValueError where it is not one."""
     delimiter = b"--" + boundary
     if raw.startswith(delimiter):
@@ -82,7 +82,7 @@ def fields(raw: bytes, boundary: bytes) -> list[Field]:
     return found
 
 
-def _disposition(head: bytes) -> tuple[str, bool]:
+def _disposition(head: bytes | bytearray) -> tuple[str, bool]:
     """A part's field name, and whether it is a file. Raises ValueError where it is ambiguous."""
     values = [
         value

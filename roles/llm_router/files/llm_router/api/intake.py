@@ -22,7 +22,7 @@ from llm_router.api.errors import (
     unknown_model,
 )
 from llm_router.api.exchange import Call, Exchange
-from llm_router.api.large import Large, joined
+from llm_router.api.large import Large, pieces
 from llm_router.api.paths import CHAT, UPSTREAM, Operation
 from llm_router.api.repairs import ask_for_usage
 from llm_router.api.services import Services
@@ -47,7 +47,7 @@ class Incoming:
     scope: Mapping[str, Any]
     caller: Caller
     headers: Mapping[str, str]
-    raw: bytes
+    raw: bytes | bytearray
     number: int
     """Of the requests that came."""
     large: Large | None = None
@@ -99,7 +99,7 @@ def _json(operation: Operation, incoming: Incoming) -> Exchange:
         if operation.name in ("chat", "completions"):
             sent = ask_for_usage(sent, repairs_for(model), stream=stream)
         target = _target(operation, model)
-        content = joined(sent) if large is not None else _encoded(sent)
+        content = pieces(sent) if large is not None else (_encoded(sent),)
         kind = {"content-type": "application/json", **kept}
         return Call("POST", target, kind, content, _choices(operation, sent))
 
@@ -122,7 +122,7 @@ def _json(operation: Operation, incoming: Incoming) -> Exchange:
     )
 
 
-def _body(raw: bytes) -> dict[str, Any]:
+def _body(raw: bytes | bytearray) -> dict[str, Any]:
     try:
         body = from_json(raw)
     except (ValueError, RecursionError) as error:
@@ -177,11 +177,12 @@ def _form(operation: Operation, incoming: Incoming) -> Exchange:
     asked = _named(operation, incoming, given)
     kept = {"content-type": content_type, **_kept_headers(incoming.headers)}
     place = names[0]
-    streams = {raw[one.start : one.end] for one in fields if one.name == "stream"}
+    streams = {bytes(raw[one.start : one.end]) for one in fields if one.name == "stream"}
+    view = memoryview(raw)
 
     def call(model: Model) -> Call:
         name = model.upstream_name.encode()
-        content = raw[: place.start] + name + raw[place.end :]
+        content = (view[: place.start], name, view[place.end :])
         return Call("POST", _target(operation, model), kept, content)
 
     # as pydantic and so the engines read a form's true
@@ -214,8 +215,8 @@ def understand_upstream(incoming: Incoming) -> Exchange:
         for name in ("content-type", "accept", *_TO_ENGINE)
         if name in incoming.headers
     }
-    raw = incoming.raw
-    return _exchange(UPSTREAM, incoming, asked, lambda _: Call(method, target, headers, raw))
+    content = (incoming.raw,) if incoming.raw else ()
+    return _exchange(UPSTREAM, incoming, asked, lambda _: Call(method, target, headers, content))
 
 
 def _split(services: Services, rest: str, caller: Caller) -> tuple[Name[Model], str]:

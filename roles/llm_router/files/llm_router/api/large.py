@@ -18,6 +18,7 @@ from typing_extensions import Self
 
 import llm_router
 from llm_router.api.errors import ApiError, bad_request
+from llm_router.api.exchange import Pieces
 from llm_router.api.wire import from_json, to_json
 from llm_router.body_reader import Task, receive, send, task_of
 
@@ -40,7 +41,7 @@ log = logging.getLogger(__name__)
 class Text:
     """A large JSON value as its text."""
 
-    text: bytes | memoryview
+    text: bytes | bytearray | memoryview
 
 
 @dataclass(frozen=True)
@@ -52,13 +53,19 @@ class Large:
     """Whether it is a client's background task."""
 
 
-def joined(body: Mapping[str, Any]) -> bytes:
-    """The body as JSON, its large values as they are."""
-    parts: list[bytes | memoryview] = []
+def pieces(body: Mapping[str, Any]) -> Pieces:
+    """The body as JSON; its large values are pieces of their own, and are not copied."""
+    parts: list[bytes | bytearray | memoryview] = []
+    small: list[bytes] = []
     for key, value in body.items():
-        text = value.text if isinstance(value, Text) else to_json(value)
-        parts += (b", " if parts else b"{", to_json(key), b": ", text)
-    return b"".join((*parts, b"}")) if parts else b"{}"
+        small += (b", " if parts or small else b"{", to_json(key), b": ")
+        if isinstance(value, Text):
+            parts += (b"".join(small), value.text)
+            small = []
+        else:
+            small.append(to_json(value))
+    small.append(b"}" if body else b"{}")
+    return (*parts, b"".join(small))
 
 
 class LargeBodies:
@@ -69,7 +76,7 @@ class LargeBodies:
         self.process: subprocess.Popen[bytes] | None = None
         self._connection: socket.socket | None = None
 
-    async def read(self, raw: bytes, task: Task) -> Large:
+    async def read(self, raw: bytes | bytearray, task: Task) -> Large:
         """Raises `ApiError` 400 for what is not a JSON object, 413 for too many values, 503."""
         loop = asyncio.get_running_loop()
         try:
@@ -91,7 +98,8 @@ class LargeBodies:
                 else f"The request body is not valid JSON: {head['error']}."
             )
         size: int = head["raw"]
-        source, messages = (data[:size] if size else raw), data[size:]
+        source = memoryview(data)[:size] if size else memoryview(raw)
+        messages = memoryview(data)[size:]
         return Large(_body(source, head["members"], messages), head["background"])
 
     def __enter__(self) -> Self:
@@ -106,7 +114,7 @@ class LargeBodies:
         if process is not None:
             process.wait()
 
-    def _ask(self, raw: bytes, task: Task) -> tuple[dict[str, Any], bytes]:
+    def _ask(self, raw: bytes | bytearray, task: Task) -> tuple[dict[str, Any], bytearray]:
         """In the thread. A process that fails is replaced by the next request's."""
         if self._connection is None:
             self._start()
@@ -142,14 +150,14 @@ class LargeBodies:
             process.wait()
 
 
-def _body(raw: bytes, members: list[Any], messages: bytes) -> dict[str, Any]:
+def _body(raw: memoryview, members: list[Any], messages: memoryview) -> dict[str, Any]:
     body: dict[str, Any] = {}
     small = 0
     for key, start, end in members:
         if key == "messages" and messages:
             body[key] = Text(messages)
         elif end - start > SMALL_VALUE:
-            body[key] = Text(memoryview(raw)[start:end])  # not copied: it may be most of the body
+            body[key] = Text(raw[start:end])  # not copied: it may be most of the body
         else:
             small += end - start
             if small > LARGE:
@@ -157,5 +165,5 @@ def _body(raw: bytes, members: list[Any], messages: bytes) -> dict[str, Any]:
                 raise ApiError(
                     413, "request_too_large", f"The request body is too large to be read: {what}."
                 )
-            body[key] = from_json(raw[start:end])
+            body[key] = from_json(bytes(raw[start:end]))
     return body

@@ -121,7 +121,7 @@ async def read_body(
     total: float,
     announced: int = 0,
     held: HeldBody | None = None,
-) -> bytes:
+) -> bytes | bytearray:
     """The whole request body; ``held`` counts its bytes as they come.
 
     Raises `ApiError` 413 for more than ``limit`` bytes, 408 when nothing comes for ``idle`` seconds
@@ -134,8 +134,7 @@ async def read_body(
         return _counted(whole, len(whole), limit, held)
     loop = asyncio.get_running_loop()
     until = loop.time() + total
-    parts: list[bytes] = []
-    size = 0
+    body = bytearray()  # grows in place: pieces that are put together at the end are a copy
     while True:
         left = until - loop.time()
         try:
@@ -148,10 +147,9 @@ async def read_body(
         if message["type"] == "http.disconnect":
             raise ClientGone
         part = message.get("body", b"")
-        size += len(part)
-        parts.append(_counted(part, size, limit, held))
+        body += _counted(part, len(body) + len(part), limit, held)
         if not message.get("more_body"):
-            return parts[0] if len(parts) == 1 else b"".join(parts)
+            return body
 
 
 def _counted(part: bytes, size: int, limit: int, held: HeldBody | None) -> bytes:

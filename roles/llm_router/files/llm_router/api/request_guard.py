@@ -68,7 +68,7 @@ async def admit(scope: MutableMapping[str, Any], receive: Receive, services: Ser
         nonlocal first
         if first:
             first = False
-            return {"type": "http.request", "body": body, "more_body": False}
+            return {"type": "http.request", "body": bytes(body), "more_body": False}
         return await receive()
 
     return again

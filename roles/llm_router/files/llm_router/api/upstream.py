@@ -18,7 +18,7 @@ import httptools
 from typing_extensions import Self
 
 from llm_router import __version__
-from llm_router.api.exchange import Call
+from llm_router.api.exchange import Call, Pieces
 from llm_router.units.base import UnitError
 
 CONNECT_WITHIN = 5.0
@@ -28,6 +28,8 @@ closes it after five: a request must not cross that."""
 MOST_KEPT = 256
 READ_AT_ONCE = 64 * 1024
 """Bytes."""
+SENT_AT_ONCE = 128 * 1024
+"""Bytes of a request that are sent in one turn of the event loop."""
 MOST_UNTAKEN = 256 * 1024
 """Bytes of an answer that are read before anyone takes them."""
 
@@ -175,9 +177,13 @@ class _Connection(asyncio.BufferedProtocol):
         self._patience = 0.0
         self._heard = 0.0
         self._unsent = 0
+        self._outgoing: deque[memoryview] = deque()
+        """What the transport has not got yet of a request."""
+        self._full = False
+        """Whether the transport takes no more for now."""
         self._timer: asyncio.TimerHandle | None = None
 
-    def ask(self, request: list[bytes], patience: float, *, head_only: bool) -> Answer:
+    def ask(self, request: Pieces, patience: float, *, head_only: bool) -> Answer:
         """Send a request. ``patience``: seconds in which something must happen."""
         self._answer = answer = Answer(self)
         if self._transport is None:
@@ -185,8 +191,12 @@ class _Connection(asyncio.BufferedProtocol):
             return answer
         self._headers, self._head_only = {}, head_only
         self._complete = self._reusable = False
-        self._transport.writelines(request)
-        self._unsent = self._transport.get_write_buffer_size()
+        if sum(map(len, request)) <= SENT_AT_ONCE:
+            self._transport.writelines(request)
+        else:
+            self._outgoing.extend(map(memoryview, request))
+            self._send_some()
+        self._unsent = self._left()
         self._heard = now = self.loop.time()
         self._patience = patience
         if self._timer is not None and self._timer.when() > now + patience:
@@ -198,8 +208,9 @@ class _Connection(asyncio.BufferedProtocol):
 
     def release(self) -> None:
         """The answer is no longer wanted."""
-        whole = self._complete and self._reusable and not self._paused
+        whole = self._complete and self._reusable and not self._paused and not self._outgoing
         self._answer = None
+        self._outgoing.clear()
         if self._transport is None or self._transport.is_closing():
             return
         if whole and len(self._kept) < MOST_KEPT:
@@ -212,6 +223,25 @@ class _Connection(asyncio.BufferedProtocol):
         """Closed at once."""
         if self._transport is not None:
             self._transport.abort()
+
+    def _send_some(self) -> None:
+        """Send as much as the transport takes, at most `SENT_AT_ONCE`; then the others' turn."""
+        room = SENT_AT_ONCE
+        while self._outgoing and not self._full and self.is_open and self._transport is not None:
+            piece = self._outgoing.popleft()
+            if len(piece) > room:
+                self._outgoing.appendleft(piece[room:])
+                piece = piece[:room]
+            self._transport.write(piece)
+            room -= len(piece)
+            if not room:
+                self.loop.call_soon(self._send_some)
+                return
+
+    def _left(self) -> int:
+        """Bytes of the request that the engine has not taken."""
+        buffered = self._transport.get_write_buffer_size() if self._transport is not None else 0
+        return buffered + sum(map(len, self._outgoing))
 
     @property
     def is_open(self) -> bool:
@@ -235,7 +265,7 @@ class _Connection(asyncio.BufferedProtocol):
         if self._answer is None or self._transport is None:
             return
         now = self.loop.time()
-        unsent = self._transport.get_write_buffer_size()
+        unsent = self._left()
         if self._paused or unsent < self._unsent:
             self._heard, self._unsent = now, unsent
         left = self._heard + self._patience - now
@@ -249,6 +279,13 @@ class _Connection(asyncio.BufferedProtocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
+
+    def pause_writing(self) -> None:
+        self._full = True
+
+    def resume_writing(self) -> None:
+        self._full = False
+        self._send_some()
 
     def get_buffer(self, sizehint: int) -> memoryview:
         return self._buffer
@@ -287,6 +324,7 @@ class _Connection(asyncio.BufferedProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._transport = None
+        self._outgoing.clear()
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -427,7 +465,7 @@ class Engines:
                 kept.popleft().abort()
 
 
-def _request(base_url: str, call: Call) -> list[bytes]:
+def _request(base_url: str, call: Call) -> Pieces:
     """The bytes of a request, head and body apart."""
     given: dict[str, Any] = {
         "host": base_url.rpartition("/")[2],
@@ -436,8 +474,9 @@ def _request(base_url: str, call: Call) -> list[bytes]:
         "accept-encoding": "identity",
         **call.headers,
     }
-    if call.content or call.method not in ("GET", "HEAD", "DELETE"):
-        given["content-length"] = len(call.content)
+    size = sum(map(len, call.content))
+    if size or call.method not in ("GET", "HEAD", "DELETE"):
+        given["content-length"] = size
     lines = "".join([f"{name}: {value}\r\n" for name, value in given.items()])
     head = f"{call.method} {call.target} HTTP/1.1\r\n{lines}\r\n".encode("latin-1")
-    return [head, call.content] if call.content else [head]
+    return (head, *call.content)

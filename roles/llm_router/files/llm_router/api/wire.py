@@ -9,7 +9,7 @@ _encode = json.JSONEncoder(ensure_ascii=False).encode
 _decode = json.JSONDecoder().decode
 
 
-def from_json(data: bytes) -> Any:
+def from_json(data: bytes | bytearray) -> Any:
     """What ``data`` says: `json.loads`, without its look at the encoding where it is UTF-8.
 
     Raises ValueError, RecursionError.
