@@ -112,6 +112,28 @@ def test_an_answer_is_chunked_for_http_1_1_and_ends_with_the_connection_for_1_0(
     assert old.endswith(b"\r\n\r\none two")
 
 
+def test_a_client_that_left_before_its_early_answer_breaks_nothing() -> None:
+    broken: list[BaseException] = []
+
+    class Early(App):
+        async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+            try:
+                await super().__call__(scope, receive, send)
+            except OSError as error:
+                broken.append(error)
+            self.seen.append("over")
+
+    async def leave(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"POST /whole HTTP/1.1\r\nhost: x\r\ncontent-length: 9\r\n\r\nhalf")
+        writer.close()  # in the same turn, so that what is answered finds nobody
+        while not app.seen:
+            await asyncio.sleep(0)
+
+    app = Early()
+    talk(leave, app)
+    assert broken == []
+
+
 def test_an_answer_to_head_has_no_body() -> None:
     for path in ("/two", "/whole"):
         got = talk(asked(f"HEAD {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n"))

@@ -453,7 +453,11 @@ def bounded(bounds: Bounds) -> type[HttpToolsProtocol]:
             self._stop_waiting()
             self._unset_keepalive_if_required()
             self.flow.resume_reading()
-            self.transport.write_eof()
+            try:
+                self.transport.write_eof()
+            except OSError:  # it has gone already
+                self.transport.close()
+                return
             self._linger_timer = self.loop.call_later(LINGER_TIME, self.transport.close)
 
         def _count(self, size: int) -> None:
