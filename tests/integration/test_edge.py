@@ -343,3 +343,40 @@ def test_other_peoples_pages_load_no_model_of_a_router_without_keys(router: Rout
         for headers in (image, rebound):
             assert httpx.get(router.url + path, headers=headers).status_code == 200
     assert httpx.get(router.url + "/v1/models").status_code == 200
+
+
+def test_a_connection_that_is_over_leaves_nothing_for_a_search(router: Router) -> None:
+    """References free it. Cycles of a thousand connections were one long turn for everybody."""
+    router.module = "tests.integration.counting_garbage"
+    router.write({"a": router.standin("a")})
+    router.start()
+    assert router.process is not None
+
+    def each(times: int) -> None:
+        for _ in range(times):
+            for body in (SHORT, {**SHORT, "stream": True}, {"model": "b"}):
+                httpx.post(router.url + CHAT, json=body, timeout=20)
+            for path in ("/health", "/v1/models", "/no"):
+                httpx.get(router.url + path, timeout=20)
+            with connect(router) as client:
+                client.sendall(b"GET / HTTP/1.1\r\n\r\n")
+                assert answer_of(client).startswith(b"HTTP/1.1 400")
+
+    def found() -> int:
+        before = counts()
+        assert router.process is not None
+        router.process.send_signal(signal.SIGUSR2)
+        wait_until(lambda: len(counts()) > len(before), "garbage is counted")
+        return counts()[-1]
+
+    def counts() -> list[int]:
+        return (
+            [int(line) for line in router.turns.read_text().split()]
+            if router.turns.exists()
+            else []
+        )
+
+    each(2)
+    found()
+    each(20)
+    assert found() < 100

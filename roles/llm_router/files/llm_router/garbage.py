@@ -14,11 +14,6 @@ from collections.abc import Callable
 
 EVERY = 30.0
 """Seconds between collections while it is quiet."""
-LOOK = 1.0
-"""Seconds between two looks whether much has gathered."""
-MUCH = 2
-"""So many collections of young garbage, some 10,000 new objects each, call for one of all: what
-each closed connection leaves would take a tenth of a second after half a minute of 200 a second."""
 AT_THE_LATEST = 600.0
 """Seconds after which it is done however busy the router is."""
 NEVER_BY_ITSELF = 1_000_000_000
@@ -33,10 +28,8 @@ async def collect_when_quiet(is_quiet: Callable[[], bool]) -> None:
     try:
         last = time.monotonic()
         while True:
-            await asyncio.sleep(LOOK)
-            since = time.monotonic() - last
-            due = since > EVERY or gc.get_count()[2] >= MUCH
-            if (due and is_quiet()) or since > AT_THE_LATEST:
+            await asyncio.sleep(EVERY)
+            if is_quiet() or time.monotonic() - last > AT_THE_LATEST:
                 gc.collect()
                 last = time.monotonic()
     finally:

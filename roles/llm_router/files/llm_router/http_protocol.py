@@ -82,6 +82,15 @@ class _Refused(Exception):
         self.retry_after = retry_after
 
 
+def _refusal(error: httptools.HttpParserError) -> _Refused:
+    """Why the parser stopped. Not kept in a variable where the parser is called: the traceback
+    leads back there, and both would be garbage that only a search finds."""
+    known = error.__context__
+    if isinstance(known, _Refused):
+        return known
+    return _Refused(400, "invalid_http", "This is not a valid HTTP request.")
+
+
 def _error_response(error: _Refused, default_headers: Iterable[tuple[bytes, bytes]]) -> bytes:
     """The whole answer, in OpenAI's shape."""
     kind = "server_error" if error.status >= 500 else "invalid_request_error"
@@ -328,10 +337,7 @@ def bounded(bounds: Bounds) -> type[HttpToolsProtocol]:
                 self._refuse(error)
                 return
             except httptools.HttpParserError as error:
-                known = error.__context__
-                if not isinstance(known, _Refused):
-                    known = _Refused(400, "invalid_http", "This is not a valid HTTP request.")
-                self._refuse(known)
+                self._refuse(_refusal(error))
                 return
             cycle: Any = self.cycle  # None before the first request, whatever its type says
             if cycle is not None and not cycle.response_complete:

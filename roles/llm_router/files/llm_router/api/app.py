@@ -56,12 +56,20 @@ def create_app(settings: Settings, units: Units | None = None) -> FastAPI:
     class Described(FastAPI):
         async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
             """What is proxied goes by none of FastAPI's layers."""
-            if scope["type"] == "http" and scope["method"] == "POST":
-                proxy = direct.get(scope["path"])
+            try:
+                proxy = direct.get(scope.get("path", "")) if scope.get("method") == "POST" else None
                 if proxy is not None:
                     scope["app"] = self
                     await proxy(scope, receive, send)
-                    return
+                else:
+                    await self.serve(scope, receive, send)
+            finally:
+                # it leads back to the scope: each connection would be garbage that only a search
+                # through all objects finds
+                scope.pop(LINE, None)
+
+        async def serve(self, scope: Scope, receive: Receive, send: Send) -> None:
+            """What is not proxied as it comes."""
             if scope["type"] == "http" and scope["path"] != "/health":
                 # who asks what has ended is told all of it; a health check asks no such thing, and
                 # comes in the middle of a crowd that leaves
