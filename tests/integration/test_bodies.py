@@ -57,7 +57,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
         self.answer(data, Content_Length=len(data))
     def do_POST(self):
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        data = json.dumps({"choices": [{"index": 0, "message": {"content": "x"}}]})
+        choices = [] if body.get("user") == "stopped" else [{"index": 0, "message": {"content": "x"}}]
+        data = json.dumps({"choices": choices})
         kind = "application/json"
         if body.get("stream"):
             event = {"choices": [{"index": 0, "delta": {"content": "x"}, "finish_reason": "stop"}]}
@@ -131,6 +132,10 @@ def test_an_engine_that_compresses_or_leaves_a_choice_out_is_an_error(router: Ro
         answer = httpx.post(router.url + CHAT, json={**body, "user": "gzip", "stream": stream})
         assert answer.status_code == 502
         assert "compressed its answer (Content-Encoding: gzip)" in answer.text
+    # vLLM's answer to a request that it drops because it is being stopped
+    answer = httpx.post(router.url + CHAT, json={**body, "user": "stopped"})
+    assert answer.status_code == 502
+    assert answer.json()["error"]["code"] == "engine_failed"
     whole = httpx.post(router.url + CHAT, json={**body, "stream": True}).text
     assert whole.count("[DONE]") == 1
     assert "error" not in whole

@@ -437,6 +437,8 @@ class Proxy:
             return data
         if not isinstance(body, dict):
             return data
+        if body.get("choices") == []:
+            raise upstream_broke(exchange.model.name, "stopped before it had an answer")
         changed = mend_answer(body, repairs_for(exchange.model))
         usage = body.get("usage")
         usage = usage if isinstance(usage, dict) else {}
