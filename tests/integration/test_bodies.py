@@ -57,8 +57,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
         self.answer(data, Content_Length=len(data))
     def do_POST(self):
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        choices = [] if body.get("user") == "stopped" else [{"index": 0, "message": {"content": "x"}}]
-        data = json.dumps({"choices": choices})
+        choices = [{"index": 0, "message": {"content": "x"}}]
+        data = json.dumps({"choices": [] if body.get("user") == "stopped" else choices})
         kind = "application/json"
         if body.get("stream"):
             event = {"choices": [{"index": 0, "delta": {"content": "x"}, "finish_reason": "stop"}]}
