@@ -5,11 +5,14 @@
 A script is JSON: a list of steps, each a list of a name and its values. Text is sent as Latin-1, so
 that a script can have any byte.
 
+    ["name", TEXT]                    what the script is called
     ["send", TEXT]                    send it
     ["repeat", TEXT, TIMES, SECONDS]  send it TIMES times, SECONDS apart; -1: as good as without end
     ["wait", SECONDS]                 send nothing
     ["close"], ["reset"]              end the connection: in order, or with a TCP reset
     ["reset others"]                  reset the engine's other connections
+    ["once", STEPS]                   what is done only the first time that the script is sent
+    ["log", TEXT, TIMES]              write it to the engine's log
     ["exit"]                          end the process
 
 What is no script gets a short, correct answer: probes, the first token of a load, and the request
@@ -60,6 +63,7 @@ class Engine:
         self._name = name
         self._record = record
         self._writers: set[asyncio.StreamWriter] = set()
+        self._played: set[str] = set()
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """One connection, request by request."""
@@ -90,6 +94,8 @@ class Engine:
 
     async def _play(self, script: list[list[Any]], writer: asyncio.StreamWriter) -> None:
         for step, *values in script:
+            if step == "name":
+                continue
             if step == "send":
                 writer.write(values[0].encode("latin-1"))
                 await writer.drain()
@@ -115,6 +121,14 @@ class Engine:
             elif step == "reset others":
                 for other in self._writers - {writer}:
                     _reset(other)
+            elif step == "once":
+                text = json.dumps(values)
+                if text not in self._played:
+                    self._played.add(text)
+                    await self._play(values[0], writer)
+            elif step == "log":
+                for _ in range(values[1]):
+                    print(values[0], flush=True)
             elif step == "exit":
                 os._exit(3)
             else:

@@ -210,13 +210,20 @@ def _event(text: str) -> Any:
     return {key: value for key, value in body.items() if key != "usage"}
 
 
+def _kept(events: list[str]) -> list[Any]:
+    """Without those that have usage only: the router drops it where it was not requested."""
+    found = [_event(one) for one in events]
+    return [one for one in found if not isinstance(one, dict) or one.get("choices") != []]
+
+
 def _is_beginning(ours: list[str], theirs: list[str]) -> bool:
-    return [_event(one) for one in ours] == [_event(one) for one in theirs[: len(ours)]]
+    mine, its = _kept(ours), _kept(theirs)
+    return mine == its[: len(mine)]
 
 
 def _compared(ours: list[str], theirs: list[str]) -> str:
-    if _is_beginning(ours, theirs) and len(ours) == len(theirs):
+    if _kept(ours) == _kept(theirs):
         return "the engine's events"
-    if ours[-1:] == ["[DONE]"] and _is_beginning(ours[:-1], theirs) and len(ours) > len(theirs):
+    if ours[-1:] == ["[DONE]"] and _kept(ours[:-1]) == _kept(theirs):
         return "the engine's events and [DONE]"
     return "OTHER EVENTS"

@@ -31,9 +31,8 @@ from tests.hostile.behaviours import answer as chat_answer
 from tests.hostile.outcome import Outcome, request
 from tests.integration.conftest import ROOT, Router, free_port, wait_until
 
-ENGINES = 6
-AT_ONCE = 12
-"""Requests."""
+ENGINES = 10
+"""Each has one behaviour at a time."""
 PATIENCE = IDLE + 8.0
 """Seconds in which each request must end."""
 MAX_LATE = 0.05
@@ -82,8 +81,8 @@ async def one(storm: Storm, behaviour: Behaviour, name: str) -> None:
 
 async def all_of_them(storm: Storm) -> None:
     free: asyncio.Queue[str] = asyncio.Queue()
-    for number in range(AT_ONCE):
-        free.put_nowait(f"bad{number % ENGINES}")
+    for number in range(ENGINES):
+        free.put_nowait(f"bad{number}")
 
     async def next_free(behaviour: Behaviour) -> None:
         name = await free.get()

@@ -352,7 +352,9 @@ class _Connection(asyncio.BufferedProtocol):
             self._reusable = False
             # else the answer stands, and what came behind it is no part of it
             if not self._complete:
-                parts.clear()
+                if parts:
+                    answer.came(b"".join(parts))
+                    parts.clear()
                 answer.failed(BrokenOff("answered something that is not HTTP"))
                 self.abort()
                 return
@@ -462,9 +464,11 @@ class Engines:
         try:
             while not answer.status:
                 await answer.wait()
-        except BaseException:
-            answer.close()
-            raise
+        except BaseException as error:
+            # what came before it broke off is the engine's, and is told when it was taken
+            if not (answer.status and isinstance(error, UpstreamError)):
+                answer.close()
+                raise
         return answer
 
     async def whole(self, answer: Answer, most: int) -> Sequence[bytes]:
