@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import socket
+import threading
+import time
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from typing import Any
@@ -477,3 +480,40 @@ def test_a_second_attempt_has_a_new_connection_whatever_is_kept() -> None:
     server.serve = serve  # type: ignore[method-assign]
     assert run(server, use) == b"hi"
     assert server.connections == 7
+
+
+def test_bytes_that_lie_in_the_socket_are_no_silence() -> None:
+    """As after a pause of the router's process: its timers are due before it has read anything."""
+
+    async def main() -> bytes:
+        sent = threading.Event()
+        listening = socket.create_server(("127.0.0.1", 0))
+
+        def engine() -> None:
+            connection, _ = listening.accept()
+            connection.recv(65536)
+            connection.sendall(CHUNKED)
+            told.wait(10)
+            connection.sendall(b"2\r\nhi\r\n0\r\n\r\n")
+            sent.set()
+            connection.recv(1)
+            connection.close()
+
+        told = threading.Event()
+        thread = threading.Thread(target=engine)
+        thread.start()
+        async with Engines() as engines:
+            url = f"http://127.0.0.1:{listening.getsockname()[1]}"
+            answer = await engines.ask(url, POST, 0.2)
+            told.set()
+            assert sent.wait(10)
+            time.sleep(0.3)  # nothing else runs here: the loop has stood still for too long
+            answer._connection._check()
+            try:
+                return await answer.read()
+            finally:
+                answer.close()
+                thread.join(10)
+                listening.close()
+
+    assert asyncio.run(main()) == b"hi"
