@@ -168,6 +168,14 @@ def test_memory_is_bounded(storm: Storm) -> None:
     assert storm.rss < MAX_RSS
 
 
+def test_logs_on_disk_are_bounded(storm: Storm) -> None:
+    def on_disk() -> int:
+        logs = (storm.router.dir / "state/children").glob("*.log*")
+        return sum(path.stat().st_blocks * 512 for path in logs)
+
+    wait_until(lambda: on_disk() < 30_000_000, "the logs are cut", 5)
+
+
 def test_what_is_shown_is_printable_and_finite(storm: Storm) -> None:
     log = (storm.router.dir / "router.log").read_bytes().decode("utf-8")
     for where, text in {**storm.shown, "log": log}.items():

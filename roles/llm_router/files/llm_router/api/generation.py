@@ -58,7 +58,8 @@ from llm_router.api.upstream import (
     TooLarge,
     UpstreamError,
 )
-from llm_router.api.wire import from_engine, to_json
+from llm_router.api.weight import from_engine
+from llm_router.api.wire import to_json
 from llm_router.config.schema import Config, Model
 from llm_router.engines import engine_for, repairs_for
 from llm_router.engines.base import Repairs

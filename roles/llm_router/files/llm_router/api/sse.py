@@ -15,8 +15,9 @@ from typing import Any, TypeGuard
 
 from llm_router.api.repairs import MOST_CHOICES, ChunkRepair, without_usage
 from llm_router.api.usual import TEXTS, Usual, learn
+from llm_router.api.weight import from_engine, is_light
 from llm_router.api.wire import event as event_of
-from llm_router.api.wire import from_engine, is_light, to_json
+from llm_router.api.wire import to_json
 from llm_router.engines.base import Repairs
 
 _END_OF_EVENT = re.compile(rb"\n\r?\n|\r\r\n?")
