@@ -13,7 +13,7 @@ BIN := $(CURDIR)/.venv/bin
 PYTEST := $(BIN)/pytest
 REPORTS := .cache/reports
 MODULE := PYTHONPATH=$(CURDIR):$(CURDIR)/roles/llm_router/files $(BIN)/python -m
-TYPED := $(wildcard tests/unit tests/integration tests/soak tests/hosts tests/docs tests/monitoring tests/standin bench demo tools)
+TYPED := $(wildcard tests/unit tests/integration tests/soak tests/hostile tests/hosts tests/docs tests/monitoring tests/standin bench demo tools)
 
 export PATH := $(BIN):$(PATH)
 export ANSIBLE_COLLECTIONS_PATH := $(CURDIR)/.cache/collections
@@ -75,6 +75,8 @@ test-packages: env ## the engines' real packages: what PyPI, their metadata and 
 test-metrics: env ## /metrics, alerts and the dashboard, with promtool and a real Prometheus
 	@tools/bootstrap promtool
 	@$(PYTEST) -q -m promtool --junit-xml=$(REPORTS)/test-metrics.xml tests/integration $(ARGS)
+test-hostile: env ## engines that misbehave, beside good streams: what their clients get, and that nobody else feels it
+	@$(PYTEST) -q --junit-xml=$(REPORTS)/test-hostile.xml tests/hostile $(ARGS)
 test-ui: env ## the dashboard in a real browser; without Chromium it is skipped, in CI it fails
 	@tools/bootstrap chromium || echo "test-ui: no Chromium, so its tests are skipped (in CI they fail)"
 	@$(PYTEST) -q -m ui --junit-xml=$(REPORTS)/test-ui.xml tests/integration/test_dashboard.py $(ARGS)

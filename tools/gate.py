@@ -32,6 +32,7 @@ TEST = (
     "test-timing",
     "test-long",
     "test-contracts",
+    "test-hostile",
     "test-packages",
     "test-openapi",
     "test-metrics",

@@ -146,6 +146,27 @@ def test_an_engine_that_falls_silent_is_a_timeout_and_is_not_restarted(router: R
     assert ask(router, "a").status_code == 200
 
 
+def test_a_router_that_was_stopped_for_a_time_believes_no_engine_silent(router: Router) -> None:
+    """As by `docker pause`, or a laptop's suspend: what engines sent lies in the sockets."""
+    tokens = 150
+    router.write(
+        {"a": router.standin("a", interval=0.02, tokens=tokens)}, requests={"idle_timeout": 0.4}
+    )
+    router.start()
+    ask(router, "a", max_tokens=1)
+    assert router.process is not None
+    with ThreadPoolExecutor() as pool:
+        streams = [pool.submit(ask, router, "a", stream=True) for _ in range(4)]
+        wait_until(lambda: in_flight(router, "a") == 4, "all stream")
+        router.process.send_signal(signal.SIGSTOP)
+        time.sleep(1.0)  # longer than the idle time
+        router.process.send_signal(signal.SIGCONT)
+        for stream in streams:
+            text = stream.result().text
+            assert '"error"' not in text, text[-500:]
+            assert text.count('"content"') >= tokens
+
+
 def test_an_unload_during_a_switch_is_refused_and_a_switch_can_be_cancelled(
     router: Router,
 ) -> None:

@@ -8,6 +8,7 @@ import anyio
 import pytest
 
 from llm_router.config.schema import Config, Model
+from llm_router.units import child
 from llm_router.units.child import ChildUnits
 
 pytestmark = pytest.mark.anyio
@@ -68,3 +69,35 @@ async def test_no_line_of_a_child_has_a_key(tmp_path: Path) -> None:
             while len(lines := await units.log_tail(one)) < 2:
                 await anyio.sleep(0.01)
     assert lines == ["got ***", "api_key=***"]
+
+
+async def test_a_childs_log_is_bounded_and_its_end_is_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(child, "LONGEST_LOG", 200_000)
+    monkeypatch.setattr(child, "KEPT_OF_LOG", 100_000)
+    monkeypatch.setattr(child, "LOG_INTERVAL", 0.01)
+    one = model("one")
+    config = Config.model_validate({"state_dir": str(tmp_path), "units": "child"})
+    # 10 MB, as fast as the log is cut, and then a last line
+    writes = (
+        "i=0; while [ $i -lt 100 ]; do i=$((i+1)); "
+        "yes xxxxxxxxx | head -c 100000; sleep 0.005; done; echo the end; exec sleep 60"
+    )
+    folder = tmp_path / "children"
+
+    def on_disk() -> int:
+        return sum(path.stat().st_blocks * 512 for path in folder.glob("child_one.log*"))
+
+    most = 0
+    with anyio.fail_after(60):
+        async with ChildUnits(config, {"one": one}, lambda _: ["sh", "-c", writes]) as units:
+            await units.start(one)
+            while (await units.log_tail(one, 1)) != ["the end"]:
+                most = max(most, on_disk())
+                await anyio.sleep(0.01)
+            assert len(await units.log_tail(one, 20)) == 20
+            await units.stop(one, 5)
+            await units.start(one)
+            assert not (folder / "child_one.log.1").exists()
+    assert most < 3_000_000

@@ -389,3 +389,50 @@ def test_one_choice_of_two_that_never_began_is_no_answer() -> None:
     it.measured.choices = 2
     assert b"[DONE]" not in run(it, content("a"), chunk({}, "stop"))
     assert not it.measured.answered
+
+
+@pytest.mark.parametrize("tiny", [b"\n\n", b":\n\n", b"data: {}\n\n"])
+def test_a_flood_of_tiny_events_is_read_in_smaller_pieces(tiny: bytes) -> None:
+    asked: list[None] = []
+    it = replace(relay(), on_many=lambda: asked.append(None))
+    assert it.feed(tiny * 10, 0.0) == tiny * 10
+    assert asked == []
+    assert it.feed(tiny * 1000, 0.0) == tiny * 1000
+    assert asked == [None]
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"[" + b"[]," * 200_000 + b"1]",
+        b"[" * 200_000 + b"]" * 200_000,
+        b'{"a":' * 200_000,
+        b"\\" * 200_000,
+    ],
+    ids=["lists", "deep", "objects", "escapes"],
+)
+def test_an_event_that_takes_long_to_read_passes_unread(data: bytes) -> None:
+    event = b"data: " + data + b"\n\n"
+    began = time.process_time()
+    assert relay().feed(event, 0.0) == event
+    assert time.process_time() - began < 0.02
+
+
+def test_a_long_text_is_read() -> None:
+    it = relay()
+    text = "a long text, and its lines.\n" * 3000
+    it.feed(
+        b"data: "
+        + json.dumps({"choices": [{"index": 0, "delta": {"content": text}}]}).encode()
+        + b"\n\n",
+        0.0,
+    )
+    assert it.measured.token_events == 1
+
+
+def test_choices_that_an_engine_invents_are_bounded() -> None:
+    it = relay(role=True)
+    for index in range(5000):
+        it.feed(b'data: {"choices":[{"index":%d,"delta":{"content":"a"}}]}\n\n' % index, 0.0)
+    assert len(it.measured.unfinished) <= 4096
+    assert len(it._chunks._begun) <= 4096

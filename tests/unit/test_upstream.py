@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import socket
+import threading
+import time
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from typing import Any
@@ -11,7 +14,7 @@ import pytest
 
 from llm_router.api import upstream
 from llm_router.api.exchange import Call
-from llm_router.api.upstream import Engines, Silent, UpstreamError
+from llm_router.api.upstream import BrokenOff, Engines, Silent, TooLarge, UpstreamError
 
 POST = Call("POST", "/v1/x?y=%2e", {"content-type": "application/json"}, (b"{}",))
 GET = Call("GET", "/health", {}, ())
@@ -291,3 +294,226 @@ def test_whoever_has_enough_of_the_first_piece_is_sent_no_more() -> None:
     answer.came(b"x")
     answer.deliver(lambda _: answer.pause())
     assert connection.paused
+
+
+class Dripping:
+    """Answers one request with ``first``, and then with ``again``, ``pause`` seconds apart."""
+
+    def __init__(self, first: bytes, again: bytes, pause: float = 0.0) -> None:
+        self.first, self.again, self.pause = first, again, pause
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with suppress(ConnectionError):
+            await reader.readuntil(b"\r\n\r\n")
+            writer.write(self.first)
+            while True:
+                writer.write(self.again)
+                await writer.drain()
+                await asyncio.sleep(self.pause)
+        writer.close()
+
+
+INTERIM = b"HTTP/1.1 103 Early Hints\r\nlink: x\r\n\r\n"
+ENDLESS = [
+    (OK, b"x-more: 1\r\n"),
+    (OK + b"x-long: ", b"y"),
+    (b"", INTERIM),
+    (CHUNKED + b"2\r\nhi\r\n0\r\n", b"x-trailer: 1\r\n"),
+    (CHUNKED + b"2\r\nhi\r\n2;", b"y"),
+]
+
+
+@pytest.mark.parametrize(("first", "again"), ENDLESS)
+def test_a_head_or_a_trailer_that_goes_on_is_a_silence(first: bytes, again: bytes) -> None:
+    async def patient(engines: Engines, url: str) -> bytes:
+        return await asyncio.wait_for(ask(engines, url, patience=0.3), 5)
+
+    server: Any = Dripping(first, again, 0.02)
+    with pytest.raises(Silent, match=r"0\.3 s"):
+        run(server, patient)
+
+
+@pytest.mark.parametrize(("first", "again"), ENDLESS)
+def test_a_head_or_a_trailer_is_bounded(first: bytes, again: bytes) -> None:
+    async def soon(engines: Engines, url: str) -> bytes:
+        return await asyncio.wait_for(ask(engines, url), 5)
+
+    server: Any = Dripping(first, again * 1000, 0.001)
+    with pytest.raises(UpstreamError, match="65536 bytes"):
+        run(server, soon)
+
+
+def test_lengths_of_chunks_that_come_alone_are_no_trailer() -> None:
+    pieces = 64 * 1024 // 3 + 100
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read()
+        writer.close()
+
+    async def main() -> int:
+        listening = await asyncio.start_server(serve, "127.0.0.1", 0)
+        url = f"http://127.0.0.1:{listening.sockets[0].getsockname()[1]}"
+        async with listening, Engines() as engines:
+            connection = await engines._connect(url, None)
+            answer = connection.ask([b""], 10.0, head_only=False)
+            for data in (CHUNKED, *(b"1\r\n", b"x\r\n") * pieces, b"0\r\n\r\n"):
+                connection.received(data)
+            size = len(await answer.read())
+            connection.abort()
+            return size
+
+    assert asyncio.run(main()) == pieces
+
+
+async def held(engines: Engines, url: str, most: int = 10) -> bytes:
+    answer = await engines.ask(url, POST, 10.0)
+    try:
+        return b"".join(await engines.whole(answer, most))
+    finally:
+        answer.close()
+
+
+@pytest.mark.parametrize(
+    ("says", "what"),
+    [
+        (OK + b"content-length: 11\r\n\r\n", "of 11 bytes"),
+        (CHUNKED + b"9\r\n123456789\r\n2\r\n01\r\n0\r\n\r\n", "more than 10 bytes"),
+    ],
+)
+def test_a_whole_answer_is_bounded(says: bytes, what: str) -> None:
+    with pytest.raises(TooLarge, match=what):
+        run(Server(says), held)
+    assert run(Server(OK + b"content-length: 10\r\n\r\n1234567890"), held) == b"1234567890"
+
+
+def test_whole_answers_are_bounded_together() -> None:
+    # each holds nine bytes, and waits for more
+    part = CHUNKED + b"9\r\n123456789\r\n"
+
+    async def three(engines: Engines, url: str) -> tuple[list[object], int]:
+        tasks = [asyncio.ensure_future(held(engines, url)) for _ in range(3)]
+        done, waiting = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        errors: list[object] = [type(task.exception()) for task in done]
+        for task in waiting:
+            task.cancel()
+        await asyncio.wait(waiting)
+        return errors, engines._held
+
+    assert run(Server(part, part, part), three) == ([TooLarge], 0)
+
+
+@pytest.mark.parametrize(
+    "behind", [b"x", b"\r\nx", WHOLE, b"HTTP/1.1 500 Oh\r\ncontent-length: 2\r\n\r\nno"]
+)
+@pytest.mark.parametrize("later", [False, True])
+def test_what_comes_behind_a_whole_answer_is_no_part_of_it(behind: bytes, later: bool) -> None:
+    asked = 0
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal asked
+        with suppress(asyncio.IncompleteReadError, ConnectionError):
+            while True:
+                await reader.readuntil(b"\r\n\r\n")
+                await reader.readexactly(2)
+                asked += 1
+                writer.write(WHOLE if later else WHOLE + behind)
+                await writer.drain()
+                if later:
+                    await asyncio.sleep(0)
+                    writer.write(behind)
+        writer.close()
+
+    async def two(engines: Engines, url: str) -> list[tuple[int, bytes]]:
+        answers = []
+        for _ in range(2):
+            answer = await engines.ask(url, POST, 10.0)
+            answers.append((answer.status, await answer.read()))
+            answer.close()
+            while later and any(engines._kept.values()):
+                await asyncio.sleep(0.01)
+        return answers
+
+    server: Any = Server()
+    server.serve = serve
+    assert run(server, two) == [(200, b"hi"), (200, b"hi")]
+    assert asked == 2
+
+
+@pytest.mark.parametrize(
+    "says", [b"HTTP/1.1 2", b"HTTP/1.1 200 OK\r\nx: y\r\n", INTERIM, b"SSH-2.0-x\r\n"]
+)
+def test_an_answer_that_had_begun_says_so(says: bytes) -> None:
+    with pytest.raises(BrokenOff):
+        run(Server(says, close=True), ask)
+
+
+def test_nothing_at_all_is_no_answer_that_had_begun() -> None:
+    with pytest.raises(UpstreamError) as caught:
+        run(Server(None), ask)
+    assert not isinstance(caught.value, BrokenOff)
+
+
+def test_a_second_attempt_has_a_new_connection_whatever_is_kept() -> None:
+    server = Server(*[WHOLE] * 7)
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        server.connections += 1
+        with suppress(asyncio.IncompleteReadError):
+            while True:
+                await reader.readuntil(b"\r\n\r\n")
+                await reader.readexactly(2)
+                writer.write(WHOLE)
+        writer.close()
+
+    async def use(engines: Engines, url: str) -> bytes:
+        answers = [await engines.ask(url, POST, 10.0) for _ in range(6)]
+        for answer in answers:
+            await answer.read()
+            answer.close()
+        assert server.connections == sum(map(len, engines._kept.values())) == 6
+        answer = await engines.ask(url, POST, 10.0, fresh=True)
+        try:
+            return await answer.read()
+        finally:
+            answer.close()
+
+    server.serve = serve  # type: ignore[method-assign]
+    assert run(server, use) == b"hi"
+    assert server.connections == 7
+
+
+def test_bytes_that_lie_in_the_socket_are_no_silence() -> None:
+    """As after a pause of the router's process: its timers are due before it has read anything."""
+
+    async def main() -> bytes:
+        sent = threading.Event()
+        listening = socket.create_server(("127.0.0.1", 0))
+
+        def engine() -> None:
+            connection, _ = listening.accept()
+            connection.recv(65536)
+            connection.sendall(CHUNKED)
+            told.wait(10)
+            connection.sendall(b"2\r\nhi\r\n0\r\n\r\n")
+            sent.set()
+            connection.recv(1)
+            connection.close()
+
+        told = threading.Event()
+        thread = threading.Thread(target=engine)
+        thread.start()
+        async with Engines() as engines:
+            url = f"http://127.0.0.1:{listening.getsockname()[1]}"
+            answer = await engines.ask(url, POST, 0.2)
+            told.set()
+            assert sent.wait(10)
+            time.sleep(0.3)  # nothing else runs here: the loop has stood still for too long
+            answer._connection._check()
+            try:
+                return await answer.read()
+            finally:
+                answer.close()
+                thread.join(10)
+                listening.close()
+
+    assert asyncio.run(main()) == b"hi"

@@ -145,7 +145,7 @@ def test_one_parse_is_enough_for_a_stream(monkeypatch: pytest.MonkeyPatch) -> No
         parsed.append(data)
         return json.loads(data)
 
-    monkeypatch.setattr(sse, "from_json", parse)
+    monkeypatch.setattr(sse, "from_engine", parse)
     it = SseRelay(lambda _: b"", lambda _: {}, False, repairs=Repairs(role=False))
     whole = b"".join(content(f"w{number} ") for number in range(200))
     assert b"".join(it.feed(piece, 0.0) for piece in cut_up(whole, [7000, 15000])) == whole

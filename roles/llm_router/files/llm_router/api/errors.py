@@ -161,6 +161,17 @@ def compressed_answer(model: str, encoding: str) -> ApiError:
     )
 
 
+def answer_too_large(model: str, what: str, most: int) -> ApiError:
+    """502: an answer that is not streamed is held until it is whole, and this one is too large."""
+    return ApiError(
+        502,
+        "engine_failed",
+        f"The engine of '{model}' {what}. An answer that is not streamed may have {most} bytes "
+        "(requests.max_answer). Request less at once, or a stream.",
+        kind="server_error",
+    )
+
+
 def not_loaded(model: str, loaded: str | None) -> ApiError:
     """409: the request may cause no switch, and nothing may stand in for its model.
 

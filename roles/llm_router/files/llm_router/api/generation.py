@@ -21,6 +21,7 @@ from llm_router.api.auth import Caller, identify
 from llm_router.api.body_budget import HeldBody
 from llm_router.api.errors import (
     ApiError,
+    answer_too_large,
     compressed_answer,
     cut_off,
     encoded_body,
@@ -49,8 +50,16 @@ from llm_router.api.reply import (
 )
 from llm_router.api.services import Services
 from llm_router.api.sse import Measured, SseRelay, engine_rate, is_count
-from llm_router.api.upstream import Answer, OutOfFiles, Silent, UpstreamError
-from llm_router.api.wire import from_json, to_json
+from llm_router.api.upstream import (
+    Answer,
+    BrokenOff,
+    OutOfFiles,
+    Silent,
+    TooLarge,
+    UpstreamError,
+)
+from llm_router.api.weight import from_engine
+from llm_router.api.wire import to_json
 from llm_router.config.schema import Config, Model
 from llm_router.engines import engine_for, repairs_for
 from llm_router.engines.base import Repairs
@@ -65,6 +74,8 @@ log = logging.getLogger(__name__)
 _KEEP_RESPONSE_HEADERS = ("content-type", "retry-after")
 _KEEP_WHEN_PASSED_ON = ("content-length", "content-encoding", "content-disposition")
 _NUMBERS = itertools.count(1)
+LONGEST_ERROR = 1024 * 1024
+"""Bytes of an answer of a model that is an error."""
 
 
 class Proxy:
@@ -212,7 +223,7 @@ class Proxy:
                 exchange.served = True
                 exchange.queue_seconds = (exchange.queue_seconds or 0.0) + lease.queue_seconds
                 exchange.switch_seconds += lease.switch_seconds
-                await self._forward(services, exchange, reply, line)
+                await self._forward(services, exchange, reply, line, fresh=attempt == 2)
                 return
             except Silent as error:
                 raise _silent(services, exchange) from error
@@ -223,6 +234,10 @@ class Proxy:
                 raise port_held(exchange.model.name, str(error)) from error
             except UnitError as error:
                 raise units_unavailable(exchange.model.name, f"{error}.") from error
+            except BrokenOff as error:
+                # the engine has done the work: it must not do it twice
+                what = f"broke off its answer ({error})"
+                raise upstream_broke(exchange.model.name, what) from error
             except UpstreamError as error:
                 # nothing of an answer has come: see what became of the engine
                 if attempt == 2 or not await _may_try_again(services, exchange.model):
@@ -280,9 +295,12 @@ class Proxy:
         reply.write(status.status_chunk(exchange.base, exchange.style, line, done=done))
 
     async def _forward(
-        self, services: Services, exchange: Exchange, reply: Reply, line: Line
+        self, services: Services, exchange: Exchange, reply: Reply, line: Line, *, fresh: bool
     ) -> None:
-        """Have the engine's answer. Raises `UpstreamError` only before any of it came."""
+        """Have the engine's answer, over a new connection where ``fresh``.
+
+        Raises `UpstreamError` only before the head of an answer came.
+        """
         call = exchange.call(exchange.model)
         idle = services.settings.config.requests.idle_timeout
         sent = services.clock()
@@ -291,7 +309,7 @@ class Proxy:
             call = replace(call, headers={**call.headers, **key})
         model = exchange.model
         answer = await services.engines.ask(
-            model.base_url, call, idle, lambda: services.ports.check(model)
+            model.base_url, call, idle, lambda: services.ports.check(model), fresh=fresh
         )
         line.on_full, line.on_room = answer.pause, answer.resume
         try:
@@ -306,10 +324,14 @@ class Proxy:
             if not exchange.operation.generates and (not reply.started or well):
                 await self._pass_on(services, exchange, reply, answer, events=events)
                 return
+            limit = services.settings.config.requests.max_answer
+            most = limit if well else min(limit, LONGEST_ERROR)
             try:
-                data = await answer.read()
+                data = b"".join(await services.engines.whole(answer, most))
             except Silent:
                 raise
+            except TooLarge as error:
+                raise answer_too_large(model.name, str(error), most) from error
             except UpstreamError as error:
                 what = f"broke off its answer ({error})"
                 raise upstream_broke(exchange.model.name, what) from error
@@ -379,6 +401,7 @@ class Proxy:
             repairs=Repairs(done=repairs.done) if ends else repairs,
             ends=ends,
             measured=Measured(choices=choices),
+            on_many=answer.read_less,
         )
         exchange.measured, exchange.sent = relay.measured, sent
         if not reply.started:
@@ -432,7 +455,7 @@ class Proxy:
         that says so. What is not an answer passes as it is.
         """
         try:
-            body = from_json(data)
+            body = from_engine(data)
         except ValueError:
             return data
         if not isinstance(body, dict):
@@ -580,7 +603,7 @@ def _added_to_usage(exchange: Exchange, rate: float | None) -> dict[str, Any]:
 def _as_error(model: str, code: int, data: bytes) -> ApiError:
     """An engine's refusal, for a stream whose 200 is out already."""
     try:
-        message = from_json(data)["error"]["message"]
+        message = from_engine(data)["error"]["message"]
     except (ValueError, KeyError, TypeError):
         message = data[:300].decode("utf-8", "replace")
     return ApiError(

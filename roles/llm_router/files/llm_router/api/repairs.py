@@ -11,6 +11,9 @@ from typing import Any
 
 from llm_router.engines.base import Repairs
 
+MOST_CHOICES = 4096
+"""Choices of a stream that are followed; an engine may invent new ones without end."""
+
 
 class ChunkRepair:
     """Mends one stream's chunks, in their order. Give each to `mend` once."""
@@ -38,6 +41,8 @@ class ChunkRepair:
     def _lacks_role(self, index: Any, delta: Mapping[str, Any]) -> bool:
         """Whether this is a choice's first delta, and names no role."""
         if not isinstance(index, int) or index in self._begun:
+            return False
+        if len(self._begun) >= MOST_CHOICES:
             return False
         self._begun.add(index)
         return not delta.get("role")

@@ -13,10 +13,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeGuard
 
-from llm_router.api.repairs import ChunkRepair, without_usage
+from llm_router.api.repairs import MOST_CHOICES, ChunkRepair, without_usage
 from llm_router.api.usual import TEXTS, Usual, learn
+from llm_router.api.weight import from_engine, is_light
 from llm_router.api.wire import event as event_of
-from llm_router.api.wire import from_json, to_json
+from llm_router.api.wire import to_json
 from llm_router.engines.base import Repairs
 
 _END_OF_EVENT = re.compile(rb"\n\r?\n|\r\r\n?")
@@ -26,6 +27,9 @@ LONGEST_EVENT = 8 * 1024 * 1024
 """An event that is longer passes in pieces, unread: memory per stream is bounded."""
 MOST_IN_VAIN = 8
 """A stream whose events are all different is parsed, and no more is learned of it."""
+MOST_AT_ONCE = 64
+"""Events of one piece that are read one by one; with more, the engine is read from in smaller
+pieces, since a flood of tiny events takes long for its size."""
 TOKENS_AN_EVENT = 1.5
 """With more tokens to an event than this, the events do not show how fast the engine generates: it
 holds tokens back (tool calls, ``--stream-interval``), or hides them (reasoning). A few more are
@@ -115,6 +119,8 @@ class SseRelay:
     repairs: Repairs = field(default_factory=Repairs)
     ends: frozenset[str] = frozenset()
     """The ``type`` of the events that end it, where that is not ``[DONE]``'s to do."""
+    on_many: Callable[[], None] | None = None
+    """Called when one piece had more than `MOST_AT_ONCE` events to be read one by one."""
     _rest: bytearray = field(default_factory=bytearray, init=False)
     """The beginning of an event whose end has yet to come."""
     _usual: Usual | None = field(default=None, init=False)
@@ -163,7 +169,11 @@ class SseRelay:
                 break
             out.append(self._whole(data[start : match.end()], now))
             start = match.end()
-        return out[0] if len(out) == 1 else b"".join(out)
+        if len(out) == 1:
+            return out[0]
+        if len(out) > MOST_AT_ONCE and self.on_many is not None:
+            self.on_many()
+        return b"".join(out)
 
     def _beginning(self, data: bytes) -> bytes:
         """The stream's first bytes without their byte order mark: events of the router may stand
@@ -217,6 +227,8 @@ class SseRelay:
         return event if too_long else self._event(event, now)
 
     def _event(self, event: bytes, now: float) -> bytes:
+        if not is_light(event):
+            return event
         data = _data_of(event)
         if data is None:
             return event
@@ -226,7 +238,7 @@ class SseRelay:
             self.measured.finished = True
             return self.before_done(self.measured) + event
         try:
-            body = from_json(data)
+            body = from_engine(data)
         except ValueError:
             return event
         if not isinstance(body, dict):
@@ -281,7 +293,11 @@ class SseRelay:
             index, finished = choice.get("index"), bool(choice.get("finish_reason"))
             if finished:
                 plain = False
-            if isinstance(index, int) and (finished or index not in measured.unfinished):
+            if (
+                isinstance(index, int)
+                and (finished or index not in measured.unfinished)
+                and (len(measured.unfinished) < MOST_CHOICES or index in measured.unfinished)
+            ):
                 measured.unfinished[index] = not finished
             delta = choice.get("delta")
             if isinstance(delta, dict) and (delta.get("tool_calls") or delta.get("function_call")):
@@ -367,13 +383,13 @@ def _rewritten(event: bytes, body: Mapping[str, Any]) -> bytes:
 
 def _is_whole(rest: bytes) -> bool:
     """Whether a last event lacks no more than its blank line."""
-    data = _data_of(rest)
+    data = _data_of(rest) if is_light(rest) else None
     if data is None:
         return False
     if data == b"[DONE]":
         return True
     try:
-        from_json(data)
+        from_engine(data)
     except ValueError:
         return False
     return True

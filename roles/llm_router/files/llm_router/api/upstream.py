@@ -10,8 +10,9 @@ from __future__ import annotations
 import asyncio
 import errno
 import logging
+import select
 from collections import deque
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, cast
 
 import httptools
@@ -28,10 +29,20 @@ closes it after five: a request must not cross that."""
 MOST_KEPT = 256
 READ_AT_ONCE = 64 * 1024
 """Bytes."""
+READ_A_LITTLE = 4 * 1024
+"""Bytes that are read at once of an answer that takes long for its size."""
 SENT_AT_ONCE = 128 * 1024
 """Bytes of a request that are sent in one turn of the event loop."""
 MOST_UNTAKEN = 256 * 1024
 """Bytes of an answer that are read before anyone takes them."""
+LONGEST_HEAD = 64 * 1024
+"""Bytes before an answer's body, interim answers (1xx) included; and between two pieces of a body
+that is chunked: the lengths with their extensions, and the trailer."""
+WHOLE_AT_ONCE = 2
+"""Answers of the largest size that are held in memory at the same time."""
+
+LOOK_AGAIN = 0.1
+"""Seconds until bytes that are in the socket have been read, once the router has time."""
 
 REPORT_INTERVAL = 10.0
 """Seconds between two log lines about missing file descriptors."""
@@ -48,7 +59,16 @@ class UpstreamError(Exception):
 
 
 class Silent(UpstreamError):
-    """Nothing came, or nothing was taken of the request, for as long as the caller would wait."""
+    """No head or no part of the body came, or nothing was taken of the request, for as long as
+    the caller would wait."""
+
+
+class BrokenOff(UpstreamError):
+    """An answer had begun. The engine has done the work: the request must not be sent again."""
+
+
+class TooLarge(UpstreamError):
+    """A whole answer is larger than it may be, or there is no room for it beside others."""
 
 
 OUT_OF_FILES = (errno.EMFILE, errno.ENFILE)
@@ -95,7 +115,7 @@ class Answer:
             raise self._error  # of `take`, with the last piece
 
     async def read(self) -> bytes:
-        """The whole body. Raises `UpstreamError`."""
+        """The whole body, however large. Raises `UpstreamError`."""
         parts: list[bytes] = []
         self.deliver(parts.append)
         await self.delivered()
@@ -108,6 +128,10 @@ class Answer:
     def resume(self) -> None:
         """Go on."""
         self._connection.resume()
+
+    def read_less(self) -> None:
+        """Read it in small pieces from now on, so that others have their turn in between."""
+        self._connection.read_less()
 
     def close(self) -> None:
         """The connection is kept for the next request; one in the middle of an answer is not."""
@@ -159,7 +183,7 @@ class _Connection(asyncio.BufferedProtocol):
     """
 
     def __init__(self, kept: deque[_Connection], buffer: memoryview) -> None:
-        self._buffer = buffer
+        self._room = self._buffer = buffer
         self.loop = asyncio.get_running_loop()
         self.idle_since = 0.0
         self._kept = kept
@@ -176,6 +200,11 @@ class _Connection(asyncio.BufferedProtocol):
         self._paused = False
         self._patience = 0.0
         self._heard = 0.0
+        """When a head ended, or a part of a body came. Other bytes are no sign of life: a head or
+        a trailer may go on without end."""
+        self._vain = 0
+        """Bytes since `_vain_since` that brought neither."""
+        self._vain_since = 0.0
         self._unsent = 0
         self._outgoing: deque[memoryview] = deque()
         """What the transport has not got yet of a request."""
@@ -189,6 +218,7 @@ class _Connection(asyncio.BufferedProtocol):
         if self._transport is None:
             answer.failed(UpstreamError("connection closed"))
             return answer
+        self._buffer = self._room
         self._headers, self._head_only = {}, head_only
         self._complete = self._reusable = False
         if sum(map(len, request)) <= SENT_AT_ONCE:
@@ -197,7 +227,8 @@ class _Connection(asyncio.BufferedProtocol):
             self._outgoing.extend(map(memoryview, request))
             self._send_some()
         self._unsent = self._left()
-        self._heard = now = self.loop.time()
+        self._heard = self._vain_since = now = self.loop.time()
+        self._vain = 0
         self._patience = patience
         if self._timer is not None and self._timer.when() > now + patience:
             self._timer.cancel()
@@ -259,6 +290,9 @@ class _Connection(asyncio.BufferedProtocol):
             if self.is_open and self._transport is not None:
                 self._transport.resume_reading()
 
+    def read_less(self) -> None:
+        self._buffer = self._room[:READ_A_LITTLE]
+
     def _check(self) -> None:
         """Whether it has been silent for too long. One timer a connection, not one a piece."""
         self._timer = None
@@ -272,8 +306,21 @@ class _Connection(asyncio.BufferedProtocol):
         if left > 0.0005:
             self._timer = self.loop.call_later(left, self._check)
             return
+        if self._has_news():
+            # the router itself was stopped for a while, or had no time to read
+            self._timer = self.loop.call_later(LOOK_AGAIN, self._check)
+            return
         self._answer.failed(Silent(f"sent nothing for {self._patience:g} s"))
         self._transport.abort()
+
+    def _has_news(self) -> bool:
+        """Whether there are bytes, or an end, that were not read yet."""
+        sock = self._transport.get_extra_info("socket") if self._transport is not None else None
+        if sock is None or sock.fileno() < 0:
+            return False
+        poll = select.poll()
+        poll.register(sock.fileno(), select.POLLIN)
+        return bool(poll.poll(0))
 
     # asyncio's calls
 
@@ -296,23 +343,41 @@ class _Connection(asyncio.BufferedProtocol):
     def received(self, data: bytes | memoryview) -> None:
         """What has come."""
         answer, parts = self._answer, self._parts
-        self._heard = self.loop.time()
         if answer is None:
             self.abort()  # nobody has asked
             return
         try:
             self._parser.feed_data(data)
         except (httptools.HttpParserError, httptools.HttpParserUpgrade):
-            answer.failed(UpstreamError("answered something that is not HTTP"))
-            self.abort()
-            return
+            self._reusable = False
+            # else the answer stands, and what came behind it is no part of it
+            if not self._complete:
+                if parts:
+                    answer.came(b"".join(parts))
+                    parts.clear()
+                answer.failed(BrokenOff("answered something that is not HTTP"))
+                self.abort()
+                return
         if self._complete and not answer.ended:
             answer.ended = True
             answer.wake()
         if parts:
+            self._heard = self.loop.time()
             piece = parts[0] if len(parts) == 1 else b"".join(parts)
             parts.clear()
             answer.came(piece)
+        elif not answer.ended:
+            self._came_in_vain(len(data), answer)
+
+    def _came_in_vain(self, size: int, answer: Answer) -> None:
+        """Bytes that were no part of a body: a head, lengths of chunks, a trailer."""
+        if self._vain_since != self._heard:
+            self._vain, self._vain_since = 0, self._heard
+        self._vain += size
+        if self._vain > LONGEST_HEAD:
+            what = "the end of its answer" if answer.status else "a head"
+            answer.failed(BrokenOff(f"sent {what} of more than {LONGEST_HEAD} bytes"))
+            self.abort()
 
     def eof_received(self) -> None:
         """The answer may have had no other end."""
@@ -330,13 +395,20 @@ class _Connection(asyncio.BufferedProtocol):
             self._timer = None
         if self._answer is not None:
             what = type(exc).__name__ if exc is not None else "connection closed"
-            self._answer.failed(UpstreamError(what))
+            begun = self._vain or self._answer.status
+            self._answer.failed(BrokenOff(what) if begun else UpstreamError(what))
         elif self in self._kept:
             self._kept.remove(self)
 
     # the parser's calls
 
+    def on_message_begin(self) -> None:
+        if self._complete:
+            raise ValueError  # nobody has asked for a second answer
+
     def on_header(self, name: bytes, value: bytes) -> None:
+        if self._answer is not None and self._answer.status:
+            return  # a trailer
         self._headers[name.decode("latin-1").lower()] = value.decode("latin-1")
 
     def on_headers_complete(self) -> None:
@@ -346,6 +418,7 @@ class _Connection(asyncio.BufferedProtocol):
             return
         self._answer.headers = self._headers
         self._answer.status = status
+        self._heard = self.loop.time()
         if self._head_only:
             self._complete = True
         self._answer.wake()
@@ -364,26 +437,68 @@ class Engines:
         self._buffer = memoryview(bytearray(READ_AT_ONCE))
         self._sweeper: asyncio.TimerHandle | None = None
         self._reported = float("-inf")
+        self._held = 0
+        """Bytes of the answers that are held until they are whole."""
 
     async def ask(
-        self, base_url: str, call: Call, patience: float, guard: Guard | None = None
+        self,
+        base_url: str,
+        call: Call,
+        patience: float,
+        guard: Guard | None = None,
+        *,
+        fresh: bool = False,
     ) -> Answer:
         """The answer to ``call``, as soon as its head is here.
 
         ``guard`` is asked before and after a connection is made: only one that the same listener
-        has taken is used. What it raises is raised here.
+        has taken is used. What it raises is raised here. ``fresh``: a kept connection failed, and
+        the others may be as old.
 
-        Raises `Silent` when nothing happens for ``patience`` seconds, `UpstreamError`.
+        Raises `Silent` when nothing happens for ``patience`` seconds, `BrokenOff` when part of an
+        answer came, `UpstreamError`.
         """
-        connection = self._take(base_url) or await self._connect(base_url, guard)
+        kept = None if fresh else self._take(base_url)
+        connection = kept or await self._connect(base_url, guard)
         answer = connection.ask(_request(base_url, call), patience, head_only=call.method == "HEAD")
         try:
             while not answer.status:
                 await answer.wait()
-        except BaseException:
-            answer.close()
-            raise
+        except BaseException as error:
+            # what came before it broke off is the engine's, and is told when it was taken
+            if not (answer.status and isinstance(error, UpstreamError)):
+                answer.close()
+                raise
         return answer
+
+    async def whole(self, answer: Answer, most: int) -> Sequence[bytes]:
+        """The pieces of a body that is held until it has its end.
+
+        Raises `TooLarge` for one of more than ``most`` bytes, or when those that are held at the
+        same time have more than `WHOLE_AT_ONCE` times as many; `UpstreamError`.
+        """
+        announced = answer.headers.get("content-length", "")
+        if announced.isdecimal() and int(announced) > most:
+            raise TooLarge(f"sent an answer of {announced} bytes")
+        parts: list[bytes] = []
+        size = 0
+
+        def take(data: bytes) -> None:
+            nonlocal size
+            size += len(data)
+            self._held += len(data)
+            if size > most:
+                raise TooLarge(f"sent an answer of more than {most} bytes")
+            if self._held > WHOLE_AT_ONCE * most:
+                raise TooLarge("sent a large answer while others were held")
+            parts.append(data)
+
+        try:
+            answer.deliver(take)
+            await answer.delivered()
+        finally:
+            self._held -= size
+        return parts
 
     async def __aenter__(self) -> Self:
         return self

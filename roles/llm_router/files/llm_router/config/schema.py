@@ -197,6 +197,10 @@ class RequestLimits(_Section):
     max_bodies: Annotated[int, Field(ge=1024)] = 512 * 1024 * 1024
     """Bytes that the bodies of all requests under way may have together; a request beyond that gets
     503. With several keys, one of them may have half of it."""
+    max_answer: Annotated[int, Field(ge=1024)] = 256 * 1024 * 1024
+    """Bytes that an answer with text may have where it is not streamed; a larger one is a 502.
+    Twice as many are held at the same time. Streams, and answers that are passed on as they come,
+    have no such limit."""
     max_connections: Annotated[int, Field(ge=1)] = 30_000
     """Connections of clients at the same time; one beyond that gets 503, or its answer from
     /health. Half of the open files that the process may have are a bound too."""

@@ -32,6 +32,12 @@ log = logging.getLogger(__name__)
 
 Argv = Callable[[Model], list[str]]
 LOG_TAIL_BYTES = 64 * 1024
+LONGEST_LOG = 16 * 1024 * 1024
+"""Bytes of a child's log; then its end becomes the previous log, and it begins again."""
+KEPT_OF_LOG = 4 * 1024 * 1024
+"""Bytes that the previous log has."""
+LOG_INTERVAL = 1.0
+"""Seconds between two looks at the logs' sizes: what a child writes meanwhile comes on top."""
 
 
 @dataclass
@@ -56,6 +62,7 @@ class ChildUnits(Units):
         self._stop_timeout = config.switch.stop_timeout
         self._children: dict[str, _Child] = {}
         self._ended: dict[str, str] = {}
+        self._logs: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> Self:
         try:
@@ -64,9 +71,12 @@ class ChildUnits(Units):
             raise UnitError(f"{self._dir} cannot be made: {error.strerror}") from error
         for unit in {model.unit for model in self._models.values()}:
             self._find_again(unit)
+        self._logs = asyncio.create_task(self._bound_logs())
         return self
 
     async def __aexit__(self, *exc: object) -> None:
+        if self._logs is not None:
+            self._logs.cancel()
         with anyio.CancelScope(shield=True):
             async with anyio.create_task_group() as tasks:
                 for unit in list(self._children):
@@ -93,7 +103,10 @@ class ChildUnits(Units):
         log_path = self._path(unit, "log")
 
         def spawn() -> subprocess.Popen[bytes]:
-            with log_path.open("wb") as output:
+            self._path(unit, "log.1").unlink(missing_ok=True)
+            log_path.unlink(missing_ok=True)
+            # appended to: what is written after it was cut stands at its beginning
+            with log_path.open("ab") as output:
                 return subprocess.Popen(
                     argv,
                     stdin=subprocess.DEVNULL,
@@ -129,18 +142,16 @@ class ChildUnits(Units):
         self, model: Model, lines: int = 20, since: float | None = None
     ) -> list[str]:
         """The end of the child's log file, without keys."""
-        path = self._path(model.unit, "log")
+        path, previous = self._path(model.unit, "log"), self._path(model.unit, "log.1")
 
         def read() -> list[str]:
-            try:
-                with path.open("rb") as file:
-                    begin = max(0, path.stat().st_size - LOG_TAIL_BYTES)
-                    file.seek(begin)
-                    text = file.read(LOG_TAIL_BYTES).decode("utf-8", "replace")
-            except FileNotFoundError:
-                return []
+            data, begin = _end_of(path, LOG_TAIL_BYTES)
+            if len(data) < LOG_TAIL_BYTES and previous.exists():
+                before, begin = _end_of(previous, LOG_TAIL_BYTES - len(data))
+                data = before + data
+                begin = 1  # it was cut itself
             # the first line may be half of one, and begin within a key
-            found = text.splitlines()[1 if begin else 0 :][-lines:]
+            found = data.decode("utf-8", "replace").splitlines()[1 if begin else 0 :][-lines:]
             return masked(found, known_keys(self._models, self._config))
 
         return await anyio.to_thread.run_sync(read)
@@ -157,6 +168,18 @@ class ChildUnits(Units):
     async def problem(self) -> str | None:
         """Child processes need nothing that could be missing."""
         return None
+
+    async def _bound_logs(self) -> None:
+        """Keep each child's log to `LONGEST_LOG` bytes, and what it writes in a moment."""
+        while True:
+            await anyio.sleep(LOG_INTERVAL)
+            for unit in list(self._children):
+                path = self._path(unit, "log")
+                try:
+                    if _size_on_disk(path) > LONGEST_LOG:
+                        await anyio.to_thread.run_sync(_cut, path, self._path(unit, "log.1"))
+                except OSError as error:
+                    log.warning("the log of %s cannot be cut: %s", unit, error.strerror)
 
     def _path(self, unit: str, suffix: str) -> Path:
         # quoted, not replaced: no two units may share a file, a/b and a_b neither
@@ -215,6 +238,36 @@ class ChildUnits(Units):
             return
         log.info("%s still runs as pid %d", unit, pid)
         self._watch(unit, _Child(pid, started, pidfd, asyncio.Event()))
+
+
+def _end_of(path: Path, most: int) -> tuple[bytes, int]:
+    """The last ``most`` bytes of a file, and where they begin; nothing of one that is missing."""
+    try:
+        with path.open("rb") as file:
+            begin = max(0, file.seek(0, os.SEEK_END) - most)
+            file.seek(begin)
+            return file.read(most), begin
+    except FileNotFoundError:
+        return b"", 0
+
+
+def _size_on_disk(path: Path) -> int:
+    """Bytes; a file that was cut while an earlier release's child writes to it has a hole."""
+    try:
+        return path.stat().st_blocks * 512
+    except FileNotFoundError:
+        return 0
+
+
+def _cut(path: Path, previous: Path) -> None:
+    """Keep the end of a log as the previous one and empty it; its child goes on writing to it."""
+    data, _ = _end_of(path, KEPT_OF_LOG)
+    written = previous.with_suffix(".new")
+    try:
+        written.write_bytes(data)
+        written.replace(previous)
+    finally:
+        os.truncate(path, 0)  # on a full disk most of all
 
 
 def _signal_group(pid: int, number: signal.Signals) -> None:
