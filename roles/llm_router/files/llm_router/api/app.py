@@ -136,7 +136,7 @@ def create_app(settings: Settings, units: Units | None = None) -> FastAPI:
         caller = identify(request.scope, request.headers, services.settings)
         if caller.models is not None and not caller.may("admin"):
             raise metrics_not_allowed(caller.name)
-        return Response(services.metrics.text(), media_type=CONTENT_TYPE_LATEST)
+        return Response(await services.scrape(), media_type=CONTENT_TYPE_LATEST)
 
     @app.exception_handler(ApiError)
     async def api_error(_: Request, error: ApiError) -> JSONResponse:
