@@ -195,14 +195,17 @@ class Metrics:
 
     async def scrape(self) -> bytes:
         """As `text`, and everybody else gets a turn every `SLICE` seconds."""
-        parts = []
+        parts: list[bytes] = []
+        part: list[str] = []
         until = time.perf_counter() + SLICE
         for piece in self._pieces():
-            parts.append(piece)
+            part.append(piece)
             if time.perf_counter() >= until:
+                parts.append("".join(part).encode())
+                part.clear()
                 await asyncio.sleep(0)
                 until = time.perf_counter() + SLICE
-        return "".join(parts).encode()
+        return b"".join([*parts, "".join(part).encode()])
 
     def text(self) -> bytes:
         """Prometheus' text format."""
