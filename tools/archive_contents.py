@@ -48,6 +48,7 @@ NEEDED = {
     "plugins/module_utils/safe_path.py",
     "plugins/module_utils/yaml_bounds.py",
     "plugins/module_utils/yaml_edit.py",
+    "plugins/module_utils/yaml_events.py",
     "roles/llm_router/meta/argument_specs.yml",
     "roles/llm_router/files/requirements.lock",
     "roles/llm_router/files/llm_router/__init__.py",

@@ -24,8 +24,9 @@ if TYPE_CHECKING:
 
 MAX_DEPTH = 64
 """Levels of lists and mappings inside each other."""
-MAX_NODES = 50_000
-"""Keys, values, lists and mappings of a document. An alias counts as all that it stands for."""
+MAX_NODES = 150_000
+"""Keys, values, lists and mappings of a document: 7,000 models have so many. An alias counts as all
+that it stands for."""
 
 
 class YamlBoundError(MarkedYAMLError):
@@ -64,7 +65,7 @@ class _BoundedComposer(Composer):
             self._open.add(anchor)
         self._depth += 1
         if self._depth > MAX_DEPTH:
-            raise _refused(event, f"more than {MAX_DEPTH} levels of lists and mappings")
+            raise too_deep(event)
         node = super().compose_node(parent, index)
         self._depth -= 1
         if anchor is not None:
@@ -75,7 +76,17 @@ class _BoundedComposer(Composer):
     def _count(self, event: Any, nodes: int) -> None:
         self._nodes += nodes
         if self._nodes > MAX_NODES:
-            raise _refused(event, f"more than {MAX_NODES} values, aliases resolved")
+            raise too_many(event)
+
+
+def too_deep(event: Any) -> YamlBoundError:
+    """The document nests deeper than `MAX_DEPTH` at ``event``."""
+    return _refused(event, f"more than {MAX_DEPTH} levels of lists and mappings")
+
+
+def too_many(event: Any) -> YamlBoundError:
+    """The document has more than `MAX_NODES` values at ``event``."""
+    return _refused(event, f"more than {MAX_NODES} values, aliases resolved")
 
 
 def _refused(event: Any, problem: str) -> YamlBoundError:

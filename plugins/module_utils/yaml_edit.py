@@ -10,6 +10,8 @@ needed, and only when something is read.
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import json
 import re
 import typing
@@ -21,17 +23,8 @@ try:
     from ruamel.yaml import YAML
     from ruamel.yaml.constructor import DuplicateKeyError
     from ruamel.yaml.error import MarkedYAMLError, YAMLError
-    from ruamel.yaml.events import (
-        AliasEvent,
-        DocumentStartEvent,
-        Event,
-        MappingEndEvent,
-        MappingStartEvent,
-        ScalarEvent,
-        SequenceEndEvent,
-        SequenceStartEvent,
-    )
 
+    from . import yaml_events
     from .yaml_bounds import YamlBoundError, bound
 
     HAS_RUAMEL = True
@@ -77,6 +70,10 @@ def load(text: str) -> Any:
     if not HAS_RUAMEL:
         raise YamlError(NO_RUAMEL)
     try:
+        found = yaml_events.events(text)
+        if found is not None:
+            with contextlib.suppress(yaml_events.Unusual):
+                return yaml_events.values(found)
         return _yaml().load(text)
     except DuplicateKeyError as error:
         name = str(error.problem).split('"')[1] if '"' in str(error.problem) else "a key"
@@ -240,12 +237,22 @@ class _Pair:
     value: _Node
 
 
+@functools.lru_cache(maxsize=2)  # an edit looks for several places in one text
 def _root(text: str) -> Optional[_Node]:
+    found = yaml_events.events(text)
+    if found is not None:
+        events = iter(found)
+        return _node(next(events), events, text) if found else None
     events = iter(_yaml().parse(text))
     for event in events:
-        if isinstance(event, DocumentStartEvent):
+        if _kind(event) == "DocumentStartEvent":
             return _node(next(events), events, text)
     return None
+
+
+def _kind(event: Any) -> str:
+    """Two libraries have the same events, in classes of the same names."""
+    return type(event).__name__
 
 
 def _find(text: str, path: Path) -> Optional[_Pair]:
@@ -262,28 +269,29 @@ def _find(text: str, path: Path) -> Optional[_Pair]:
     return place
 
 
-def _node(event: Event, events: Iterator[Event], text: str) -> _Node:
+def _node(event: Any, events: Iterator[Any], text: str) -> _Node:
     start, end = event.start_mark.index, event.end_mark.index
-    if isinstance(event, ScalarEvent):
+    kind = _kind(event)
+    if kind == "ScalarEvent":
         is_block = event.style in ("|", ">")
         if is_block and "+" not in text[start : _line_end(text, start)]:
             end = start + len(text[start:end].rstrip())
             is_block = False
         style = event.style or None
         return _Node(start, end, event.value, style=style, whole_lines=is_block)
-    if isinstance(event, AliasEvent):
+    if kind == "AliasEvent":
         return _Node(start, end, alias=True)
     node = _Node(start, end, flow=bool(getattr(event, "flow_style", False)))
-    if isinstance(event, SequenceStartEvent):
+    if kind == "SequenceStartEvent":
         for inner in events:
-            if isinstance(inner, SequenceEndEvent):
+            if _kind(inner) == "SequenceEndEvent":
                 _close(node, inner)
                 break
             _extend(node, _node(inner, events, text))
-    elif isinstance(event, MappingStartEvent):
+    elif kind == "MappingStartEvent":
         node.mapping = True
         for inner in events:
-            if isinstance(inner, MappingEndEvent):
+            if _kind(inner) == "MappingEndEvent":
                 _close(node, inner)
                 break
             key = _node(inner, events, text)
@@ -300,7 +308,7 @@ def _extend(node: _Node, inner: _Node) -> None:
     node.end, node.whole_lines = inner.end, inner.whole_lines
 
 
-def _close(node: _Node, event: Event) -> None:
+def _close(node: _Node, event: Any) -> None:
     if node.flow:  # a block's end is told only where the next thing begins
         node.end, node.whole_lines = event.end_mark.index, False
 

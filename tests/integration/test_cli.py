@@ -84,6 +84,30 @@ class Question(threading.Thread):
             httpx.post(url, json={**body, "stream": True}, timeout=60)
 
 
+@pytest.mark.parametrize("encoding", ["utf-8", "latin-1"])
+def test_a_name_that_is_not_of_the_terminals_encoding_is_no_fault(
+    router: Router, encoding: str
+) -> None:
+    """In a C locale Python keeps such bytes of the command line as half characters."""
+    router.write({"a": router.standin("a")})
+    router.start()
+    environment = {**ENVIRONMENT, "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    name = "größe".encode(encoding)
+    for verb in ("switch", "plan", "clear"):
+        argv = [os.fsencode(word) for word in command(router, verb)]
+        argv.append(name)
+        done = subprocess.run(argv, env=environment, capture_output=True, check=False)
+        assert done.returncode == 1, done.stderr
+        assert b" does not exist. Known models: a." in done.stderr
+    half = {"model": "gr\udcf6"}
+    body = json.dumps(half).encode()  # as an older command sends it
+    for path in ("/admin/switch", "/admin/clear", "/v1/chat/completions"):
+        headers = {"content-type": "application/json"}
+        answer = httpx.post(router.url + path, content=body, headers=headers)
+        assert answer.status_code == 404, answer.text
+        assert answer.json()["error"]["code"] == "model_not_found"
+
+
 def test_a_day_of_an_operator(two: Router) -> None:
     assert said(two, "plan", "a")["changed"]
     assert said(two, "switch", "a", "--timeout", "20")["changed"]

@@ -48,6 +48,22 @@ def test_what_is_no_browser_and_the_routers_own_page_pass(what: tuple[str, str],
     assert verdict(what, host=host, origin=own) is None
 
 
+def test_an_address_is_the_same_in_all_its_forms() -> None:
+    for host, origin in (
+        ("[0:0:0:0:0:0:0:1]:8002", "http://[::1]:8002"),
+        ("[::1]:8002", "http://[0:0:0:0:0:0:0:1]:8002"),
+        ("[::1]", "http://[0::1]"),
+    ):
+        assert verdict(SWITCH, host=host, origin=origin) is None
+    for host, origin in (
+        ("[::1]:8002", "http://[::1]:8003"),
+        ("[::1]:8002", "http://[::2]:8002"),
+        ("[::1]:8002", "http://[::1"),
+        ("[::1", "http://[::1"),
+    ):
+        assert verdict(SWITCH, host=host, origin=origin) == "foreign_page"
+
+
 def test_the_machines_own_name_passes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(socket, "gethostname", lambda: "GPU1.example.com")
     assert verdict(STATUS, host="gpu1.example.com:8002") is None

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
 from pathlib import Path
 
 import anyio
@@ -9,7 +11,9 @@ import pytest
 
 from llm_router.config.schema import Config, Model
 from llm_router.units import child
+from llm_router.units.base import ManagerUnavailable
 from llm_router.units.child import ChildUnits
+from llm_router.units.child_records import MARK, ChildRecords, start_time
 
 pytestmark = pytest.mark.anyio
 
@@ -101,3 +105,84 @@ async def test_a_childs_log_is_bounded_and_its_end_is_kept(
             await units.start(one)
             assert not (folder / "child_one.log.1").exists()
     assert most < 3_000_000
+
+
+def units_of(root: Path, *models: Model, command: str = "exec sleep 60") -> ChildUnits:
+    config = Config.model_validate({"state_dir": str(root), "units": "child"})
+    return ChildUnits(config, {one.name: one for one in models}, lambda _: ["sh", "-c", command])
+
+
+def runs(pid: int) -> bool:
+    return start_time(pid) is not None
+
+
+async def test_a_child_that_no_model_names_any_more_is_stopped(tmp_path: Path) -> None:
+    kept, removed = model("kept"), model("removed")
+    with anyio.fail_after(20):
+        async with units_of(tmp_path, kept, removed) as first:
+            await first.start(kept)
+            await first.start(removed)
+            pid = (await first.state(removed)).main_pid
+            async with units_of(tmp_path, kept) as second:
+                assert not runs(pid)
+                assert (await second.state(removed)).main_pid == 0
+                assert (await second.state(kept)).main_pid == (await first.state(kept)).main_pid
+                assert [path.stem for path in (tmp_path / "children").glob("*.json")] == [
+                    "child_kept"
+                ]
+
+
+async def test_a_child_is_found_whose_router_ended_before_it_knew_the_pid(tmp_path: Path) -> None:
+    one, records = model("a/b"), ChildRecords(tmp_path / "children")
+    (tmp_path / "children").mkdir()
+    token = records.about_to_start(one.unit)
+    environment = {**os.environ, MARK: token}
+    # its child has the token too
+    left = subprocess.Popen(
+        ["sh", "-c", "sleep 60 & echo; wait"],
+        env=environment,
+        stdout=subprocess.PIPE,
+        start_new_session=True,
+    )
+    with left, anyio.fail_after(20):
+        assert left.stdout is not None
+        left.stdout.readline()
+        async with units_of(tmp_path, one) as units:
+            assert (await units.state(one)).main_pid == left.pid
+        assert not list((tmp_path / "children").glob("*.json"))
+
+
+async def test_a_record_without_a_process_is_removed(tmp_path: Path) -> None:
+    one, records = model("a"), ChildRecords(tmp_path / "children")
+    (tmp_path / "children").mkdir()
+    records.about_to_start(one.unit)
+    records.path("child:b", "json").write_text('{"pid": ')
+    records.path("child:c", "json").write_text(f'{{"pid": {os.getpid()}, "started": "1"}}')
+    async with units_of(tmp_path, one) as units:
+        assert (await units.state(one)).main_pid == 0
+    assert not list((tmp_path / "children").glob("*.json"))
+
+
+async def test_nothing_is_started_on_a_full_disk(tmp_path: Path) -> None:
+    one = model("a")
+    async with units_of(tmp_path, one, command=f"touch {tmp_path}/started") as units:
+        # whatever is written there fails with ENOSPC
+        (tmp_path / "children/child_a.json.new").symlink_to("/dev/full")
+        with pytest.raises(
+            ManagerUnavailable, match=r"not started.*children.*No space left on device"
+        ):
+            await units.start(one)
+        assert (await units.state(one)).main_pid == 0
+    assert not (tmp_path / "started").exists()
+
+
+async def test_a_record_is_never_half(tmp_path: Path) -> None:
+    """It is written beside the old one, which stays until the new one is whole."""
+    (tmp_path / "children").mkdir()
+    records = ChildRecords(tmp_path / "children")
+    records.about_to_start("child:a")
+    before = records.path("child:a", "json").read_text()
+    (tmp_path / "children/child_a.json.new").symlink_to("/dev/full")
+    with pytest.raises(OSError, match="No space left"):
+        records.about_to_start("child:a")
+    assert records.path("child:a", "json").read_text() == before

@@ -556,3 +556,32 @@ def test_two_engines_on_one_port(
         settings_of(tmp_path, models, config)
     else:
         assert problem(tmp_path, models, config) == [said]
+
+
+@pytest.mark.parametrize("name", ["a//b", "a/", "a/./b", "a/.", "a/../b", "a/.."])
+def test_a_name_that_no_url_reaches_is_refused(tmp_path: Path, name: str) -> None:
+    (tmp_path / "config.yml").touch()
+    entry = "{backend: command, service: x.service, port: 9000"
+    for models in (
+        f"models:\n  {name}: {entry}}}\n",
+        f"models:\n  ok: {entry}, aliases: [{name}]}}\n",
+        f"models:\n  ok: {entry}, variants: {{{name}: {{}}}}}}\n",
+    ):
+        (tmp_path / "models.yml").write_text(models)
+        with pytest.raises(ConfigError, match="cannot be part of a URL"):
+            load_settings(tmp_path / "config.yml")
+
+
+@pytest.mark.parametrize("name", ["a/b", "a.b/c..d", "Qwen/Qwen3-32B@v1", "a..", "a/.hidden"])
+def test_a_name_with_slashes_and_dots_is_accepted(tmp_path: Path, name: str) -> None:
+    (tmp_path / "config.yml").touch()
+    text = f"models:\n  {name}: {{backend: command, service: x.service, port: 9000}}\n"
+    (tmp_path / "models.yml").write_text(text)
+    assert list(load_settings(tmp_path / "config.yml").models) == [name]
+
+
+@pytest.mark.parametrize("host", ["[::1]", "[0:0:0:0:0:0:0:1]", "0:0:0:0:0:0:0:1", "::1"])
+def test_loopback_is_loopback_in_all_its_forms(tmp_path: Path, host: str) -> None:
+    (tmp_path / "config.yml").write_text(f"listen: {{host: '{host}'}}\n")
+    (tmp_path / "models.yml").write_text("models: {}\n")
+    assert load_settings(tmp_path / "config.yml").config.listen.host == "::1"

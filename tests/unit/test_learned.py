@@ -83,3 +83,21 @@ def test_a_file_that_is_no_use_is_none(tmp_path: Path, text: str) -> None:
     file = tmp_path / "learned.json"
     file.write_text(text, encoding="utf-8")
     assert Learned(file, MODELS).context_length("a") is None
+
+
+def test_what_another_release_adds_is_ignored(tmp_path: Path) -> None:
+    file = tmp_path / "learned.json"
+    made = Learned(file, MODELS)
+    see(made, ("Start", 3.0))
+    made.listen(loaded("a", 4096))
+    made.found("b", 512)
+    entries = json.loads(file.read_text(encoding="utf-8"))
+    entries["a"]["steps"]["Hibernate"] = {"median": 1.0}
+    entries["a"]["steps"]["Start"] += ["soon", -1, float("inf")]
+    entries["a"]["tomorrow"] = True
+    del entries["b"]["steps"]
+    entries["c"] = 5
+    file.write_text(json.dumps(entries), encoding="utf-8")
+    again = Learned(file, MODELS)
+    assert (again.context_length("a"), again.context_length("b")) == (4096, 512)
+    assert again.expected(Start("a", 60)) == 3.0

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import time
+
+from prometheus_client import generate_latest
+from prometheus_client.parser import text_string_to_metric_families
 
 from llm_router.api.metrics import Metrics
 from llm_router.events import EventStream, MemoryNotReleased, ModelLost, StepEnded, SwitchEnded
@@ -88,3 +92,49 @@ def test_what_counts_failures_is_there_before_the_first() -> None:
     # a model that comes with a new configuration too
     scheduler.configure({"a": "g", "new": "g"}, Limits(), ())
     assert value(metrics, 'llm_router_engines_lost_total{model="new"}') == 0
+
+
+def test_the_text_is_that_of_the_library() -> None:
+    _, events, metrics = made(Clock())
+    metrics.request_ended('a"\\\n', "/v1/chat/completions", 200, 0.1)
+    metrics.request_ended("b", "/v1/chat/completions", 503, None)
+    metrics.answered("a", 0.1, 3_000_000, 12.5, 7)
+    events.publish(SwitchEnded("g", "a", None, 1.0, "request", None))
+    events.publish(StepEnded("g", "Start", "a", 1e-5, None))
+    text = metrics.text()
+    assert text.endswith(generate_latest(metrics.registry))
+    families = {family.name: family for family in text_string_to_metric_families(text.decode())}
+    for name in ("loaded", "state", "failures", "refused"):
+        assert families[f"llm_router_model_{name}"].type == "gauge"
+    assert asyncio.run(metrics.scrape()) == text
+
+
+def test_a_scrape_of_a_thousand_models_gives_streams_their_turn() -> None:
+    """Measured in the thread's own time: other work of the machine is not in it."""
+    models = {f"model-{n}": "g" for n in range(1000)}
+    scheduler = Scheduler(Core(models, Limits()), _never, Clock())
+    metrics = Metrics(scheduler, EventStream(), set)
+    for name in models:
+        metrics.request_ended(name, "/v1/chat/completions", 200, 0.1)
+        metrics.answered(name, 0.1, 100, 50.0, 10)
+
+    async def longest_turn() -> float:
+        longest, scrape = 0.0, asyncio.create_task(metrics.scrape())
+        while not scrape.done():
+            began = time.thread_time()
+            await asyncio.sleep(0)
+            longest = max(longest, time.thread_time() - began)
+        assert scrape.result().count(b"llm_router_model_state{") == 5000
+        return longest
+
+    assert min(asyncio.run(longest_turn()) for _ in range(2)) < 0.025
+
+
+def test_models_may_come_and_go_during_a_scrape() -> None:
+    scheduler, _, metrics = made(Clock())
+    pieces = metrics._pieces()
+    text = next(pieces) + next(pieces)
+    scheduler.configure({"a": "g", "new": "g"}, Limits(), ())
+    text += "".join(pieces)
+    assert 'llm_router_requests_waiting{model="b"}' not in text
+    assert 'llm_router_requests_waiting{model="new"} 0.0' in text

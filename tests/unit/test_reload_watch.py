@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -125,3 +126,42 @@ async def test_a_problem_is_logged_once_for_each_content(
         except ConfigError:
             assert content != GOOD
         assert len(errors(caplog)) == lines
+
+
+async def test_reloads_merge_into_the_one_that_waits(
+    watched: Watched, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each caller gets a reading that began after it asked; 500 do not cost 500."""
+    readings: list[Settings] = []
+    may_end = threading.Event()
+
+    def read(*paths: Path) -> Settings:
+        readings.append(load_settings(*paths))
+        assert may_end.wait(5)
+        return readings[-1]
+
+    monkeypatch.setattr(module, "load_settings", read)
+    first = asyncio.create_task(watched.reloader.reload())
+    await until(lambda: len(readings) == 1)
+    watched.models.write_text(GOOD.replace("9000}", "9000, tags: [new]}"))
+    for _ in range(200):
+        watched.reloader.soon()
+    others = [asyncio.create_task(watched.reloader.reload()) for _ in range(300)]
+    looks = [asyncio.create_task(watched.reloader.reload(dry_run=True)) for _ in range(20)]
+    left = asyncio.create_task(watched.reloader.reload())
+    await asyncio.sleep(0)
+    left.cancel()
+    may_end.set()
+    assert not await first
+    assert {(await other).updated for other in others} == {("a",)}
+    await asyncio.gather(*looks)
+    assert [len(watched.applied), watched.services.settings.models["a"].tags] == [1, ["new"]]
+    assert len(readings) == 3
+
+
+async def test_all_who_wait_for_a_reload_are_told_what_is_wrong(watched: Watched) -> None:
+    watched.models.write_text("models: {a: {}}\n")
+    told = await asyncio.gather(
+        *(watched.reloader.reload() for _ in range(5)), return_exceptions=True
+    )
+    assert [type(error) for error in told] == [ConfigError] * 5

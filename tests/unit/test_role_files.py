@@ -187,7 +187,7 @@ def imported() -> set[str]:
 def test_what_the_router_imports_is_required_by_name() -> None:
     text = (FILES / "requirements.in").read_text(encoding="utf-8")
     required = re.findall(r"^([a-z][a-z0-9.-]*)", text, re.MULTILINE)
-    other_names = {"nvidia-ml-py": "pynvml"}
+    other_names = {"nvidia-ml-py": "pynvml", "pyyaml": "yaml"}
     modules = {other_names.get(n, n.replace("-", "_").partition(".")[0]) for n in required}
     # the embedded engine comes with requirements/embedded.in, to those who want it
     assert imported() - {"xllamacpp"} <= modules

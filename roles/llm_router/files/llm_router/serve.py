@@ -81,19 +81,14 @@ class _Server(uvicorn.Server):
         for listener in sockets or ():
             listener.listen(BACKLOG)
         if self.started:
-            asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, self._reload)
+            reloader: Reloader = self._app.state.reloader
+            asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, reloader.soon)
             in_flight = self._app.state.services.in_flight
             self._collecting = asyncio.create_task(
                 collect_when_quiet(lambda: len(in_flight) < QUIET)
             )
             self._watched = asyncio.create_task(keep_alive())
             notify("READY=1")
-
-    def _reload(self) -> None:
-        reloader: Reloader = self._app.state.reloader
-        task = asyncio.ensure_future(reloader.reload())
-        # what is wrong is in the log
-        task.add_done_callback(lambda done: done.exception())
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Say so to systemd, to who looks at the health, and to all who wait; then let running

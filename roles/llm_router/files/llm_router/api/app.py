@@ -8,7 +8,6 @@ from typing import Any
 
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse
 from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.exceptions import HTTPException
 from starlette.routing import Route
@@ -28,7 +27,7 @@ from llm_router.api.reply import ClientGone
 from llm_router.api.request_guard import admit, for_fastapi, is_known, is_open, refuse
 from llm_router.api.services import Services, running
 from llm_router.api.turn_gate import TurnGate
-from llm_router.api.wire import to_json
+from llm_router.api.wire import JsonResponse, to_json
 from llm_router.config.load import Settings
 from llm_router.http_protocol import LINE
 from llm_router.units.base import Units
@@ -109,6 +108,7 @@ def create_app(settings: Settings, units: Units | None = None) -> FastAPI:
 
     # the interactive pages would have their scripts from another host
     app = Described(
+        default_response_class=JsonResponse,
         title="Roundhouse",
         version=__version__,
         lifespan=lifespan,
@@ -144,29 +144,29 @@ def create_app(settings: Settings, units: Units | None = None) -> FastAPI:
         caller = identify(request.scope, request.headers, services.settings)
         if caller.models is not None and not caller.may("admin"):
             raise metrics_not_allowed(caller.name)
-        return Response(services.metrics.text(), media_type=CONTENT_TYPE_LATEST)
+        return Response(await services.scrape(), media_type=CONTENT_TYPE_LATEST)
 
     @app.exception_handler(ApiError)
-    async def api_error(_: Request, error: ApiError) -> JSONResponse:
-        return JSONResponse(error.body, error.status, error.headers)
+    async def api_error(_: Request, error: ApiError) -> JsonResponse:
+        return JsonResponse(error.body, error.status, error.headers)
 
     @app.exception_handler(RequestValidationError)
-    async def invalid(_: Request, error: RequestValidationError) -> JSONResponse:
+    async def invalid(_: Request, error: RequestValidationError) -> JsonResponse:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"][1:]) or None
         wrong = bad_request(f"{where or 'The request'}: {first['msg']}.", where)
-        return JSONResponse(wrong.body, 400)
+        return JsonResponse(wrong.body, 400)
 
     @app.exception_handler(HTTPException)
-    async def http_error(request: Request, error: HTTPException) -> JSONResponse:
+    async def http_error(request: Request, error: HTTPException) -> JsonResponse:
         message = f"{request.method} {request.url.path}: {error.detail}."
         code = "method_not_allowed" if error.status_code == 405 else "not_found"
         wrong = ApiError(error.status_code, code, message)
-        return JSONResponse(wrong.body, error.status_code, error.headers)
+        return JsonResponse(wrong.body, error.status_code, error.headers)
 
     @app.exception_handler(Exception)
-    async def fault(_: Request, error: Exception) -> JSONResponse:
+    async def fault(_: Request, error: Exception) -> JsonResponse:
         # Starlette logs it with its trace
-        return JSONResponse(internal_error().body, 500)
+        return JsonResponse(internal_error().body, 500)
 
     return app

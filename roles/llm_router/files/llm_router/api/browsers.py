@@ -17,6 +17,7 @@ rebinding) even read the answers.
 from __future__ import annotations
 
 import ipaddress
+import re
 import socket
 from collections.abc import Collection, Mapping
 from typing import Any
@@ -28,6 +29,7 @@ _LOCAL = (".localhost", ".local", ".lan", ".internal", ".home.arpa")
 """No stranger can own a name that ends so."""
 _BROWSER_HEADERS = ("origin", "sec-fetch-site", "referer")
 _UPSTREAM = "/upstream/"
+_HOST_AND_PORT = re.compile(r"(.*?)(?::([0-9]*))?", re.DOTALL)
 
 
 def refuse_foreign_pages(
@@ -75,7 +77,24 @@ def _is_browser(headers: Mapping[str, str]) -> bool:
 def _crosses(origin: str | None, site: str | None, host: str) -> bool:
     if site in ("cross-site", "same-site"):
         return True
-    return origin is not None and urlsplit(origin).netloc.lower() != host.lower()
+    return origin is not None and _place(origin) != _place(f"//{host}")
+
+
+def _place(url: str) -> tuple[str, str]:
+    """Host and port as they are written; an IP address in its short form."""
+    try:
+        authority = urlsplit(url).netloc.lower()
+    except ValueError:  # brackets around something else than an address
+        return url, ""
+    name, port = _HOST_AND_PORT.fullmatch(authority).groups()  # type: ignore[union-attr]
+    return _short(name), port or ""
+
+
+def _short(name: str) -> str:
+    try:
+        return str(ipaddress.ip_address(name.removeprefix("[").removesuffix("]")))
+    except ValueError:
+        return name
 
 
 def _name(url: str) -> str:

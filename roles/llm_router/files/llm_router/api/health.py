@@ -7,12 +7,12 @@ from collections.abc import Mapping, MutableMapping
 from typing import Any, Literal
 
 from fastapi import APIRouter, Request
-from fastapi.responses import JSONResponse
 from starlette.datastructures import Headers
 
 from llm_router.api.auth import Caller, identify
 from llm_router.api.errors import ApiError, unknown_model
 from llm_router.api.services import Services
+from llm_router.api.wire import JsonResponse
 from llm_router.config.names import find
 from llm_router.engines import engine_for
 from llm_router.http_protocol import LINE, Line
@@ -23,7 +23,7 @@ router = APIRouter()
 @router.get("/health")
 async def health(
     request: Request, model: str | None = None, want: Literal["loaded", "loadable"] = "loaded"
-) -> JSONResponse:
+) -> JsonResponse:
     """200 while requests are welcome; 503 when units cannot be managed at all, and when the router
     is drained or about to stop, though it still answers.
 
@@ -66,7 +66,7 @@ async def answer_plainly(scope: MutableMapping[str, Any], services: Services) ->
     line.start(answer.status_code, [(b"content-type", b"application/json")], bytes(answer.body))
 
 
-async def _of_router(services: Services, caller: Caller | None) -> JSONResponse:
+async def _of_router(services: Services, caller: Caller | None) -> JsonResponse:
     visible = [name for name in services.models if caller is not None and caller.may_use(name)]
     core = services.scheduler.core
     loaded = {group.current for group in core.groups.values()} - {None}
@@ -100,7 +100,7 @@ async def _of_router(services: Services, caller: Caller | None) -> JSONResponse:
     if problem is not None:
         body["status"] = "unhealthy"
         body["problem"] = problem
-    return JSONResponse(body, 503 if services.draining or problem is not None else 200)
+    return JsonResponse(body, 503 if services.draining or problem is not None else 200)
 
 
 def _caller(scope: MutableMapping[str, Any], services: Services) -> Caller | None:
@@ -113,7 +113,7 @@ def _caller(scope: MutableMapping[str, Any], services: Services) -> Caller | Non
 
 async def _of_model(
     services: Services, asked: str, want: str, caller: Caller | None
-) -> JSONResponse:
+) -> JsonResponse:
     known = find(services.models, asked)
     if known is None:
         names = services.names_for(caller) if caller is not None else ()
@@ -125,4 +125,4 @@ async def _of_model(
     free = not failed and core.group_of(name).pinned in (None, name)
     fit = here or (want == "loadable" and free and await services.units_problem() is None)
     body = {"model": name, "state": state, "draining": services.draining}
-    return JSONResponse(body, 200 if fit and not services.draining else 503)
+    return JsonResponse(body, 200 if fit and not services.draining else 503)

@@ -31,15 +31,42 @@ class Reloader:
     def __init__(self, services: Services) -> None:
         self._services = services
         self._lock = anyio.Lock()
+        self._waiting: dict[bool, asyncio.Task[Changes]] = {}
+        """By ``dry_run``: the reading that waits for the one that runs."""
+        self._tasks: set[asyncio.Task[Changes]] = set()
         self._reported: bytes | None = None
         """What the files had in them when their problems were last logged."""
 
     async def reload(self, *, dry_run: bool = False) -> Changes:
         """Take over what the files say now; with ``dry_run`` only say what would change.
 
-        Raises `ConfigError`, whatever is wrong, and then the old configuration goes on.
+        One reading runs and one waits: all who ask meanwhile share the one that waits, since it
+        begins after each of them has asked. Raises `ConfigError`, whatever is wrong, and then the
+        old configuration goes on.
         """
+        return await asyncio.shield(self._turn(dry_run))
+
+    def soon(self) -> None:
+        """Have `reload` done; what is wrong is in the log."""
+        self._turn(dry_run=False)
+
+    def _turn(self, dry_run: bool) -> asyncio.Task[Changes]:
+        waiting = self._waiting.get(dry_run)
+        if waiting is None:
+            waiting = asyncio.create_task(self._in_turn(dry_run))
+            self._waiting[dry_run] = waiting
+            self._tasks.add(waiting)
+            waiting.add_done_callback(self._ended)
+        return waiting
+
+    def _ended(self, task: asyncio.Task[Changes]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled():
+            task.exception()  # nobody need wait for it
+
+    async def _in_turn(self, dry_run: bool) -> Changes:
         async with self._lock:
+            del self._waiting[dry_run]
             try:
                 return await self._reload(dry_run)
             except Exception as error:

@@ -72,6 +72,8 @@ class Services:
     ports: PortGuard = field(init=False)
     units_problem: SharedCall[str | None] = field(init=False)
     """`Units.problem`, which calls systemd: strangers' health checks share one call."""
+    scrape: SharedCall[bytes] = field(init=False)
+    """`Metrics.scrape`, of which several at once would cost several times as much."""
     audit: Audit = field(default_factory=Audit)
     clock: Clock = time.monotonic
     last_switch: dict[str, SwitchEnded] = field(default_factory=dict)
@@ -98,6 +100,7 @@ class Services:
     def __post_init__(self) -> None:
         self.ports = PortGuard(self.units)
         self.units_problem = SharedCall(self.units.problem)
+        self.scrape = SharedCall(self.metrics.scrape)
         self.activity = Activity(self.settings.config.recent.keep)
         self.progress = Progress(self.scheduler, self.learned)
 

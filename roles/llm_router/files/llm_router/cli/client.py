@@ -41,7 +41,7 @@ class AdminClient:
         target: str,
         *,
         query: dict[str, Any] | None = None,
-        body: Any = None,
+        body: dict[str, Any] | None = None,
         timeout: float | None = PROMPT,
     ) -> dict[str, Any]:
         """The answer. ``timeout``: seconds, None to wait for ever.
@@ -50,8 +50,8 @@ class AdminClient:
         `Exit.TIMEOUT` when it says that what was asked takes longer than the caller would wait.
         """
         if query is not None:
-            target += "?" + urlencode(query)
-        content = None if body is None else json.dumps(body)
+            target += "?" + urlencode(_as_text(query))
+        content = None if body is None else json.dumps(_as_text(body))
         connection = _Connection(self.path, timeout)
         try:
             connection.request(method, target, content, {"Content-Type": "application/json"})
@@ -75,6 +75,17 @@ class AdminClient:
                 "see systemctl status llm-router"
             )
         return Failed(message, Exit.UNREACHABLE, {"code": "router_unreachable"})
+
+
+def _as_text(values: dict[str, Any]) -> dict[str, Any]:
+    """``values`` with texts that can be sent. Python keeps bytes of the command line that are not
+    of the locale's encoding as half characters; nearly always they are UTF-8."""
+    return {
+        name: value.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+        if isinstance(value, str)
+        else value
+        for name, value in values.items()
+    }
 
 
 def _read(status: int, text: str) -> dict[str, Any]:

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from ruamel.yaml import YAML
+from ruamel.yaml.comments import CommentedMap, CommentedSeq, TaggedScalar
 from ruamel.yaml.constructor import RoundTripConstructor
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
 from ruamel.yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 from ruamel.yaml.scanner import RoundTripScanner, ScannerError
 
+from llm_router import yaml_events
 from llm_router.yaml_bounds import bound
+from llm_router.yaml_events import Lines
 
 MAX_BITS = 1024
 """Of a whole number: more than any setting has, and far from what Python refuses to print."""
@@ -73,12 +78,66 @@ def _problem(node: Node, problem: str) -> ValueProblem:
     return ValueProblem(problem=problem, problem_mark=node.start_mark)
 
 
-def load_document(text: str) -> Any:
-    """The document's root. Raises `YAMLError`, where it can a `MarkedYAMLError`."""
+@dataclass(frozen=True)
+class Document:
+    """Plain values, and the lines that they are on."""
+
+    root: Any
+    lines: Lines
+
+    def line(self, loc: Sequence[Any]) -> int:
+        """The 1-based line of the deepest part of ``loc`` that the document has."""
+        node, line = self.root, 1
+        for part in loc:
+            found = self.lines.line(node, part)
+            if found is None:
+                break
+            line = found
+            node = node[part]
+        return line
+
+
+def load_document(text: str) -> Document:
+    """The document. Raises `YAMLError`, where it can a `MarkedYAMLError`."""
+    lines = Lines()
+    events = yaml_events.events(text)
+    if events is not None:
+        with contextlib.suppress(yaml_events.Unusual):
+            return Document(yaml_events.values(events, lines), lines)
+        lines = Lines()
     yaml = bound(YAML(typ="rt"))
     yaml.Constructor = _Constructor
     yaml.Scanner = _Scanner
-    return yaml.load(text)
+    return Document(_plain(yaml.load(text), lines), lines)
+
+
+def _plain(node: Any, lines: Lines) -> Any:
+    """Round-trip nodes as the plain values that strict validation wants."""
+    if isinstance(node, CommentedMap):
+        mapping: dict[Any, Any] = {}
+        for key, value in node.items():
+            plain_key = _plain(key, lines)
+            mapping[plain_key] = _plain(value, lines)
+            with contextlib.suppress(AttributeError, KeyError, TypeError):  # one that was merged
+                lines.note(mapping, plain_key, node.lc.key(key)[0] + 1)
+        return mapping
+    if isinstance(node, CommentedSeq):
+        items: list[Any] = []
+        for index, item in enumerate(node):
+            items.append(_plain(item, lines))
+            with contextlib.suppress(AttributeError, KeyError, TypeError):
+                lines.note(items, index, node.lc.item(index)[0] + 1)
+        return items
+    if isinstance(node, dict):
+        return {_plain(key, lines): _plain(value, lines) for key, value in node.items()}
+    if isinstance(node, list):
+        return [_plain(item, lines) for item in node]
+    if isinstance(node, TaggedScalar):  # `!!str 5`
+        return node.value
+    for kind in (bool, int, float, str):
+        if isinstance(node, kind):
+            return kind(node)
+    return node
 
 
 def key_at(text: str, line: int, column: int) -> str:

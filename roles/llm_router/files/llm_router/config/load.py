@@ -13,13 +13,12 @@ from pathlib import Path
 from typing import Any, TypeVar, get_args
 
 from pydantic import BaseModel, ValidationError
-from ruamel.yaml.comments import CommentedMap, CommentedSeq, TaggedScalar
 from ruamel.yaml.constructor import DuplicateKeyError
 from ruamel.yaml.error import MarkedYAMLError
 from ruamel.yaml.reader import ReaderError
 
 from llm_router import model_files
-from llm_router.config.document import ValueProblem, key_at, load_document
+from llm_router.config.document import Document, ValueProblem, key_at, load_document
 from llm_router.config.errors import ConfigError, Problem
 from llm_router.config.names import names_of
 from llm_router.config.ports import port_problems
@@ -73,24 +72,11 @@ class Settings:
 @dataclass(frozen=True)
 class _Document:
     file: str
-    root: CommentedMap
+    document: Document
 
     def line(self, loc: Sequence[Any]) -> int:
         """The 1-based line of the deepest part of ``loc`` that the file has."""
-        node: Any = self.root
-        line = 1
-        for part in loc:
-            try:
-                if isinstance(node, CommentedMap) and part in node:
-                    line = node.lc.key(part)[0] + 1
-                elif isinstance(node, CommentedSeq) and isinstance(part, int):
-                    line = node.lc.item(part)[0] + 1
-                else:
-                    break
-                node = node[part]
-            except (AttributeError, KeyError, IndexError, TypeError):
-                break
-        return line
+        return self.document.line(loc)
 
 
 def load_settings(
@@ -479,7 +465,7 @@ def _load(
     if doc is None:
         return None, None
     try:
-        return doc, section.model_validate(_plain(doc.root))
+        return doc, section.model_validate(doc.document.root)
     except ValidationError as error:
         problems.extend(_describe(doc, section, error))
         return doc, None
@@ -504,18 +490,18 @@ def _parse(path: Path, problems: list[Problem]) -> _Document | None:
         problems.append(Problem(file, 0, "", f"cannot be read: {reason}", "make it readable"))
         return None
     try:
-        root = load_document(text)
+        document = load_document(text)
     except Exception as error:  # noqa: BLE001 - a file that no one foresaw has a problem, too
         problems.append(_yaml_problem(file, text, error))
         return None
-    if root is None:
-        root = CommentedMap()
-    if not isinstance(root, CommentedMap):
+    if document.root is None:
+        document = Document({}, document.lines)
+    if not isinstance(document.root, dict):
         problems.append(
             Problem(file, 1, "", "is not a mapping", "begin with keys such as `models:`")
         )
         return None
-    return _Document(file, root)
+    return _Document(file, document)
 
 
 def _yaml_problem(file: str, text: str, error: Exception) -> Problem:
@@ -546,20 +532,6 @@ def _yaml_problem(file: str, text: str, error: Exception) -> Problem:
         )
     what = ", ".join(part for part in (error.context, error.problem) if part)
     return Problem(file, line, "", f"is not valid YAML: {what}", check)
-
-
-def _plain(node: Any) -> Any:
-    """Round-trip nodes as the plain values that strict validation wants."""
-    if isinstance(node, dict):
-        return {_plain(key): _plain(value) for key, value in node.items()}
-    if isinstance(node, list):
-        return [_plain(item) for item in node]
-    if isinstance(node, TaggedScalar):  # `!!str 5`
-        return node.value
-    for kind in (bool, int, float, str):
-        if isinstance(node, kind):
-            return kind(node)
-    return node
 
 
 def _describe(

@@ -19,29 +19,53 @@ def port_problems(
     Two engines may have one port only if they never run at once: models of one unit, or of one
     group in which both engines stop before the other starts.
     """
-    by_port: dict[int, list[Model]] = {}
+    by_port: dict[int, _Port] = {}
     for model in models.values():
         place = ("models", model.name, "port")
-        port = model.listens_on
-        if port == config.listen.port and _on_loopback(config.listen.host):
-            what = f"port {port} is the router's own (listen.port)"
+        number = model.listens_on
+        if number == config.listen.port and _on_loopback(config.listen.host):
+            what = f"port {number} is the router's own (listen.port)"
             yield place, what, "give the model another port"
-        others = by_port.setdefault(port, [])
-        for other in others:
+        port = by_port.setdefault(number, _Port())
+        conflict = port.problem_with(model)
+        if conflict is not None:
+            yield place, f"port {number} is already used by model {conflict}", _REMEDY
+
+
+class _Port:
+    """The models whose engines listen on one port."""
+
+    def __init__(self) -> None:
+        self._stays: dict[str, tuple[Model, bool]] = {}
+        """By name: the model, and whether its engine may stay."""
+        self._groups: set[str] = set()
+        self._any_stays = False
+
+    def problem_with(self, model: Model) -> str | None:
+        """Add a model; why its engine cannot listen here, beginning with the other's name."""
+        stays = may_stay(model)
+        problem = None
+        # nearly always nothing can conflict; a thousand models are not compared with each other
+        if stays or self._any_stays or self._groups - {model.group}:
+            problem = self._conflict(model, stays)
+        self._stays[model.name] = model, stays
+        self._groups.add(model.group)
+        self._any_stays = self._any_stays or stays
+        return problem
+
+    def _conflict(self, model: Model, stays: bool) -> str | None:
+        for other, other_stays in self._stays.values():
             if other.unit == model.unit:
                 continue
             if other.group != model.group:
-                yield place, f"port {port} is already used by model '{other.name}'", _REMEDY
-                break
-            sleeper = next((one for one in (other, model) if may_stay(one)), None)
-            if sleeper is not None:
-                what = (
-                    f"port {port} is already used by model '{other.name}', and the engine of "
-                    f"'{sleeper.name}' keeps it while that model sleeps (residency)"
+                return f"'{other.name}'"
+            if other_stays or stays:
+                sleeper = other if other_stays else model
+                return (
+                    f"'{other.name}', and the engine of '{sleeper.name}' keeps it while that "
+                    "model sleeps (residency)"
                 )
-                yield place, what, _REMEDY
-                break
-        others.append(model)
+        return None
 
 
 def may_stay(model: Model) -> bool:

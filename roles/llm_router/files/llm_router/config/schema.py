@@ -6,6 +6,7 @@ Times are seconds. The text below a field is its description in docs/reference (
 
 from __future__ import annotations
 
+import ipaddress
 import json
 import re
 from typing import Annotated, Any, Literal
@@ -50,6 +51,24 @@ def _compiles(value: str) -> str:
     return value
 
 
+def _reachable(value: str) -> str:
+    """Clients and proxies resolve such parts of a path before they send it."""
+    if any(part in ("", ".", "..") for part in value.split("/")):
+        raise ValueError(
+            f"{value!r} cannot be part of a URL: nothing, '.' or '..' stands beside a '/'"
+        )
+    return value
+
+
+def _address(value: str) -> str:
+    """An IP address in its short form; ``[::1]`` is what URLs say."""
+    bare = value[1:-1] if value.startswith("[") and value.endswith("]") else value
+    try:
+        return str(ipaddress.ip_address(bare))
+    except ValueError:
+        return value
+
+
 def _json(value: dict[str, Any]) -> dict[str, Any]:
     try:
         json.dumps(value, allow_nan=False)
@@ -81,7 +100,11 @@ OwnPath = Annotated[str, Field(pattern=r"^(GET|POST|PUT|PATCH|DELETE) (/[A-Za-z0
 AbsolutePath = Annotated[str, Field(pattern=r"^/")]
 RepoFile = Annotated[str, AfterValidator(_within_repository)]
 Label = Annotated[str, Field(min_length=1, max_length=200)]
-ModelName = Annotated[str, Field(pattern=rf"^{MODEL_NAME.pattern}$", max_length=200)]
+ModelName = Annotated[
+    str,
+    Field(pattern=rf"^{MODEL_NAME.pattern}$", max_length=200),
+    AfterValidator(_reachable),
+]
 
 
 class _Section(BaseModel):
@@ -92,7 +115,7 @@ class _Section(BaseModel):
 class Listen(_Section):
     """Where the public API listens."""
 
-    host: str = "127.0.0.1"
+    host: Annotated[str, AfterValidator(_address)] = "127.0.0.1"
     """The address. Another one than loopback needs keys, or ``allow_open``."""
     port: Port = 8002
     """The port."""

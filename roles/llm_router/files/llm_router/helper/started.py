@@ -17,7 +17,8 @@ class Started:
     def __init__(self, path: Path | None = None) -> None:
         self._path = path
         entries = read_notes(path) if path is not None else {}
-        self._units = {name: str(unit) for name, unit in entries.items()}
+        # of a later release's entries only those that are units
+        self._units = {name: unit for name, unit in entries.items() if isinstance(unit, str)}
 
     def get(self, model: str) -> str | None:
         """The unit that was started for ``model`` and has not been stopped since."""

@@ -6,6 +6,7 @@ engine is configured as it was then.
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -112,12 +113,13 @@ class Learned:
 
 
 def _read(entry: Any) -> _Known | None:
-    """None for what another release, or somebody's editor, has written."""
-    try:
-        known = _Known(str(entry["launch"]), entry["context_length"])
-        for step, seen in entry["steps"].items():
-            for seconds in seen:
-                known.note(step, float(seconds))
-    except (KeyError, TypeError, ValueError, AttributeError):
+    """What another release, or somebody's editor, has written; what is strange is left out."""
+    if not isinstance(entry, dict) or not isinstance(entry.get("launch"), str):
         return None
+    length, steps = entry.get("context_length"), entry.get("steps")
+    known = _Known(entry["launch"], length if type(length) is int else None)
+    for step, seen in steps.items() if isinstance(steps, dict) else ():
+        for seconds in seen if isinstance(seen, list) else ():
+            if type(seconds) in (int, float) and 0 <= seconds < math.inf:
+                known.note(step, float(seconds))
     return known

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 from pydantic import ValidationError
 
@@ -28,14 +29,15 @@ class Record:
         """Units for which the file names several models: nobody knows which of them runs."""
         self._last: dict[str, str] = {}
         """By unit: the model that it was last started as, also while it is at rest."""
-        try:
-            entries = read_notes(path)
-            self.models = {name: Model.model_validate(entry) for name, entry in entries.items()}
-            units = Counter(model.unit for model in self.models.values())
-            self.ambiguous = {unit for unit, count in units.items() if count > 1}
-            self._last = {model.unit: name for name, model in self.models.items()}
-        except ValidationError as error:
-            log.warning("%s cannot be read, and is written anew: %s", path, error)
+        for name, entry in read_notes(path).items():
+            model = _read(name, entry)
+            if model is None:
+                log.warning("%s: the entry of %r cannot be read, and is left out", path, name)
+            else:
+                self.models[name] = model
+        units = Counter(model.unit for model in self.models.values())
+        self.ambiguous = {unit for unit, count in units.items() if count > 1}
+        self._last = {model.unit: name for name, model in self.models.items()}
 
     def add(self, model: Model) -> None:
         """``model`` is about to be started, or was found running."""
@@ -76,3 +78,25 @@ class Record:
     def _write(self) -> None:
         entries = {name: model.model_dump(mode="json") for name, model in self.models.items()}
         write_notes(self._path, entries)
+
+
+def _read(name: str, entry: Any) -> Model | None:
+    """What another release, or an earlier configuration, has written of a model.
+
+    A key or a value that is unknown here is left out: after a rollback the engine of a later
+    release must still be stopped as what it was started as. None without what that takes.
+    """
+    if not isinstance(entry, dict):
+        return None
+    known = {key: value for key, value in entry.items() if key in Model.model_fields}
+    known["name"] = name
+    try:
+        return Model.model_validate(known)
+    except ValidationError as error:
+        for problem in error.errors(include_url=False, include_context=False, include_input=False):
+            known.pop(str(problem["loc"][0]), None)
+    known["name"] = name
+    try:
+        return Model.model_validate(known)
+    except ValidationError:
+        return None

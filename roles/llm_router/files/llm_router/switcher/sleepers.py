@@ -7,11 +7,12 @@ second release, or a resume of what is awake, would end some engines and confuse
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
+from typing import Any, get_args
 
 from llm_router.notes import read_notes, write_notes
-from llm_router.switcher.residency import Sleeper
+from llm_router.switcher.residency import Policy, Sleeper
 
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
@@ -29,14 +30,28 @@ class Sleepers:
         notes = read_notes(path)
         if notes.get("boot") != self._boot:
             return
-        try:
-            self._unsure = {str(unit) for unit in notes["unsure"]}
-            for entry in notes["asleep"]:
-                sleeper = Sleeper(**entry)
-                self._asleep[sleeper.unit] = sleeper
-            self._slept = dict(notes.get("slept", {}))
-        except (KeyError, TypeError, ValueError):
-            self._asleep.clear()
+        unsure, asleep, slept = (notes.get(key) for key in ("unsure", "asleep", "slept"))
+        if isinstance(unsure, list):
+            self._unsure = {str(unit) for unit in unsure}
+        for entry in asleep if isinstance(asleep, list) else ():
+            self._take(entry)
+        if isinstance(slept, dict):
+            self._slept = {str(model): str(launch) for model, launch in slept.items()}
+
+    def _take(self, entry: Any) -> None:
+        """An entry that this or another release has written. Of one that is not understood, nobody
+        knows how its unit would be woken."""
+        unit = entry.get("unit") if isinstance(entry, dict) else None
+        if not isinstance(unit, str):
+            return
+        known = {one.name: entry.get(one.name) for one in fields(Sleeper)}
+        numbers = all(
+            isinstance(known[key], (int, float)) for key in ("main_pid", "memory", "since")
+        )
+        if numbers and isinstance(known["model"], str) and known["policy"] in get_args(Policy):
+            self._asleep[unit] = Sleeper(**known)
+        else:
+            self._unsure.add(unit)
 
     def all(self) -> list[Sleeper]:
         """All that sleep."""

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import logging
 import os
 import signal
@@ -17,7 +16,6 @@ import subprocess
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import quote
 
 import anyio
 from typing_extensions import Self
@@ -26,7 +24,8 @@ from llm_router.config.schema import Config, Model
 from llm_router.engine_keys import known_keys
 from llm_router.logs.masking import masked
 from llm_router.prewarm import in_thread
-from llm_router.units.base import UnitError, Units, UnitState
+from llm_router.units.base import ManagerUnavailable, UnitError, Units, UnitState
+from llm_router.units.child_records import MARK, ChildRecords, Found
 
 log = logging.getLogger(__name__)
 
@@ -59,6 +58,7 @@ class ChildUnits(Units):
         self._models: Mapping[str, Model] = models
         self._argv = argv
         self._dir = Path(config.state_dir) / "children"
+        self._records = ChildRecords(self._dir)
         self._stop_timeout = config.switch.stop_timeout
         self._children: dict[str, _Child] = {}
         self._ended: dict[str, str] = {}
@@ -69,17 +69,24 @@ class ChildUnits(Units):
             self._dir.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise UnitError(f"{self._dir} cannot be made: {error.strerror}") from error
-        for unit in {model.unit for model in self._models.values()}:
-            self._find_again(unit)
+        for found in self._records.found():
+            self._find_again(found)
+        # nobody would ask for one that no model names, and it holds a device
+        configured = {model.unit for model in self._models.values()}
+        await self._end_all([unit for unit in self._children if unit not in configured])
         self._logs = asyncio.create_task(self._bound_logs())
         return self
 
     async def __aexit__(self, *exc: object) -> None:
         if self._logs is not None:
             self._logs.cancel()
+        await self._end_all(list(self._children))
+
+    async def _end_all(self, units: Collection[str]) -> None:
         with anyio.CancelScope(shield=True):
             async with anyio.create_task_group() as tasks:
-                for unit in list(self._children):
+                for unit in units:
+                    log.info("stopping %s", unit)
                     tasks.start_soon(self._end, unit, self._stop_timeout)
 
     def configure(self, models: Mapping[str, Model]) -> None:
@@ -100,15 +107,25 @@ class ChildUnits(Units):
         if unit in self._children:
             return
         argv = self._argv(model)
-        log_path = self._path(unit, "log")
+        log_path = self._records.path(unit, "log")
+        try:
+            token = self._records.about_to_start(unit)
+            log_path.open("wb").close()
+        except OSError as error:
+            self._records.forget(unit)
+            raise ManagerUnavailable(
+                f"{argv[0]} is not started: {error.filename or self._dir} cannot be written: "
+                f"{error.strerror}"
+            ) from error
 
         def spawn() -> subprocess.Popen[bytes]:
-            self._path(unit, "log.1").unlink(missing_ok=True)
+            self._records.path(unit, "log.1").unlink(missing_ok=True)
             log_path.unlink(missing_ok=True)
             # appended to: what is written after it was cut stands at its beginning
             with log_path.open("ab") as output:
                 return subprocess.Popen(
                     argv,
+                    env={**os.environ, MARK: token},
                     stdin=subprocess.DEVNULL,
                     stdout=output,
                     stderr=subprocess.STDOUT,
@@ -118,13 +135,12 @@ class ChildUnits(Units):
         try:
             popen = await anyio.to_thread.run_sync(spawn)
         except OSError as error:
+            self._records.forget(unit)
             raise UnitError(f"{argv[0]} cannot be started: {error.strerror}") from error
-        started = _start_time(popen.pid) or ""
+        started = self._records.started(unit, token, popen.pid)
         self._watch(
             unit, _Child(popen.pid, started, os.pidfd_open(popen.pid), asyncio.Event(), popen)
         )
-        record = {"pid": popen.pid, "started": started}
-        self._path(unit, "json").write_text(json.dumps(record), encoding="utf-8")
 
     async def stop(self, model: Model, grace: float) -> None:
         """SIGTERM to the child's process group, SIGKILL past ``grace`` seconds."""
@@ -142,7 +158,8 @@ class ChildUnits(Units):
         self, model: Model, lines: int = 20, since: float | None = None
     ) -> list[str]:
         """The end of the child's log file, without keys."""
-        path, previous = self._path(model.unit, "log"), self._path(model.unit, "log.1")
+        path = self._records.path(model.unit, "log")
+        previous = self._records.path(model.unit, "log.1")
 
         def read() -> list[str]:
             data, begin = _end_of(path, LOG_TAIL_BYTES)
@@ -174,17 +191,14 @@ class ChildUnits(Units):
         while True:
             await anyio.sleep(LOG_INTERVAL)
             for unit in list(self._children):
-                path = self._path(unit, "log")
+                path = self._records.path(unit, "log")
                 try:
                     if _size_on_disk(path) > LONGEST_LOG:
-                        await anyio.to_thread.run_sync(_cut, path, self._path(unit, "log.1"))
+                        await anyio.to_thread.run_sync(
+                            _cut, path, self._records.path(unit, "log.1")
+                        )
                 except OSError as error:
                     log.warning("the log of %s cannot be cut: %s", unit, error.strerror)
-
-    def _path(self, unit: str, suffix: str) -> Path:
-        # quoted, not replaced: no two units may share a file, a/b and a_b neither
-        kind, name = ("child", unit[6:]) if unit.startswith("child:") else ("unit", unit)
-        return self._dir / f"{kind}_{quote(name, safe='')}.{suffix}"
 
     def _watch(self, unit: str, child: _Child) -> None:
         self._children[unit] = child
@@ -199,7 +213,7 @@ class ChildUnits(Units):
         # its descendants hold the device as it did
         _signal_group(child.pid, signal.SIGKILL)
         code = child.popen.wait() if child.popen else 0
-        self._path(unit, "json").unlink(missing_ok=True)
+        self._records.forget(unit)
         if code:
             self._ended[unit] = f"signal {-code}" if code < 0 else f"exit code {code}"
         child.gone.set()
@@ -221,23 +235,14 @@ class ChildUnits(Units):
             await child.gone.wait()
         self._ended.pop(unit, None)
 
-    def _find_again(self, unit: str) -> None:
-        """Take over the child that an earlier router left running, if it is that very process."""
-        path = self._path(unit, "json")
+    def _find_again(self, found: Found) -> None:
+        """Take over the child that an earlier router left running."""
         try:
-            record = json.loads(path.read_text(encoding="utf-8"))
-            pid, started = int(record["pid"]), str(record["started"])
-        except (OSError, ValueError, KeyError, TypeError):
-            return
-        if _start_time(pid) != started:
-            path.unlink(missing_ok=True)
-            return
-        try:
-            pidfd = os.pidfd_open(pid)
+            pidfd = os.pidfd_open(found.pid)
         except OSError:
             return
-        log.info("%s still runs as pid %d", unit, pid)
-        self._watch(unit, _Child(pid, started, pidfd, asyncio.Event()))
+        log.info("%s still runs as pid %d", found.unit, found.pid)
+        self._watch(found.unit, _Child(found.pid, found.started, pidfd, asyncio.Event()))
 
 
 def _end_of(path: Path, most: int) -> tuple[bytes, int]:
@@ -280,14 +285,3 @@ def _session(pid: int) -> int | None:
         return os.getsid(pid)
     except OSError:
         return None
-
-
-def _start_time(pid: int) -> str | None:
-    """When the process was started, in clock ticks since boot: with the pid it names one."""
-    try:
-        stat = Path(f"/proc/{pid}/stat").read_text(encoding="ascii", errors="replace")
-    except OSError:
-        return None
-    fields = stat.rpartition(")")[2].split()
-    # a zombie is gone for us: whoever was its parent has yet to notice
-    return None if fields[0] == "Z" else fields[19]
