@@ -48,12 +48,13 @@ from llm_router.api.reply import (
     read_body,
 )
 from llm_router.api.services import Services
-from llm_router.api.sse import Measured, SseRelay, engine_rate, is_count
+from llm_router.api.sse import Measured, SseRelay, engine_rate
 from llm_router.api.upstream import Answer, OutOfFiles, Silent, UpstreamError
 from llm_router.api.wire import from_json, to_json
 from llm_router.config.schema import Config, Model
 from llm_router.engines import engine_for, repairs_for
 from llm_router.engines.base import Repairs
+from llm_router.engines.values import LONGEST_TEXT, count, cut_text
 from llm_router.http_protocol import LINE, Line
 from llm_router.scheduler.service import Lease, Refused, Ticket
 from llm_router.units.base import UnitError
@@ -440,8 +441,8 @@ class Proxy:
         changed = mend_answer(body, repairs_for(exchange.model))
         usage = body.get("usage")
         usage = usage if isinstance(usage, dict) else {}
-        tokens = usage.get("completion_tokens", usage.get("output_tokens"))
-        if is_count(tokens):
+        tokens = count(usage.get("completion_tokens", usage.get("output_tokens")))
+        if tokens is not None:
             exchange.rate = rate = engine_rate(body)
             exchange.measured = measured = Measured(usage=usage)
             prompt = measured.prompt_tokens
@@ -451,7 +452,10 @@ class Proxy:
                 usage.update(_added_to_usage(exchange, rate))
                 if rate is None and seconds > 0:
                     usage["tokens_per_second_with_prompt"] = round(tokens / seconds, 1)
-        return to_json(body) if changed else data
+        try:
+            return to_json(body) if changed else data
+        except ValueError:
+            return data  # with numbers that JSON has no word for: as the engine wrote it
 
 
 def _silent(services: Services, exchange: Exchange) -> ApiError:
@@ -560,8 +564,11 @@ def _last_words(exchange: Exchange, measured: Measured) -> bytes:
     if exchange.wants_usage:
         return b""
     # choices with an empty delta: a client that asked for no usage reads choices[0] of every chunk
-    usage = {**(measured.usage or {}), **_added_to_usage(exchange, rate)}
-    return status.chunk(base, {}, usage=usage)
+    added = _added_to_usage(exchange, rate)
+    try:
+        return status.chunk(base, {}, usage={**(measured.usage or {}), **added})
+    except ValueError:
+        return status.chunk(base, {}, usage=added)
 
 
 def _added_to_usage(exchange: Exchange, rate: float | None) -> dict[str, Any]:
@@ -579,11 +586,13 @@ def _as_error(model: str, code: int, data: bytes) -> ApiError:
     """An engine's refusal, for a stream whose 200 is out already."""
     try:
         message = from_json(data)["error"]["message"]
-    except (ValueError, KeyError, TypeError):
-        message = data[:300].decode("utf-8", "replace")
+    except (ValueError, LookupError, TypeError):
+        message = None
+    if not isinstance(message, str):
+        message = data[: 4 * LONGEST_TEXT].decode("utf-8", "replace")
     return ApiError(
         code,
         "engine_error",
-        f"The engine of '{model}' answered {code}: {message}",
+        f"The engine of '{model}' answered {code}: {cut_text(message)}",
         kind="server_error",
     )

@@ -33,6 +33,7 @@ from llm_router.events import (
     SwitchEnded,
     SwitchStarted,
 )
+from llm_router.json_codec import json_text
 from llm_router.runtime.assess import Seen
 from llm_router.scheduler.core import Reason
 from llm_router.scheduler.service import RunningSwitch, SwitchFailed
@@ -769,7 +770,7 @@ class Switcher:
         if not isinstance(event, dict):
             return
         if event.get("error"):
-            raise _StepError(f"{call.path}: {json.dumps(event['error'])[:300]}")
+            raise _StepError(f"{call.path}: {json_text(event['error'])[:300]}")
         done, of = event.get("module"), event.get("modules")
         if not isinstance(done, int) or not isinstance(of, int) or of < 1:
             return

@@ -15,6 +15,7 @@ from typing import Any
 
 from llm_router.config.diff import launch_id
 from llm_router.config.schema import Model
+from llm_router.engines.values import count, rate
 from llm_router.events import Event, StepEnded, SwitchEnded
 from llm_router.notes import read_notes, write_notes
 from llm_router.switcher.plan import Drain, Step
@@ -114,10 +115,11 @@ class Learned:
 def _read(entry: Any) -> _Known | None:
     """None for what another release, or somebody's editor, has written."""
     try:
-        known = _Known(str(entry["launch"]), entry["context_length"])
+        known = _Known(str(entry["launch"]), count(entry["context_length"]))
         for step, seen in entry["steps"].items():
-            for seconds in seen:
-                known.note(step, float(seconds))
+            for seconds in map(rate, seen):
+                if seconds is not None:
+                    known.note(step, seconds)
     except (KeyError, TypeError, ValueError, AttributeError):
         return None
     return known

@@ -24,6 +24,7 @@ from typing_extensions import Self
 
 from llm_router.config.schema import Config, Model
 from llm_router.engine_keys import known_keys
+from llm_router.json_codec import json_text
 from llm_router.logs.masking import masked
 from llm_router.prewarm import in_thread
 from llm_router.units.base import UnitError, Units, UnitState
@@ -111,7 +112,7 @@ class ChildUnits(Units):
             unit, _Child(popen.pid, started, os.pidfd_open(popen.pid), asyncio.Event(), popen)
         )
         record = {"pid": popen.pid, "started": started}
-        self._path(unit, "json").write_text(json.dumps(record), encoding="utf-8")
+        self._path(unit, "json").write_text(json_text(record), encoding="utf-8")
 
     async def stop(self, model: Model, grace: float) -> None:
         """SIGTERM to the child's process group, SIGKILL past ``grace`` seconds."""
