@@ -11,6 +11,8 @@ from prometheus_client.registry import Collector
 
 from llm_router import __version__
 from llm_router.events import (
+    BackgroundFailed,
+    BackgroundTask,
     Event,
     EventStream,
     MemoryNotReleased,
@@ -199,6 +201,12 @@ class Metrics:
             ["model"],
             registry=self.registry,
         )
+        self._background = Counter(
+            "llm_router_background_failures",
+            "Faults of the router in what goes on beside requests; it goes on all the same",
+            ["task"],
+            registry=self.registry,
+        )
         events.subscribe(self._on_event)
 
     def text(self) -> bytes:
@@ -214,6 +222,8 @@ class Metrics:
                 self._switches.labels(model, reason, "failed")
         for reason in _UNLOADS:
             self._switches.labels("", reason, "failed")
+        for task in get_args(BackgroundTask):
+            self._background.labels(task)
         for step in plan.NAMES:
             self._steps.labels(step, "failed")
         return generate_latest(self.registry)
@@ -255,3 +265,5 @@ class Metrics:
             self._lost.labels(event.model).inc()
         elif isinstance(event, MemoryNotReleased):
             self._unreleased.labels(event.model).inc()
+        elif isinstance(event, BackgroundFailed):
+            self._background.labels(event.task).inc()

@@ -87,7 +87,7 @@ class Services:
     activity: Activity = field(init=False)
     bodies: BodyBudget = field(default_factory=BodyBudget)
     """The bytes of the bodies of all requests under way."""
-    afterwards: Afterwards = field(default_factory=Afterwards)
+    afterwards: Afterwards = field(init=False)
     """What need not be done before the next request is read."""
     progress: Progress = field(init=False)
     gpus: Gpus = field(default_factory=Gpus)
@@ -99,6 +99,7 @@ class Services:
         self.ports = PortGuard(self.units)
         self.units_problem = SharedCall(self.units.problem)
         self.activity = Activity(self.settings.config.recent.keep)
+        self.afterwards = Afterwards(self.events)
         self.progress = Progress(self.scheduler, self.learned)
 
     @property
@@ -169,7 +170,7 @@ async def running(settings: Settings, units: Units | None = None) -> AsyncIterat
         learned = Learned(Path(settings.config.state_dir) / "learned.json", settings.models)
         switcher = Switcher(settings, units, events, client, keys, memory=memory, learned=learned)
         async with (
-            Scheduler(core, switcher.run, expect=switcher.expect) as scheduler,
+            Scheduler(core, switcher.run, expect=switcher.expect, events=events) as scheduler,
             Engines() as engines,
         ):
             metrics = Metrics(scheduler, events, switcher.asleep)

@@ -9,13 +9,14 @@ import logging
 import time
 from collections.abc import AsyncIterator, Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import anyio
 import httpx
 
-from llm_router.background import in_background
+from llm_router.background import in_background, report_failure
 from llm_router.config.diff import launch_id, needs_relaunch
 from llm_router.config.load import Settings
 from llm_router.config.schema import Model
@@ -667,7 +668,8 @@ class Switcher:
         def advanced(bar: Bar) -> None:
             self._advanced(switch, run, bar)
 
-        async with in_background(follow_load(self._units, target, run.engine_since, advanced)):
+        follow = partial(follow_load, self._units, target, run.engine_since, advanced)
+        async with in_background("load_progress", follow, self._events):
             yield
         switch.progress = None
 
@@ -706,6 +708,9 @@ class Switcher:
             size = await self._units.prewarm(model)
         except UnitError as error:
             log.debug("the weights of %s are not read ahead: %s", model.name, error)
+            return
+        except Exception as error:  # noqa: BLE001 - `report_failure` logs it
+            report_failure("read_ahead", self._events, error, f"{model.name} loads without it")
             return
         if size:
             seconds = self._clock() - began
