@@ -40,6 +40,7 @@ from llm_router.nvml import open_nvml
 from llm_router.runtime.reconcile import Reconciler
 from llm_router.scheduler.core import Core, Limits, State
 from llm_router.scheduler.service import Scheduler
+from llm_router.switcher.engine_client import NO_LIMIT
 from llm_router.switcher.executor import Switcher
 from llm_router.switcher.learned import Learned
 from llm_router.switcher.settling import GpuMemory
@@ -164,7 +165,7 @@ async def running(settings: Settings, units: Units | None = None) -> AsyncIterat
     groups = {name: model.group for name, model in settings.models.items()}
     core = Core(groups, limits_of(settings), units_of(settings), unknown=True)
     # trust_env: a proxy from the environment must never see what goes to an engine on loopback
-    async with httpx.AsyncClient(trust_env=False) as client, units:
+    async with httpx.AsyncClient(trust_env=False, limits=NO_LIMIT) as client, units:
         keys = EngineKeys()
         memory = GpuMemory(await _nvml(), units, events)
         learned = Learned(Path(settings.config.state_dir) / "learned.json", settings.models)
