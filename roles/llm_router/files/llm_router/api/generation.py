@@ -37,7 +37,8 @@ from llm_router.api.errors import (
 from llm_router.api.exchange import Exchange
 from llm_router.api.intake import Incoming, Understand, reading_task
 from llm_router.api.large import LARGE
-from llm_router.api.paths import CHAT, Operation
+from llm_router.api.passed_on import headers_for
+from llm_router.api.paths import CHAT, UPSTREAM, Operation
 from llm_router.api.repairs import mend_answer
 from llm_router.api.reply import (
     ClientGone,
@@ -63,7 +64,7 @@ from llm_router.units.ports import PortHeld
 log = logging.getLogger(__name__)
 
 # the connection's own matters, and what the router answers for itself
-_KEEP_RESPONSE_HEADERS = ("content-type", "retry-after")
+_KEEP_RESPONSE_HEADERS = ("retry-after",)
 _KEEP_WHEN_PASSED_ON = ("content-length", "content-encoding", "content-disposition")
 _NUMBERS = itertools.count(1)
 
@@ -325,7 +326,8 @@ class Proxy:
         if reply.started:
             raise _as_error(exchange.model.name, answer.status, data)
         kept = [(k, answer.headers[k]) for k in _KEEP_RESPONSE_HEADERS if k in answer.headers]
-        headers = [*kept, *_headers(exchange)]
+        kind = headers_for(answer.headers.get("content-type"))
+        headers = [*kind, *kept, *_headers(exchange)]
         if exchange.rate is not None:
             headers.append(("x-llm-router-tokens-per-second", f"{exchange.rate:.1f}"))
         reply.whole(answer.status, data, headers)
@@ -346,7 +348,9 @@ class Proxy:
             headers = [(k, answer.headers[k]) for k in names if k in answer.headers]
             if events:
                 headers += [("cache-control", "no-cache"), ("x-accel-buffering", "no")]
-            reply.start(answer.status, [*headers, *_headers(exchange)])
+            own = exchange.operation is UPSTREAM
+            kind = headers_for(answer.headers.get("content-type"), own_path=own)
+            reply.start(answer.status, [*kind, *headers, *_headers(exchange)])
         try:
             answer.deliver(reply.write)
             await answer.delivered()
