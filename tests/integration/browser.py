@@ -51,11 +51,11 @@ def chromium() -> str:
 
 
 @contextmanager
-def browser() -> Iterator[Browser]:
-    """Chromium without a window."""
+def browser(*options: str) -> Iterator[Browser]:
+    """Chromium without a window; ``options`` are its command line's."""
     path = chromium()
     # its sandbox does not work for root, and what it loads here is the dashboard alone
-    arguments = ["--no-sandbox"] if os.geteuid() == 0 else []
+    arguments = [*options, *(["--no-sandbox"] if os.geteuid() == 0 else [])]
     with sync_playwright() as playwright:
         made = playwright.chromium.launch(executable_path=path, args=arguments)
         yield made

@@ -20,6 +20,7 @@ from llm_router.config import load_settings
 from llm_router.config.diff import Changes
 from llm_router.config.errors import ConfigError
 from llm_router.config.load import Settings
+from llm_router.events import EventStream
 
 pytestmark = pytest.mark.anyio
 
@@ -38,7 +39,9 @@ class Watched:
         self.models = root / "models.yml"
         self.models.write_text(GOOD)
         (root / "config.yml").touch()
-        self.services = SimpleNamespace(settings=load_settings(root / "config.yml"))
+        self.services = SimpleNamespace(
+            settings=load_settings(root / "config.yml"), events=EventStream()
+        )
         self.reloader = Reloader(cast(Services, self.services))
         self.applied: list[Settings] = []
         monkeypatch.setattr(module, "LOOK_EVERY", 0.005)

@@ -12,8 +12,10 @@ import json
 import os
 import posixpath
 import re
+import socket
 import stat
 import subprocess
+import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -52,6 +54,8 @@ MAX_FOLDERS = 5000
 MAX_ENTRIES = 5000
 MAX_ANSWER = 1 << 20
 ASK_TIMEOUT = 2.0
+"""Seconds for the whole answer of an engine."""
+MAX_NAME = 500
 SYSTEMCTL_TIMEOUT = 10.0
 _HINT = re.compile(r"sglang|vllm|tabby|llama|llm|\.sh\b|/(opt|srv|home|root|data)/", re.IGNORECASE)
 _LISTEN = "0A"
@@ -460,13 +464,21 @@ def _asked(port: int, backend: str, key: str = "") -> tuple[str, bool]:
     if not port:
         return "", False
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=ASK_TIMEOUT)
+    deadline = None
     try:
+        connection.connect()
+        # the timeout counts from one byte to the next, and an engine may send one byte at a time
+        deadline = threading.Timer(ASK_TIMEOUT, _hang_up, (connection.sock,))
+        deadline.daemon = True
+        deadline.start()
         connection.request("GET", path, headers={"Authorization": f"Bearer {key}"} if key else {})
         answer = connection.getresponse()
         body = answer.read(MAX_ANSWER)
     except (OSError, http.client.HTTPException):
         return "", False
     finally:
+        if deadline is not None:
+            deadline.cancel()
         connection.close()
     if answer.status in (401, 403):
         return "", True
@@ -475,9 +487,14 @@ def _asked(port: int, backend: str, key: str = "") -> tuple[str, bool]:
     try:
         said = json.loads(body)
         name = said["id"] if backend == "tabby" else said["data"][0]["id"]
-    except (ValueError, LookupError, TypeError):
+    except (ValueError, LookupError, TypeError, RecursionError):
         return "", False
-    return str(name), False
+    return name if isinstance(name, str) and len(name) <= MAX_NAME else "", False
+
+
+def _hang_up(connection: socket.socket) -> None:
+    with contextlib.suppress(OSError):
+        connection.shutdown(socket.SHUT_RDWR)
 
 
 def _named_folders(engines: Sequence[Engine]) -> Iterator[str]:

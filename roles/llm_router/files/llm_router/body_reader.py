@@ -21,6 +21,7 @@ from dataclasses import asdict, dataclass
 from json.decoder import JSONDecodeError, scanstring  # type: ignore[attr-defined]
 from typing import Any
 
+from llm_router.json_codec import json_text
 from llm_router.status_lines import may_have_lines, strip_status
 
 MOST_VALUES = 1_000_000
@@ -64,7 +65,7 @@ def outline(raw: bytes, task: Task) -> Outline:
     """The outline of a JSON object. Raises ValueError, RecursionError, `TooManyValues`."""
     _check_size(raw)
     if json.detect_encoding(raw) != "utf-8" or not _is_utf8(raw):
-        raw = json.dumps(json.loads(raw)).encode()
+        raw = json_text(json.loads(raw)).encode()
     # One character a byte: places in the text are places in the bytes. What JSON is made of is
     # ASCII, and the encoding inside its strings has been checked.
     found = Outline(_members(raw, raw.decode("latin-1")), raw)
@@ -158,12 +159,12 @@ def _messages(raw: bytes, task: Task) -> tuple[bool, bytes | None]:
     messages = json.loads(raw)
     background = task.background is not None and is_background(messages, task.background)
     cleaned, changed = strip_status(messages) if marked else (messages, False)
-    return background, json.dumps(cleaned).encode() if changed else None
+    return background, json_text(cleaned).encode() if changed else None
 
 
 def send(connection: socket.socket, head: dict[str, Any], data: bytes | bytearray) -> None:
     """One frame."""
-    encoded = json.dumps(head).encode()
+    encoded = json_text(head).encode()
     connection.sendall(_LENGTHS.pack(len(encoded), len(data)) + encoded)
     connection.sendall(data)
 

@@ -8,8 +8,24 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Literal
 
 log = logging.getLogger(__name__)
+
+BackgroundTask = Literal[
+    "samples",
+    "dashboard",
+    "gpus",
+    "reload",
+    "reconcile",
+    "load_progress",
+    "read_ahead",
+    "scheduler",
+    "notes",
+    "garbage",
+    "watchdog",
+]
+"""What goes on beside requests and switches."""
 
 
 @dataclass(frozen=True)
@@ -96,6 +112,14 @@ class LoadProgress:
 
 
 @dataclass(frozen=True)
+class BackgroundFailed:
+    """Work that nobody awaits has failed, which is a fault of the router."""
+
+    task: BackgroundTask
+    error: str
+
+
+@dataclass(frozen=True)
 class RouterStopping:
     """The router is about to end: no event comes after this one."""
 
@@ -108,6 +132,7 @@ Event = (
     | ModelLost
     | MemoryNotReleased
     | LoadProgress
+    | BackgroundFailed
     | RouterStopping
 )
 Listener = Callable[[Event], None]

@@ -23,7 +23,6 @@ is one task.
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -35,6 +34,8 @@ from uvicorn.protocols.http.httptools_impl import (
     HttpToolsProtocol,
     RequestResponseCycle,
 )
+
+from llm_router.json_codec import json_text
 
 LINE = "llm_router.line"
 """The key of a request's `Line` in its ASGI scope."""
@@ -95,7 +96,7 @@ def _error_response(error: _Refused, default_headers: Iterable[tuple[bytes, byte
     """The whole answer, in OpenAI's shape."""
     kind = "server_error" if error.status >= 500 else "invalid_request_error"
     told = {"message": str(error), "type": kind, "param": None, "code": error.code}
-    body = json.dumps({"error": told}, separators=(",", ":")).encode()
+    body = json_text({"error": told}, separators=(",", ":")).encode()
     headers = [
         *default_headers,
         (b"content-type", b"application/json"),

@@ -12,6 +12,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from llm_router.json_codec import json_text
+
 log = logging.getLogger(__name__)
 
 PAGE = 4096
@@ -32,7 +34,7 @@ def read_notes(path: Path) -> dict[str, Any]:
 
 def write_notes(path: Path, entries: Mapping[str, Any]) -> None:
     """Note ``entries`` in the place of all before: whoever is killed leaves these or those."""
-    text = json.dumps(entries).encode()
+    text = json_text(entries).encode()
     aside = path.with_suffix(".new")
     try:
         if not _overwrite(path, text):

@@ -11,6 +11,7 @@ import resource
 import signal
 import socket
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import uvicorn
@@ -20,6 +21,7 @@ from llm_router.api import create_app
 from llm_router.api.errors import stopping
 from llm_router.api.reload import Reloader
 from llm_router.api.services import Services
+from llm_router.background import keep_running
 from llm_router.config.load import Settings
 from llm_router.config.schema import Config
 from llm_router.events import RouterStopping
@@ -83,11 +85,14 @@ class _Server(uvicorn.Server):
         if self.started:
             reloader: Reloader = self._app.state.reloader
             asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, reloader.soon)
-            in_flight = self._app.state.services.in_flight
+            services: Services = self._app.state.services
+            collect = partial(collect_when_quiet, lambda: len(services.in_flight) < QUIET)
             self._collecting = asyncio.create_task(
-                collect_when_quiet(lambda: len(in_flight) < QUIET)
+                keep_running("garbage", collect, services.events)
             )
-            self._watched = asyncio.create_task(keep_alive())
+            self._watched = asyncio.create_task(
+                keep_running("watchdog", keep_alive, services.events)
+            )
             notify("READY=1")
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from llm_router.api.exchange import Exchange
@@ -19,6 +20,23 @@ CAPTURED = 8_000
 Entry = dict[str, Any]
 
 
+@dataclass(frozen=True)
+class FirstToken:
+    """When an answer's first token came, by the services' clock, and how long it took: all that is
+    kept of a request for the charts."""
+
+    clock: float
+    ttft: float
+
+    @classmethod
+    def of(cls, exchange: Exchange) -> FirstToken | None:
+        """None until it has come."""
+        took = ttft(exchange)
+        if took is None or exchange.measured is None or exchange.measured.first_token is None:
+            return None
+        return cls(exchange.measured.first_token, took)
+
+
 class Activity:
     """Takes note of requests that ended. ``keep``: how many of them are remembered."""
 
@@ -30,15 +48,17 @@ class Activity:
         """By model: when it last answered, in seconds since the epoch."""
         self.tokens = 0
         """Generated, in all requests that have ended."""
-        self.just_ended: deque[Exchange] = deque(maxlen=JUST_ENDED)
-        """Those that have ended since the last sample, which empties it."""
+        self.first_tokens: deque[FirstToken] = deque(maxlen=JUST_ENDED)
+        """Of those that have ended since the last sample, which empties it."""
 
     def ended(self, services: Services, exchange: Exchange, status: int, clock: float) -> None:
         """A request was over at ``clock``; ``status`` is 499 where its client left first."""
         now = time.time() - (services.clock() - clock)
         measured = exchange.measured
         self.count += 1
-        self.just_ended.append(exchange)
+        first = FirstToken.of(exchange)
+        if first is not None:
+            self.first_tokens.append(first)
         if measured is not None:
             self.tokens += measured.tokens
         if exchange.served:

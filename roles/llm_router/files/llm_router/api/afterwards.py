@@ -7,27 +7,28 @@ the last one are taken, and would wait for them.
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections import deque
 from collections.abc import Callable
+
+from llm_router.background import report_failure
+from llm_router.events import EventStream
 
 LATER = 0.001
 """Seconds."""
 AT_ONCE = 20
 """Notes in one turn of the event loop: ten thousand clients that leave hold up nobody."""
 
-log = logging.getLogger(__name__)
-
 
 class Afterwards:
     """Calls what it is given, in that order, a moment later, or with `now`."""
 
-    def __init__(self) -> None:
+    def __init__(self, events: EventStream | None = None) -> None:
+        self._events = events or EventStream()
         self._left: deque[Callable[[], object]] = deque()
         self._due: asyncio.TimerHandle | None = None
 
     def do(self, call: Callable[[], object]) -> None:
-        """Have it called. What it raises is logged."""
+        """Have it called. What it raises is logged and counted."""
         self._left.append(call)
         if self._due is None:
             self._due = asyncio.get_running_loop().call_later(LATER, self._some)
@@ -48,5 +49,5 @@ class Afterwards:
         call = self._left.popleft()
         try:
             call()
-        except Exception:
-            log.exception("a request's end could not be noted")
+        except Exception as error:  # noqa: BLE001 - `report_failure` logs it
+            report_failure("notes", self._events, error, "a request's end could not be noted")

@@ -45,7 +45,11 @@ def create_app(settings: Settings, units: Units | None = None) -> FastAPI:
             app.openapi()  # 40 ms, which no request may cost
             app.state.reloader = reloader = Reloader(services)
             app.state.board = board = Board(services)
-            async with reloader.watching(), services.gpus.watching(), board.running():
+            async with (
+                reloader.watching(),
+                services.gpus.watching(services.events),
+                board.running(),
+            ):
                 yield
             services.afterwards.now()
 

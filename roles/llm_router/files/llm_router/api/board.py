@@ -6,7 +6,6 @@ It is looked at every `TICK` seconds while anybody looks on, and encoded once fo
 from __future__ import annotations
 
 import asyncio
-import logging
 import time
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator
@@ -26,8 +25,6 @@ from llm_router.api.services import Services
 from llm_router.api.wire import to_json
 from llm_router.background import in_background
 from llm_router.events import Event, RouterStopping
-
-log = logging.getLogger(__name__)
 
 TICK = 0.2
 KEEPALIVE = 10.0
@@ -83,7 +80,10 @@ class Board:
         unsubscribe = self._services.events.subscribe(self._listen)
         self._series.on_point = self._new_point
         try:
-            async with in_background(self._run()), self._series.sampling():
+            async with (
+                in_background("dashboard", self._run, self._services.events),
+                self._series.sampling(),
+            ):
                 yield
         finally:
             unsubscribe()
@@ -130,12 +130,7 @@ class Board:
                 self._watched.clear()
                 await self._watched.wait()
             await asyncio.sleep(TICK)
-            try:
-                self._tell_changes()
-            except Exception:
-                # a fault of ours in one picture must not be the end of all
-                log.exception("the dashboard's picture could not be drawn")
-                await asyncio.sleep(KEEPALIVE)
+            self._tell_changes()
 
     def _tell_changes(self) -> None:
         change = self._look()

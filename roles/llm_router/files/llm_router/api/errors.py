@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from llm_router.engines.values import cut_text
 from llm_router.scheduler.core import Refusal
 
 
@@ -43,7 +44,7 @@ def unknown_model(name: object, known: Iterable[str]) -> ApiError:
     return ApiError(
         404,
         "model_not_found",
-        f"The model '{name}' does not exist. Known models: {names}.",
+        f"The model '{cut_text(str(name))}' does not exist. Known models: {names}.",
         param="model",
     )
 

@@ -38,7 +38,8 @@ from llm_router.api.errors import (
 from llm_router.api.exchange import Exchange
 from llm_router.api.intake import Incoming, Understand, reading_task
 from llm_router.api.large import LARGE
-from llm_router.api.paths import CHAT, Operation
+from llm_router.api.passed_on import headers_for
+from llm_router.api.paths import CHAT, UPSTREAM, Operation
 from llm_router.api.repairs import mend_answer
 from llm_router.api.reply import (
     ClientGone,
@@ -49,7 +50,7 @@ from llm_router.api.reply import (
     read_body,
 )
 from llm_router.api.services import Services
-from llm_router.api.sse import Measured, SseRelay, engine_rate, is_count
+from llm_router.api.sse import Measured, SseRelay, engine_rate
 from llm_router.api.upstream import (
     Answer,
     BrokenOff,
@@ -63,6 +64,7 @@ from llm_router.api.wire import to_json
 from llm_router.config.schema import Config, Model
 from llm_router.engines import engine_for, repairs_for
 from llm_router.engines.base import Repairs
+from llm_router.engines.values import LONGEST_TEXT, count, cut_text
 from llm_router.http_protocol import LINE, Line
 from llm_router.scheduler.service import Lease, Refused, Ticket
 from llm_router.units.base import UnitError
@@ -71,7 +73,7 @@ from llm_router.units.ports import PortHeld
 log = logging.getLogger(__name__)
 
 # the connection's own matters, and what the router answers for itself
-_KEEP_RESPONSE_HEADERS = ("content-type", "retry-after")
+_KEEP_RESPONSE_HEADERS = ("retry-after",)
 _KEEP_WHEN_PASSED_ON = ("content-length", "content-encoding", "content-disposition")
 _NUMBERS = itertools.count(1)
 LONGEST_ERROR = 1024 * 1024
@@ -346,7 +348,8 @@ class Proxy:
         if reply.started:
             raise _as_error(exchange.model.name, answer.status, data)
         kept = [(k, answer.headers[k]) for k in _KEEP_RESPONSE_HEADERS if k in answer.headers]
-        headers = [*kept, *_headers(exchange)]
+        kind = headers_for(answer.headers.get("content-type"))
+        headers = [*kind, *kept, *_headers(exchange)]
         if exchange.rate is not None:
             headers.append(("x-llm-router-tokens-per-second", f"{exchange.rate:.1f}"))
         reply.whole(answer.status, data, headers)
@@ -367,7 +370,9 @@ class Proxy:
             headers = [(k, answer.headers[k]) for k in names if k in answer.headers]
             if events:
                 headers += [("cache-control", "no-cache"), ("x-accel-buffering", "no")]
-            reply.start(answer.status, [*headers, *_headers(exchange)])
+            own = exchange.operation is UPSTREAM
+            kind = headers_for(answer.headers.get("content-type"), own_path=own)
+            reply.start(answer.status, [*kind, *headers, *_headers(exchange)])
         try:
             answer.deliver(reply.write)
             await answer.delivered()
@@ -465,8 +470,8 @@ class Proxy:
         changed = mend_answer(body, repairs_for(exchange.model))
         usage = body.get("usage")
         usage = usage if isinstance(usage, dict) else {}
-        tokens = usage.get("completion_tokens", usage.get("output_tokens"))
-        if is_count(tokens):
+        tokens = count(usage.get("completion_tokens", usage.get("output_tokens")))
+        if tokens is not None:
             exchange.rate = rate = engine_rate(body)
             exchange.measured = measured = Measured(usage=usage)
             prompt = measured.prompt_tokens
@@ -476,7 +481,10 @@ class Proxy:
                 usage.update(_added_to_usage(exchange, rate))
                 if rate is None and seconds > 0:
                     usage["tokens_per_second_with_prompt"] = round(tokens / seconds, 1)
-        return to_json(body) if changed else data
+        try:
+            return to_json(body) if changed else data
+        except ValueError:
+            return data  # with numbers that JSON has no word for: as the engine wrote it
 
 
 def _silent(services: Services, exchange: Exchange) -> ApiError:
@@ -585,8 +593,11 @@ def _last_words(exchange: Exchange, measured: Measured) -> bytes:
     if exchange.wants_usage:
         return b""
     # choices with an empty delta: a client that asked for no usage reads choices[0] of every chunk
-    usage = {**(measured.usage or {}), **_added_to_usage(exchange, rate)}
-    return status.chunk(base, {}, usage=usage)
+    added = _added_to_usage(exchange, rate)
+    try:
+        return status.chunk(base, {}, usage={**(measured.usage or {}), **added})
+    except ValueError:
+        return status.chunk(base, {}, usage=added)
 
 
 def _added_to_usage(exchange: Exchange, rate: float | None) -> dict[str, Any]:
@@ -604,11 +615,13 @@ def _as_error(model: str, code: int, data: bytes) -> ApiError:
     """An engine's refusal, for a stream whose 200 is out already."""
     try:
         message = from_engine(data)["error"]["message"]
-    except (ValueError, KeyError, TypeError):
-        message = data[:300].decode("utf-8", "replace")
+    except (ValueError, LookupError, TypeError):
+        message = None
+    if not isinstance(message, str):
+        message = data[: 4 * LONGEST_TEXT].decode("utf-8", "replace")
     return ApiError(
         code,
         "engine_error",
-        f"The engine of '{model}' answered {code}: {message}",
+        f"The engine of '{model}' answered {code}: {cut_text(message)}",
         kind="server_error",
     )

@@ -10,6 +10,7 @@ from typing import Any
 import anyio
 
 from llm_router.background import in_background
+from llm_router.events import EventStream
 from llm_router.nvml import open_nvml
 
 log = logging.getLogger(__name__)
@@ -25,9 +26,9 @@ class Gpus:
     def __init__(self) -> None:
         self.latest: list[Entry] = []
 
-    def watching(self) -> AbstractAsyncContextManager[None]:
+    def watching(self, events: EventStream) -> AbstractAsyncContextManager[None]:
         """Look again and again, in a thread: a driver in trouble holds up nobody."""
-        return in_background(self._watch())
+        return in_background("gpus", self._watch, events)
 
     async def _watch(self) -> None:
         nvml = await anyio.to_thread.run_sync(open_nvml, abandon_on_cancel=True)

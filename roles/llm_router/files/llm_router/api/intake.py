@@ -124,8 +124,8 @@ def _json(operation: Operation, incoming: Incoming) -> Exchange:
 
 def _body(raw: bytes | bytearray) -> dict[str, Any]:
     try:
-        body = from_json(raw)
-    except (ValueError, RecursionError) as error:
+        body = from_json(raw, strict=True)
+    except ValueError as error:
         raise bad_request(f"The request body is not valid JSON: {error}.") from error
     if not isinstance(body, dict):
         raise bad_request("The request body must be a JSON object.")
@@ -145,8 +145,8 @@ def _choices(operation: Operation, body: Mapping[str, Any]) -> int:
 def _encoded(body: dict[str, Any]) -> bytes:
     try:
         return to_json(body)
-    except RecursionError as error:
-        raise bad_request(f"The request body is nested too deep: {error}.") from error
+    except ValueError as error:
+        raise bad_request(f"The request body cannot be sent on: {error}.") from error
 
 
 def reading_task(operation: Operation, config: Config) -> Task:

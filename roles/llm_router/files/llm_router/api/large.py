@@ -165,5 +165,9 @@ def _body(raw: memoryview, members: list[Any], messages: memoryview) -> dict[str
                 raise ApiError(
                     413, "request_too_large", f"The request body is too large to be read: {what}."
                 )
-            body[key] = from_json(bytes(raw[start:end]))
+            text = bytes(raw[start:end])
+            try:
+                body[key] = from_json(text, strict=True)
+            except ValueError:
+                body[key] = Text(text)  # it could not be written again
     return body

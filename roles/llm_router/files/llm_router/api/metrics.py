@@ -12,6 +12,8 @@ from prometheus_client import CollectorRegistry, Counter, Histogram
 from llm_router import __version__
 from llm_router.api.exposition import Family, gauge
 from llm_router.events import (
+    BackgroundFailed,
+    BackgroundTask,
     Event,
     EventStream,
     MemoryNotReleased,
@@ -177,6 +179,11 @@ class Metrics:
             "Engines that went and whose GPU memory did not come back in time",
             ["model"],
         )
+        self._background = self._counter(
+            "llm_router_background_failures",
+            "Faults of the router in what goes on beside requests; it goes on all the same",
+            ["task"],
+        )
         events.subscribe(self._on_event)
 
     def _counter(self, name: str, documentation: str, labels: Sequence[str]) -> Family[Counter]:
@@ -228,6 +235,8 @@ class Metrics:
             yield ""
         for reason in _UNLOADS:
             self._switches("", reason, "failed")
+        for task in get_args(BackgroundTask):
+            self._background(task)
         for step in plan.NAMES:
             self._steps(step, "failed")
 
@@ -268,3 +277,5 @@ class Metrics:
             self._lost(event.model).inc()
         elif isinstance(event, MemoryNotReleased):
             self._unreleased(event.model).inc()
+        elif isinstance(event, BackgroundFailed):
+            self._background(event.task).inc()

@@ -120,7 +120,7 @@ class Reloader:
 
     def watching(self) -> AbstractAsyncContextManager[None]:
         """Reload whenever one of the files changed, for as long as the block runs."""
-        return in_background(self._watch())
+        return in_background("reload", self._watch, self._services.events)
 
     async def _watch(self) -> None:
         read = self._stamps()

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from statistics import median
 from typing import Any
 
-from llm_router.api.activity import ttft
+from llm_router.api.activity import FirstToken
 from llm_router.api.services import Services
 from llm_router.background import in_background
 
@@ -58,7 +58,7 @@ class Series:
 
     def sampling(self) -> AbstractAsyncContextManager[None]:
         """A point a second, for as long as the block runs."""
-        return in_background(self._run())
+        return in_background("samples", self._run, self._services.events)
 
     async def _run(self) -> None:
         while True:
@@ -73,13 +73,10 @@ class Series:
         tokens, answering = activity.tokens, 0
         first: list[float] = []
         running = list(services.in_flight.values())
-        for exchange in (*running, *activity.just_ended):
-            measured = exchange.measured
-            if measured is not None and (measured.first_token or 0.0) > before:
-                took = ttft(exchange)
-                if took is not None:
-                    first.append(took)
-        activity.just_ended.clear()
+        for moment in (*map(FirstToken.of, running), *activity.first_tokens):
+            if moment is not None and moment.clock > before:
+                first.append(moment.ttft)
+        activity.first_tokens.clear()
         for exchange in running:
             answering += exchange.served
             if exchange.measured is not None:
@@ -93,6 +90,11 @@ class Series:
             median(first) if first else None,
             len(running) - answering,
             answering,
-            tuple(round(100 * gpu["memory_used"] / gpu["memory_total"], 1) for gpu in gpus),
+            tuple(_percent(gpu["memory_used"], gpu["memory_total"]) for gpu in gpus),
             tuple(gpu["utilization"] for gpu in gpus),
         )
+
+
+def _percent(part: int, whole: int) -> float:
+    """0 where a GPU reports no memory."""
+    return round(100 * part / whole, 1) if whole else 0.0

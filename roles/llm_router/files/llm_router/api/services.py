@@ -40,6 +40,7 @@ from llm_router.nvml import open_nvml
 from llm_router.runtime.reconcile import Reconciler
 from llm_router.scheduler.core import Core, Limits, State
 from llm_router.scheduler.service import Scheduler
+from llm_router.switcher.engine_client import NO_LIMIT
 from llm_router.switcher.executor import Switcher
 from llm_router.switcher.learned import Learned
 from llm_router.switcher.settling import GpuMemory
@@ -89,7 +90,7 @@ class Services:
     activity: Activity = field(init=False)
     bodies: BodyBudget = field(default_factory=BodyBudget)
     """The bytes of the bodies of all requests under way."""
-    afterwards: Afterwards = field(default_factory=Afterwards)
+    afterwards: Afterwards = field(init=False)
     """What need not be done before the next request is read."""
     progress: Progress = field(init=False)
     gpus: Gpus = field(default_factory=Gpus)
@@ -102,6 +103,7 @@ class Services:
         self.units_problem = SharedCall(self.units.problem)
         self.scrape = SharedCall(self.metrics.scrape)
         self.activity = Activity(self.settings.config.recent.keep)
+        self.afterwards = Afterwards(self.events)
         self.progress = Progress(self.scheduler, self.learned)
 
     @property
@@ -166,13 +168,13 @@ async def running(settings: Settings, units: Units | None = None) -> AsyncIterat
     groups = {name: model.group for name, model in settings.models.items()}
     core = Core(groups, limits_of(settings), units_of(settings), unknown=True)
     # trust_env: a proxy from the environment must never see what goes to an engine on loopback
-    async with httpx.AsyncClient(trust_env=False) as client, units:
+    async with httpx.AsyncClient(trust_env=False, limits=NO_LIMIT) as client, units:
         keys = EngineKeys()
         memory = GpuMemory(await _nvml(), units, events)
         learned = Learned(Path(settings.config.state_dir) / "learned.json", settings.models)
         switcher = Switcher(settings, units, events, client, keys, memory=memory, learned=learned)
         async with (
-            Scheduler(core, switcher.run, expect=switcher.expect) as scheduler,
+            Scheduler(core, switcher.run, expect=switcher.expect, events=events) as scheduler,
             Engines() as engines,
         ):
             metrics = Metrics(scheduler, events, switcher.asleep)

@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, TypeGuard
+from typing import Any
 
 from llm_router.api.repairs import MOST_CHOICES, ChunkRepair, without_usage
 from llm_router.api.usual import TEXTS, Usual, learn
@@ -19,6 +19,7 @@ from llm_router.api.weight import from_engine, is_light
 from llm_router.api.wire import event as event_of
 from llm_router.api.wire import to_json
 from llm_router.engines.base import Repairs
+from llm_router.engines.values import LONGEST_TEXT, count, rate
 
 _END_OF_EVENT = re.compile(rb"\n\r?\n|\r\r\n?")
 _BOM = b"\xef\xbb\xbf"
@@ -67,15 +68,14 @@ class Measured:
     def tokens(self) -> int:
         """Generated tokens: the engine's count, else the number of events that carried text."""
         usage = self.usage or {}
-        counted = usage.get("completion_tokens", usage.get("output_tokens"))
-        return counted if is_count(counted) else self.token_events
+        counted = count(usage.get("completion_tokens", usage.get("output_tokens")))
+        return self.token_events if counted is None else counted
 
     @property
     def prompt_tokens(self) -> int | None:
         """As the engine counted them, if it did."""
         usage = self.usage or {}
-        counted = usage.get("prompt_tokens", usage.get("input_tokens"))
-        return counted if is_count(counted) else None
+        return count(usage.get("prompt_tokens", usage.get("input_tokens")))
 
     @property
     def seconds(self) -> float:
@@ -248,10 +248,13 @@ class SseRelay:
             return event
         token = self._measure(body, now)
         changed = self._chunks.mend(body)
-        if isinstance(body.get("usage"), dict) and isinstance(body.get("choices"), list):
-            return self._with_usage(event, body, changed=changed)
-        if changed:
-            return _rewritten(event, body)
+        try:
+            if isinstance(body.get("usage"), dict) and isinstance(body.get("choices"), list):
+                return self._with_usage(event, body, changed=changed)
+            if changed:
+                return _rewritten(event, body)
+        except ValueError:
+            return event  # with numbers that JSON has no word for: as the engine wrote it
         if token and self._vain < MOST_IN_VAIN:
             self._vain += 1
             self._usual = learn(event, body)
@@ -274,7 +277,8 @@ class SseRelay:
         """Whether it is one token, and nothing else that would have to be measured."""
         measured, tokens = self.measured, 0
         if measured.chunk_id is None and isinstance(body.get("id"), str):
-            measured.chunk_id = body["id"]
+            if len(body["id"]) <= LONGEST_TEXT:
+                measured.chunk_id = body["id"]
         usage = body.get("usage")
         if isinstance(usage, dict):
             measured.usage = usage
@@ -331,11 +335,6 @@ class SseRelay:
             measured.first_token = now
 
 
-def is_count(value: Any) -> TypeGuard[int]:
-    """Whether an engine's number can be a number of tokens."""
-    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**31
-
-
 def engine_rate(body: Mapping[str, Any]) -> float | None:
     """llama.cpp: timings; TabbyAPI: usage; vLLM: metrics."""
     for section, key in (
@@ -344,9 +343,9 @@ def engine_rate(body: Mapping[str, Any]) -> float | None:
         ("metrics", "tokens_per_second"),
     ):
         values = body.get(section)
-        rate = values.get(key) if isinstance(values, dict) else None
-        if isinstance(rate, (int, float)) and not isinstance(rate, bool) and 0 < rate < 1e9:
-            return float(rate)
+        measured = rate(values.get(key)) if isinstance(values, dict) else None
+        if measured:
+            return measured
     return None
 
 

@@ -1,33 +1,14 @@
-"""JSON as bytes, whatever strange text a client or an engine put into it."""
+"""JSON on the wire: see `llm_router.json_codec`; and server-sent events made of it."""
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 from starlette.responses import JSONResponse
 
-_encode = json.JSONEncoder(ensure_ascii=False).encode
-_decode = json.JSONDecoder().decode
+from llm_router.json_codec import from_json, to_json
 
-
-def from_json(data: bytes | bytearray) -> Any:
-    """What ``data`` says: `json.loads`, without its look at the encoding where it is UTF-8.
-
-    Raises ValueError, RecursionError.
-    """
-    try:
-        return _decode(data.decode())
-    except ValueError:
-        return json.loads(data)  # with a byte order mark, or wrong; then it says where
-
-
-def to_json(value: Any) -> bytes:
-    """``value`` as UTF-8; escaped where a lone surrogate would make that impossible."""
-    try:
-        return _encode(value).encode()
-    except UnicodeEncodeError:
-        return json.dumps(value).encode()
+__all__ = ["event", "from_json", "to_json"]
 
 
 class JsonResponse(JSONResponse):
@@ -39,5 +20,5 @@ class JsonResponse(JSONResponse):
 
 
 def event(value: Any) -> bytes:
-    """``value`` as one server-sent event."""
+    """``value`` as one server-sent event. Raises ValueError, as `to_json` does."""
     return b"data: " + to_json(value) + b"\n\n"

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import importlib
 import io
-import json
 import os
 import sys
 from collections.abc import Sequence
@@ -17,6 +16,7 @@ from typing import TextIO, cast
 from llm_router.cli.exits import Exit, Failed
 from llm_router.cli.parser import parse
 from llm_router.cli.plain import PrintableStream
+from llm_router.json_codec import json_text
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -58,7 +58,7 @@ def _report(failed: Failed, *, as_json: bool) -> int:
         for line in failed.log_lines:
             print(f"  {line}", file=sys.stderr)
         if as_json:
-            print(json.dumps({"error": failed.error}))
+            print(json_text({"error": failed.error}))
         sys.stdout.flush()
     except BrokenPipeError:
         _forget_stdout()

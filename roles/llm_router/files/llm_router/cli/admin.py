@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Callable
 from typing import Any
 
@@ -11,6 +10,7 @@ from llm_router.cli.client import AdminClient
 from llm_router.cli.exits import Exit
 from llm_router.cli.settings import config_of
 from llm_router.cli.view import request_lines
+from llm_router.json_codec import json_text
 
 
 def client_of(options: argparse.Namespace) -> AdminClient:
@@ -105,7 +105,7 @@ def _show(
     answer: dict[str, Any],
     lines: Callable[[dict[str, Any]], list[str]],
 ) -> int:
-    for line in [json.dumps(answer)] if options.json else lines(answer):
+    for line in [json_text(answer)] if options.json else lines(answer):
         print(line)
     return Exit.DONE
 

@@ -7,7 +7,6 @@ that.
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import tempfile
 from pathlib import Path
@@ -26,6 +25,7 @@ from llm_router.discovery.survey import engines, read_text, survey
 from llm_router.engine_keys import key_file
 from llm_router.file_edits import EngineFileError, FileEdit, WholeFile, apply
 from llm_router.foreign import Units, Unreadable, read_foreign
+from llm_router.json_codec import json_text
 
 GROUP = "llm-router"
 IMPORTED = "Made by `llm-router import` from {file}."
@@ -76,7 +76,7 @@ def adopt_keys(options: argparse.Namespace) -> int:
     except EngineFileError as error:
         raise Failed(str(error)) from error
     if options.json:
-        print(json.dumps({"changed": bool(wanted), "files": list(wanted)}))
+        print(json_text({"changed": bool(wanted), "files": list(wanted)}))
     else:
         print(
             "".join(f"{'would write' if options.check else 'wrote'} {path}\n" for path in wanted),
@@ -106,7 +106,7 @@ def _print(answer: dict[str, Any], said: list[str], units: Units, *, as_json: bo
     problems = _problems(answer["models_yml"], units)
     if as_json:
         found = [problem_json(problem) for problem in problems]
-        print(json.dumps({**answer, "valid": not problems, "problems": found}))
+        print(json_text({**answer, "valid": not problems, "problems": found}))
     else:
         print(answer["models_yml"], end="")
         said = [*said, *(f"to be put right first: {problem}" for problem in problems)]

@@ -13,6 +13,7 @@ from typing import Any
 from urllib.parse import urlencode
 
 from llm_router.cli.exits import Exit, Failed
+from llm_router.json_codec import STRICT, json_text
 
 PROMPT = 30.0
 """Seconds within which calls that wait for nothing must be answered."""
@@ -51,7 +52,7 @@ class AdminClient:
         """
         if query is not None:
             target += "?" + urlencode(_as_text(query))
-        content = None if body is None else json.dumps(_as_text(body))
+        content = None if body is None else json_text(_as_text(body))
         connection = _Connection(self.path, timeout)
         try:
             connection.request(method, target, content, {"Content-Type": "application/json"})
@@ -90,7 +91,7 @@ def _as_text(values: dict[str, Any]) -> dict[str, Any]:
 
 def _read(status: int, text: str) -> dict[str, Any]:
     try:
-        body = json.loads(text)
+        body = json.loads(text, **STRICT)
     except ValueError:
         body = None
     if isinstance(body, dict):

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import json
 import sys
 import tempfile
 from collections.abc import Callable
@@ -20,6 +19,7 @@ from ruamel.yaml.error import YAMLError
 
 from llm_router.cli import entries
 from llm_router.cli.exits import Exit, Failed
+from llm_router.json_codec import json_text
 
 LIVE_TIMEOUT = 2.0
 """Seconds that a list waits for a router that it can do without."""
@@ -52,7 +52,7 @@ def list_models(options: argparse.Namespace) -> int:
     if options.names:
         found = _names(options)
         if found is not None:
-            for line in [json.dumps({"names": found})] if options.json else found:
+            for line in [json_text({"names": found})] if options.json else found:
                 print(line)
             return Exit.DONE
     from llm_router.cli.settings import settings_of
@@ -69,7 +69,7 @@ def list_models(options: argparse.Namespace) -> int:
         for name, model in settings.models.items()
     ]
     if options.json:
-        print(json.dumps({"models": listed}))
+        print(json_text({"models": listed}))
         return Exit.DONE
     heads = ["MODEL", "BACKEND", "GROUP", "UNIT", *([] if states is None else ["STATE"])]
     columns = ("name", "backend", "group", "unit", "state")[: len(heads)]
@@ -140,7 +140,7 @@ def _edit(options: argparse.Namespace, change: Callable[[str, str], str], done: 
             raise Failed(str(error)) from error
     if options.json:
         answer = {"changed": result.changed, "model": options.name, "file": str(shown)}
-        print(json.dumps({**answer, "diff": result.diff}))
+        print(json_text({**answer, "diff": result.diff}))
     elif options.dry_run:
         print(result.diff, end="")
     else:

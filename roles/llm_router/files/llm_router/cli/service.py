@@ -5,12 +5,12 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
-import json
 
 from llm_router.cli.exits import Exit, Failed
 from llm_router.cli.settings import problem_json, settings_of
 from llm_router.config import ConfigError, load_settings
 from llm_router.config.load import load_config
+from llm_router.json_codec import json_text
 from llm_router.logs import log_to_stderr, use_format
 
 
@@ -33,7 +33,7 @@ def _check_json(options: argparse.Namespace) -> int:
     except ConfigError as error:
         problems = [problem_json(problem) for problem in error.problems]
     valid = not problems
-    print(json.dumps({"valid": valid, "models": models, "keys": keys, "problems": problems}))
+    print(json_text({"valid": valid, "models": models, "keys": keys, "problems": problems}))
     return Exit.DONE if valid else Exit.NOT_DONE
 
 
@@ -79,7 +79,7 @@ def activate(options: argparse.Namespace) -> int:
     except EngineFileError as error:
         raise Failed(str(error)) from error
     if options.json:
-        print(json.dumps(result))
+        print(json_text(result))
     else:
         for file in result["files"]:
             print(("changed " if file["changed"] else "ok      ") + file["path"])

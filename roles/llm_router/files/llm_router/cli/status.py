@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import sys
 import time
@@ -14,6 +13,7 @@ from llm_router.cli.client import AdminClient
 from llm_router.cli.exits import Exit, Failed
 from llm_router.cli.screen import Screen
 from llm_router.cli.view import no_paint, paint, status_lines
+from llm_router.json_codec import json_text
 
 PATIENCE = 5.0
 """Seconds that one look may take."""
@@ -38,7 +38,7 @@ def _is_terminal() -> bool:
 def _once(client: AdminClient, *, as_json: bool) -> list[str]:
     answer = client.call("GET", "/admin/status", timeout=PATIENCE)
     if as_json:
-        return [json.dumps(answer)]
+        return [json_text(answer)]
     return status_lines(answer, _requests(client))
 
 
@@ -53,7 +53,7 @@ def _repeat(client: AdminClient, options: argparse.Namespace) -> int:
         except Failed as failed:
             if failed.status != Exit.UNREACHABLE:
                 raise
-            lines = [json.dumps({"error": failed.error}) if options.json else str(failed)]
+            lines = [json_text({"error": failed.error}) if options.json else str(failed)]
 
 
 def watch(client: AdminClient, screen: Screen, interval: float) -> int:

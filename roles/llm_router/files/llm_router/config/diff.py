@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +10,7 @@ from pydantic import BaseModel
 
 from llm_router.config.load import Settings
 from llm_router.config.schema import Config, Model
+from llm_router.json_codec import json_text
 
 LIVE_MODEL_KEYS = frozenset(
     {
@@ -100,7 +100,7 @@ def needs_relaunch(old: Model, new: Model | None) -> bool:
 def launch_id(model: Model) -> str:
     """12 hex digits of all that its engine is started with: others, when that changes."""
     values = model.model_dump(mode="json", exclude=set(LIVE_MODEL_KEYS))
-    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:12]
+    return hashlib.sha256(json_text(values, sort_keys=True).encode()).hexdigest()[:12]
 
 
 def without_restart(old: Config, new: Config) -> Config:

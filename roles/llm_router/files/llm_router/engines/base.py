@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from llm_router.config.schema import Config, Model
 from llm_router.engines.residency import Policy, Residency
+from llm_router.engines.values import count, cut_text
 
 Verdict = Literal["ready", "loading", "wrong", "refused", "asleep", "held"]
 AsksForUsage = Literal["never", "streamed", "always"]
@@ -188,8 +189,7 @@ def http_ok(answer: ProbeAnswer, _: Model) -> Readiness:
 
 def ready(context_length: Any) -> Readiness:
     """Ready, with what the engine says of its context if that is a number of tokens."""
-    known = isinstance(context_length, int) and context_length > 0
-    return Readiness("ready", context_length=context_length if known else None)
+    return Readiness("ready", context_length=count(context_length) or None)
 
 
 def serves_model(answer: ProbeAnswer, model: Model) -> Readiness:
@@ -207,5 +207,10 @@ def serves_model(answer: ProbeAnswer, model: Model) -> Readiness:
             meta = item.get("meta")
             here = meta.get("n_ctx") if isinstance(meta, dict) else None
             return ready(item.get("max_model_len") or here)
-    ids = ", ".join(str(item.get("id")) for item in items)
-    return Readiness("wrong", f"it serves {ids or 'nothing'}")
+    ids = [item["id"] for item in items if isinstance(item.get("id"), str)]
+    return serves_another(", ".join(ids))
+
+
+def serves_another(names: str) -> Readiness:
+    """Up, with ``names`` instead of the model: the engine's own text, of any length."""
+    return Readiness("wrong", f"it serves {cut_text(names) or 'nothing'}")

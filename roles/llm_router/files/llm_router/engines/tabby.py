@@ -8,17 +8,28 @@ from __future__ import annotations
 
 from llm_router.config.schema import Model
 from llm_router.engines import residency
-from llm_router.engines.base import Engine, Probe, ProbeAnswer, Readiness, Repairs, ready, usual
+from llm_router.engines.base import (
+    Engine,
+    Probe,
+    ProbeAnswer,
+    Readiness,
+    Repairs,
+    ready,
+    serves_another,
+    usual,
+)
 
 
 def _model_loaded(answer: ProbeAnswer, model: Model) -> Readiness:
     if answer.status != 200 or not isinstance(answer.body, dict):
         return Readiness("loading", f"/v1/model answers {answer.status}")
-    loaded = str(answer.body.get("id"))
+    loaded = answer.body.get("id")
+    if not isinstance(loaded, str):
+        return serves_another("")
     if loaded == model.upstream_name.rpartition("/")[2]:
         parameters = answer.body.get("parameters")
         return ready(parameters.get("max_seq_len") if isinstance(parameters, dict) else None)
-    return Readiness("wrong", f"it serves {loaded}")
+    return serves_another(loaded)
 
 
 TABBY = Engine(

@@ -12,6 +12,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, cast
 
+from llm_router.json_codec import json_text
+
 Kind = Literal["host", "model"]
 """Whose fault a refusal is. An answer without it is of a helper before this field, and reads as
 ``model``; a router before it ignores the field."""
@@ -54,7 +56,7 @@ def encode_request(request: Request) -> bytes:
             fields["since"] = request.since
     if request.timeout is not None:
         fields["timeout"] = request.timeout
-    return json.dumps(fields).encode() + b"\n"
+    return json_text(fields).encode() + b"\n"
 
 
 def decode_request(line: bytes) -> Request:
@@ -79,7 +81,7 @@ def decode_request(line: bytes) -> Request:
 
 def encode_answer(answer: Mapping[str, Any]) -> bytes:
     """One line; the mapping has ``ok``."""
-    return json.dumps(answer).encode() + b"\n"
+    return json_text(answer).encode() + b"\n"
 
 
 def decode_answer(line: bytes) -> dict[str, Any]:

@@ -6,12 +6,13 @@ string, in which a newline is ``\\n``. Nothing that a client sends can begin a l
 
 from __future__ import annotations
 
-import json
 import logging
 import re
 import time
 from collections.abc import Mapping
 from typing import Literal
+
+from llm_router.json_codec import json_text
 
 LogFormat = Literal["logfmt", "json"]
 Value = str | int | float | bool | None
@@ -82,7 +83,11 @@ class _Json(_Formatter):
             name, fields = record.getMessage(), self.rest(record)
         given = {key: value for key, value in fields.items() if value is not None}
         whole = {"time": _time(record), "level": level, "msg": name, **given}
-        return json.dumps(whole, separators=(",", ":"))
+        try:
+            return json_text(whole, separators=(",", ":"))
+        except ValueError:  # a number that is not finite, as text: no line may be lost
+            shown = {k: str(v) if isinstance(v, float) else v for k, v in whole.items()}
+            return json_text(shown, separators=(",", ":"))
 
 
 def formatter(kind: LogFormat, *, journal: bool = False) -> logging.Formatter:
@@ -110,9 +115,9 @@ def _quoted(text: str) -> str:
     if _plain(text):
         return text
     if text.isprintable():
-        return json.dumps(text, ensure_ascii=False)
+        return json_text(text, ensure_ascii=False)
     # whatever else could end a line, or move a terminal's cursor
-    return json.dumps(text).replace("\x7f", "\\u007f")
+    return json_text(text).replace("\x7f", "\\u007f")
 
 
 def _time(record: logging.LogRecord) -> str:

@@ -15,6 +15,7 @@ from contextlib import asynccontextmanager
 
 import anyio
 
+from llm_router.background import keep_running, report_failure
 from llm_router.config.schema import Model
 from llm_router.events import EventStream, ModelLost
 from llm_router.runtime.assess import Belief, Verdict, assess, is_lost
@@ -74,7 +75,7 @@ class Reconciler:
             self._units.on_connected(self.look_everywhere),
         ]
         self.look_everywhere()
-        timer = asyncio.create_task(self._now_and_then())
+        timer = asyncio.create_task(keep_running("reconcile", self._now_and_then, self._events))
         with anyio.move_on_after(READY_WITHIN):
             for name in list(self._scheduler.core.groups):
                 await self.known(name)
@@ -219,7 +220,12 @@ class Reconciler:
         if group is not None and group.unknown:
             self._scheduler.known(name)
             self._known.setdefault(name, asyncio.Event()).set()
-            self._first(name)
+            try:
+                self._first(name)
+            except Exception as error:  # noqa: BLE001 - `report_failure` logs it
+                report_failure(
+                    "reconcile", self._events, error, f"group {name} may lack a preloaded model"
+                )
 
     async def _step(self, name: str) -> str | None:
         """One step; what keeps the two from agreeing, or None. Raises `UnitError`."""

@@ -20,13 +20,16 @@ from collections.abc import (
 )
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
+from typing import Any
 
 import anyio
 from anyio.abc import TaskGroup
 from anyio.lowlevel import checkpoint
 from typing_extensions import Self
 
+from llm_router.background import keep_running, run_once
+from llm_router.events import EventStream
 from llm_router.scheduler.core import (
     Action,
     BeginSwitch,
@@ -206,11 +209,13 @@ class Scheduler:
         run_switch: RunSwitch,
         clock: Clock = time.monotonic,
         expect: Callable[[str], None] = lambda _: None,
+        events: EventStream | None = None,
     ) -> None:
         self.core = core
         self.on_ended: Callable[[str], None] = lambda _: None
         """Told of each group whose switch has ended, well or not."""
         self._expect = expect
+        self._events = events or EventStream()
         self.switches: dict[str, RunningSwitch] = {}
         self._run_switch = run_switch
         self._clock = clock
@@ -234,7 +239,8 @@ class Scheduler:
     async def __aenter__(self) -> Self:
         await self._stack.__aenter__()
         self._tasks = await self._stack.enter_async_context(anyio.create_task_group())
-        self._tasks.start_soon(self._run, self._tasks)
+        run = partial(self._run, self._tasks)
+        self._tasks.start_soon(keep_running, "scheduler", run, self._events)
         return self
 
     async def __aexit__(self, *exc: object) -> None:
@@ -299,7 +305,7 @@ class Scheduler:
         """Have ``model`` loaded without anyone waiting for it; a failure is kept like any other."""
         if self._tasks is None:
             raise RuntimeError("the scheduler is used outside its context")
-        self._tasks.start_soon(self._load, model)
+        self._start(self._tasks, self._load, model)
 
     async def _load(self, model: str) -> None:
         try:
@@ -410,11 +416,13 @@ class Scheduler:
 
     async def _tell_the_rest(self) -> None:
         """A loop that wakes thousands in one turn has no time for anybody else."""
-        while self._granted:
-            await checkpoint()
-            some = min(WOKEN_AT_ONCE, len(self._granted))
-            self._tell([self._granted.popleft() for _ in range(some)])
-        self._telling = False
+        try:
+            while self._granted:
+                await checkpoint()
+                some = min(WOKEN_AT_ONCE, len(self._granted))
+                self._tell([self._granted.popleft() for _ in range(some)])
+        finally:
+            self._telling = False
 
     def _make_lease(self, ticket: Ticket, now: float) -> Lease:
         waited = now - ticket.since
@@ -481,16 +489,20 @@ class Scheduler:
             if ticket.on_cut is not None:
                 ticket.on_cut()
 
+    def _start(self, tasks: TaskGroup, work: Callable[..., Awaitable[None]], *args: Any) -> None:
+        """In a task. A fault in one must not end the others: the group would cancel them all."""
+        tasks.start_soon(run_once, "scheduler", partial(work, *args), self._events)
+
     async def _run(self, tasks: TaskGroup) -> None:
         """What has to be done in a task. The word that an engine has ended comes from the event
         loop itself, where none runs and none can be started."""
         while True:
             self._changed = anyio.Event()
             while self._begun:
-                tasks.start_soon(self._switch, self._begun.pop())
+                self._start(tasks, self._switch, self._begun.pop())
             if self._granted and not self._telling:
                 self._telling = True
-                tasks.start_soon(self._tell_the_rest)
+                self._start(tasks, self._tell_the_rest)
             self._due = due = self.core.next_wakeup()
             with anyio.move_on_after(None if due is None else max(0.0, due - self._clock())):
                 await self._changed.wait()

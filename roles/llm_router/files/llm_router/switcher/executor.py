@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import logging
 import time
 from collections.abc import AsyncIterator, Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import anyio
 import httpx
 
-from llm_router.background import in_background
+from llm_router.background import in_background, report_failure
 from llm_router.config.diff import launch_id, needs_relaunch
 from llm_router.config.load import Settings
 from llm_router.config.schema import Model
@@ -25,6 +25,7 @@ from llm_router.engines.base import Probe
 from llm_router.engines.loading import Bar
 from llm_router.engines.memory import memory_need
 from llm_router.engines.residency import Call
+from llm_router.engines.values import count, cut_text
 from llm_router.events import (
     EventStream,
     LoadProgress,
@@ -33,9 +34,11 @@ from llm_router.events import (
     SwitchEnded,
     SwitchStarted,
 )
+from llm_router.json_codec import from_json
 from llm_router.runtime.assess import Seen
 from llm_router.scheduler.core import Reason
 from llm_router.scheduler.service import RunningSwitch, SwitchFailed
+from llm_router.switcher.engine_client import AnswerRefused, EngineClient
 from llm_router.switcher.following import follow_load
 from llm_router.switcher.learned import Learned
 from llm_router.switcher.plan import (
@@ -69,7 +72,6 @@ LOADING = (Start, WaitUntilReady, WarmUp)
 FIRST_POLL, LONGEST_POLL = 0.005, 0.1
 PROBE_WITHIN = 5.0
 """Seconds that an engine has to say what it serves when nobody waits for it to become ready."""
-PROBE_BYTES = 1 << 20
 PORT_CLOSES_WITHIN = 10.0
 LOG_WITHIN = 10.0
 CUT_WITHIN = 2.0
@@ -105,6 +107,8 @@ class _Run:
     """When its engine was started, in seconds since 1970; None: not by this run."""
     bar: Bar | None = None
     """The last that its engine said of its load."""
+    said: str = ""
+    """What its engine last answered to a probe, and why it is not ready."""
     asleep: str | None = None
     """The model that fell asleep on the way."""
     gone: dict[str, Model] = field(default_factory=dict)
@@ -145,7 +149,7 @@ class Switcher:
         self._compare(self._record.models)
         self._units = units
         self._events = events
-        self._client = client
+        self._engines = EngineClient(client)
         self._keys = keys or EngineKeys()
         self._ports = ports or PortGuard(units)
         self._clock = clock
@@ -460,7 +464,8 @@ class Switcher:
         """The unit's last lines, none of an earlier start."""
         try:
             with anyio.fail_after(LOG_WITHIN):
-                return await self._units.log_tail(model, 20, since)
+                lines = await self._units.log_tail(model, 20, since)
+                return [cut_text(line) for line in lines]
         except (UnitError, TimeoutError) as error:
             log.warning("no log of '%s': %s", model.name, error)
             return []
@@ -605,7 +610,8 @@ class Switcher:
 
     def _late(self, step: Step, run: _Run) -> str:
         if not isinstance(step, (*LOADING, TakeBack)) or run.bar is None:
-            return f"not done within {step.deadline:g} s"
+            last = run.said if isinstance(step, WaitUntilReady) else ""
+            return f"not done within {step.deadline:g} s{last and f'; its last answer: {last}'}"
         took = self._clock() - run.load_from
         limits = self._settings.config.switch
         if took >= limits.max_timeout:
@@ -666,7 +672,8 @@ class Switcher:
         def advanced(bar: Bar) -> None:
             self._advanced(switch, run, bar)
 
-        async with in_background(follow_load(self._units, target, run.engine_since, advanced)):
+        follow = partial(follow_load, self._units, target, run.engine_since, advanced)
+        async with in_background("load_progress", follow, self._events):
             yield
         switch.progress = None
 
@@ -706,6 +713,9 @@ class Switcher:
         except UnitError as error:
             log.debug("the weights of %s are not read ahead: %s", model.name, error)
             return
+        except Exception as error:  # noqa: BLE001 - `report_failure` logs it
+            report_failure("read_ahead", self._events, error, f"{model.name} loads without it")
+            return
         if size:
             seconds = self._clock() - began
             log.info("read %.1f GB of %s ahead in %.2f s", size / 1e9, model.name, seconds)
@@ -742,36 +752,35 @@ class Switcher:
         """One of the calls by which an engine gives up its device or takes it back."""
         await self._ports.check(model)
         try:
-            async with self._client.stream(
+            async with self._engines.stream(
                 "POST",
-                model.base_url + call.path,
-                json=call.body(model),
-                headers=self._keys.headers(model, self._settings.config),
-                timeout=httpx.Timeout(None),
-            ) as response:
-                if response.status_code != 200:
-                    text = (await response.aread()).decode("utf-8", "replace")
-                    raise _StepError(f"{call.path} answers {response.status_code}: {text[:300]}")
-                async for line in response.aiter_lines():
+                model.base_url,
+                call.path,
+                self._keys.headers(model, self._settings.config),
+                call.body(model),
+            ) as answer:
+                if answer.status != 200:
+                    text = _shown(await answer.whole())
+                    raise _StepError(f"{call.path} answers {answer.status}: {text}")
+                async for line in answer.lines():
                     self._follow(switch, call, line, run)
+        except AnswerRefused as error:
+            raise _StepError(f"{call.path}: the engine {error}") from error
         except httpx.HTTPError as error:
             await self._still_running(model, run)
             raise _StepError(f"no answer to {call.path}: {type(error).__name__}") from error
 
-    def _follow(self, switch: RunningSwitch, call: Call, line: str, run: _Run) -> None:
+    def _follow(self, switch: RunningSwitch, call: Call, line: bytes, run: _Run) -> None:
         """One line of the answer to a call: TabbyAPI tells in events how far its load has got."""
-        if not line.startswith("data:"):
+        if not line.startswith(b"data:"):
             return
-        try:
-            event = json.loads(line[5:])
-        except ValueError:
-            return
+        event = _parsed(line[5:])
         if not isinstance(event, dict):
             return
         if event.get("error"):
-            raise _StepError(f"{call.path}: {json.dumps(event['error'])[:300]}")
-        done, of = event.get("module"), event.get("modules")
-        if not isinstance(done, int) or not isinstance(of, int) or of < 1:
+            raise _StepError(f"{call.path}: {_shown(line[5:])}")
+        done, of = count(event.get("module")), count(event.get("modules"))
+        if done is None or not of:
             return
         if event.get("model_type") == "model":
             self._advanced(switch, run, Bar(True, min(100, 100 * done // of), f"{done}/{of}"))
@@ -876,6 +885,7 @@ class Switcher:
         """Returns the length of its context, if its engine says that."""
         delay = FIRST_POLL
         while (readiness := await self._probe(model)).verdict != "ready":
+            run.said = readiness.detail
             await self._still_running(model, run)
             if readiness.verdict == "refused":
                 raise _StepError(
@@ -949,17 +959,11 @@ class Switcher:
                 raise
             return Readiness("loading", str(error), silent=True)  # asked again until the deadline
         key = self._keys.headers(model, self._settings.config)
-        url, body = model.base_url + probe.path, bytearray()
         try:
-            # httpx counts from one byte to the next, and an engine may send one byte at a time
             with anyio.fail_after(probe.timeout):
-                async with self._client.stream(
-                    "GET", url, headers=key, timeout=probe.timeout
-                ) as response:
-                    async for part in response.aiter_bytes():
-                        body += part
-                        if len(body) > PROBE_BYTES:
-                            return Readiness("loading", f"{probe.path}: more than {PROBE_BYTES} B")
+                answer = await self._engines.ask("GET", model.base_url, probe.path, key)
+        except AnswerRefused as error:
+            return Readiness("loading", f"{probe.path}: {error}")
         except httpx.ConnectError as error:
             return Readiness(
                 "loading",
@@ -969,28 +973,25 @@ class Switcher:
             )
         except (httpx.HTTPError, TimeoutError) as error:
             return Readiness("loading", f"{probe.path}: {type(error).__name__}", silent=True)
-        if response.status_code in (401, 403):
-            return Readiness("refused", f"refuses the router's key ({response.status_code})")
-        return ProbeAnswer(response.status_code, _parsed(bytes(body)))
+        if answer.status in (401, 403):
+            return Readiness("refused", f"refuses the router's key ({answer.status})")
+        return ProbeAnswer(answer.status, _parsed(answer.body))
 
     async def _warm_up(self, model: Model, run: _Run) -> None:
         call = engine_for(model).warm_up(model)
         await self._ports.check(model)
-        request = self._client.post(
-            model.base_url + call.path,
-            json=dict(call.body),
-            headers=self._keys.headers(model, self._settings.config),
-            timeout=httpx.Timeout(None),
-        )
+        key = self._keys.headers(model, self._settings.config)
         try:
-            response = await request
+            answer = await self._engines.ask(
+                "POST", model.base_url, call.path, key, dict(call.body)
+            )
+        except AnswerRefused as error:
+            raise _StepError(f"no first token: the engine {error}") from error
         except httpx.HTTPError as error:
             await self._still_running(model, run)
             raise _StepError(f"no answer to a first token: {type(error).__name__}") from error
-        body = _json(response)
-        if response.status_code != 200 or not call.generated(body):
-            text = response.text[:200]
-            raise _StepError(f"no first token: {response.status_code} {text}")
+        if answer.status != 200 or not call.generated(_parsed(answer.body)):
+            raise _StepError(f"no first token: {answer.status} {_shown(answer.body)}")
 
 
 async def _drain(switch: RunningSwitch, step: Drain) -> None:
@@ -1011,13 +1012,11 @@ def _blames(step: Step) -> bool:
 
 def _parsed(body: bytes) -> Any:
     try:
-        return json.loads(body)
+        return from_json(body)
     except ValueError:
         return None
 
 
-def _json(response: httpx.Response) -> Any:
-    try:
-        return response.json()
-    except ValueError:
-        return None
+def _shown(body: bytes) -> str:
+    """An engine's own words, for an error."""
+    return cut_text(body.decode("utf-8", "replace").strip())

@@ -6,7 +6,6 @@ engine is configured as it was then.
 
 from __future__ import annotations
 
-import math
 from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -16,6 +15,7 @@ from typing import Any
 
 from llm_router.config.diff import launch_id
 from llm_router.config.schema import Model
+from llm_router.engines.values import count, rate
 from llm_router.events import Event, StepEnded, SwitchEnded
 from llm_router.notes import read_notes, write_notes
 from llm_router.switcher.plan import Drain, Step
@@ -116,10 +116,10 @@ def _read(entry: Any) -> _Known | None:
     """What another release, or somebody's editor, has written; what is strange is left out."""
     if not isinstance(entry, dict) or not isinstance(entry.get("launch"), str):
         return None
-    length, steps = entry.get("context_length"), entry.get("steps")
-    known = _Known(entry["launch"], length if type(length) is int else None)
+    steps = entry.get("steps")
+    known = _Known(entry["launch"], count(entry.get("context_length")))
     for step, seen in steps.items() if isinstance(steps, dict) else ():
-        for seconds in seen if isinstance(seen, list) else ():
-            if type(seconds) in (int, float) and 0 <= seconds < math.inf:
-                known.note(step, float(seconds))
+        for seconds in map(rate, seen) if isinstance(seen, list) else ():
+            if seconds is not None:
+                known.note(step, seconds)
     return known
