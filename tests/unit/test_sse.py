@@ -389,3 +389,42 @@ def test_one_choice_of_two_that_never_began_is_no_answer() -> None:
     it.measured.choices = 2
     assert b"[DONE]" not in run(it, content("a"), chunk({}, "stop"))
     assert not it.measured.answered
+
+
+OF_LLAMACPP = {"predicted_per_second": 41.5, "predicted_n": 2}
+
+
+def test_what_else_a_dropped_usage_chunk_carries_goes_on() -> None:
+    """llama.cpp's ``timings`` came only because the router asked for usage. The chunk has a choice,
+    since a client that did not ask for usage reads choices[0] of every chunk."""
+    last = {"id": "e1", "object": "chat.completion.chunk", "created": 7, "model": "m"}
+    last |= {"choices": [], "usage": {}, "timings": OF_LLAMACPP, "extra": None}
+    event = f"data: {json.dumps(last)}\n\n".encode()
+    out = run(relay(drop=True), content("a"), event, DONE)
+    assert out.startswith(content("a"))
+    assert out.endswith(DONE)
+    [_, kept] = bodies(out)
+    choice = {"index": 0, "delta": {}, "finish_reason": None}
+    del last["usage"]
+    assert kept == {**last, "choices": [choice]}
+
+    text = f"data: {json.dumps({**last, 'object': 'text_completion', 'usage': {}})}\n\n".encode()
+    [kept] = bodies(run(relay(drop=True), text, DONE))
+    assert kept["choices"] == [{"index": 0, "text": "", "finish_reason": None}]
+    assert kept["timings"] == OF_LLAMACPP
+
+
+def test_a_dropped_usage_chunk_that_carries_nothing_else_leaves_nothing() -> None:
+    known = {"system_fingerprint": "f", "service_tier": "default", "metrics": None}
+    last = {"id": "e1", "object": "x", "created": 7, "model": "m", **known}
+    event = f"data: {json.dumps({**last, 'choices': [], 'usage': {}})}\n\n".encode()
+    assert run(relay(drop=True), event, DONE) == DONE
+
+
+def test_the_origin_of_an_answer_is_noted_from_its_first_chunk() -> None:
+    it = relay()
+    run(it, content("a", created=7, system_fingerprint="f"), content("b", created=8), DONE)
+    assert (it.measured.created, it.measured.system_fingerprint) == (7, "f")
+    strange = relay()
+    run(strange, content("a", created="now", system_fingerprint=["f"]), DONE)
+    assert (strange.measured.created, strange.measured.system_fingerprint) == (None, None)

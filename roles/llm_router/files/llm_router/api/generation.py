@@ -548,6 +548,10 @@ def _headers(exchange: Exchange) -> list[tuple[str, str]]:
 def _last_words(exchange: Exchange, measured: Measured) -> bytes:
     """What the router adds before ``[DONE]``."""
     base = {**exchange.base, "id": measured.chunk_id or exchange.base["id"]}
+    if measured.created is not None:
+        base["created"] = measured.created
+    if measured.system_fingerprint is not None:
+        base["system_fingerprint"] = measured.system_fingerprint
     rate = measured.rate
     if rate is None or exchange.style == "off":
         return b""

@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeGuard
 
-from llm_router.api.repairs import ChunkRepair, without_usage
+from llm_router.api.repairs import ChunkRepair, beside_usage, without_usage
 from llm_router.api.usual import TEXTS, Usual, learn
 from llm_router.api.wire import event as event_of
 from llm_router.api.wire import from_json, to_json
@@ -46,6 +46,9 @@ class Measured:
     choices: int = 1
     """How many choices the request asked for."""
     chunk_id: str | None = None
+    created: int | None = None
+    system_fingerprint: str | None = None
+    """As the first chunk with an id says them: the router's own chunks say the same."""
     tool_calls: bool = False
     finished: bool = False
     """Whether ``[DONE]``, or what stands for it, came, or was put where it was missing."""
@@ -246,10 +249,11 @@ class SseRelay:
         return event
 
     def _with_usage(self, event: bytes, body: dict[str, Any], *, changed: bool) -> bytes:
-        """A chunk with usage: dropped, parted or enriched."""
+        """A chunk with usage: dropped but for what else it carries, parted or enriched."""
         apart = body.get("choices") == []
         if self.drop_usage:
-            return b"" if apart else _rewritten(event, without_usage(body))
+            rest = beside_usage(body) if apart else without_usage(body)
+            return _rewritten(event, rest) if rest is not None else b""
         extra = self.enrich(self.measured)
         if apart and extra:
             return _rewritten(event, {**body, "usage": {**body["usage"], **extra}})
@@ -263,6 +267,9 @@ class SseRelay:
         measured, tokens = self.measured, 0
         if measured.chunk_id is None and isinstance(body.get("id"), str):
             measured.chunk_id = body["id"]
+            created, fingerprint = body.get("created"), body.get("system_fingerprint")
+            measured.created = created if is_count(created) else None
+            measured.system_fingerprint = fingerprint if isinstance(fingerprint, str) else None
         usage = body.get("usage")
         if isinstance(usage, dict):
             measured.usage = usage
