@@ -149,6 +149,11 @@ def upstream_broke(model: str, what: str) -> ApiError:
     )
 
 
+def impossible_answer(model: str, what: str) -> ApiError:
+    """502: an answer whose head cannot go on."""
+    return ApiError(502, "engine_failed", f"The engine of '{model}' {what}.", kind="server_error")
+
+
 def compressed_answer(model: str, encoding: str) -> ApiError:
     """502: an answer that the router can neither measure nor mend."""
     return ApiError(

@@ -15,7 +15,7 @@ from typing import Any
 
 import anyio
 
-from llm_router.api import journal, status
+from llm_router.api import headers, journal, status
 from llm_router.api.audit import address_of
 from llm_router.api.auth import Caller, identify
 from llm_router.api.body_budget import HeldBody
@@ -25,6 +25,7 @@ from llm_router.api.errors import (
     cut_off,
     encoded_body,
     engine_silent,
+    impossible_answer,
     internal_error,
     not_loaded,
     out_of_files,
@@ -61,9 +62,6 @@ from llm_router.units.ports import PortHeld
 
 log = logging.getLogger(__name__)
 
-# the connection's own matters, and what the router answers for itself
-_KEEP_RESPONSE_HEADERS = ("content-type", "retry-after")
-_KEEP_WHEN_PASSED_ON = ("content-length", "content-encoding", "content-disposition")
 _NUMBERS = itertools.count(1)
 
 
@@ -85,7 +83,7 @@ class Proxy:
         identity = journal.request_id(services.boot, number)
         began = services.clock()
         reply = Reply(line, self._operation.dialect, identity)
-        headers = {
+        given = {
             name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]
         }
         exchange: Exchange | None = None
@@ -93,10 +91,10 @@ class Proxy:
         slot: Caller | None = None
         held: HeldBody | None = None
         try:
-            caller = identify(scope, headers, services.settings)
+            caller = identify(scope, given, services.settings)
             caller.must("use")
             slot = services.take_slot(caller)
-            encoding = headers.get("content-encoding", "identity").strip().lower()
+            encoding = given.get("content-encoding", "identity").strip().lower()
             if encoding not in ("", "identity"):
                 raise encoded_body(encoding)
             limits = services.settings.config.requests
@@ -107,7 +105,7 @@ class Proxy:
                 limit=limits.max_body,
                 idle=limits.client_timeout,
                 total=limits.body_timeout,
-                announced=announced_size(headers),
+                announced=announced_size(given),
                 held=held,
             )
             large = None
@@ -115,7 +113,7 @@ class Proxy:
                 task = reading_task(self._operation, services.settings.config)
                 large = await services.large_bodies.read(raw, task)
             exchange = self._understand(
-                Incoming(services, scope, caller, headers, raw, number, large)
+                Incoming(services, scope, caller, given, raw, number, large)
             )
             services.in_flight[number] = exchange
             await self._until_its_end(services, exchange, reply, line)
@@ -295,9 +293,13 @@ class Proxy:
         )
         line.on_full, line.on_room = answer.pause, answer.resume
         try:
-            events = answer.headers.get("content-type", "").startswith("text/event-stream")
+            wrong = headers.problem(answer.status, answer.fields)
+            if wrong is not None:
+                raise impossible_answer(exchange.model.name, wrong)
+            kind = answer.headers.get("content-type", "").partition(";")[0].strip().lower()
+            events = kind == "text/event-stream"
             well = answer.status == 200
-            encoding = answer.headers.get("content-encoding", "identity").strip().lower()
+            encoding = headers.encoding_of(answer.fields)
             if encoding != "identity" and (exchange.operation.generates or reply.started):
                 raise compressed_answer(exchange.model.name, encoding)
             if well and events and exchange.operation.generates:
@@ -323,11 +325,10 @@ class Proxy:
                 return
         if reply.started:
             raise _as_error(exchange.model.name, answer.status, data)
-        kept = [(k, answer.headers[k]) for k in _KEEP_RESPONSE_HEADERS if k in answer.headers]
-        headers = [*kept, *_headers(exchange)]
+        fields = [*headers.from_engine(answer.fields), *_headers(exchange)]
         if exchange.rate is not None:
-            headers.append(("x-llm-router-tokens-per-second", f"{exchange.rate:.1f}"))
-        reply.whole(answer.status, data, headers)
+            fields.append(("x-llm-router-tokens-per-second", f"{exchange.rate:.1f}"))
+        reply.whole(answer.status, data, fields)
 
     async def _pass_on(
         self,
@@ -341,11 +342,10 @@ class Proxy:
         """An answer of any kind and length, piece by piece, as it is."""
         if not reply.started:
             reply.passing = True
-            names = (*_KEEP_RESPONSE_HEADERS, *_KEEP_WHEN_PASSED_ON)
-            headers = [(k, answer.headers[k]) for k in names if k in answer.headers]
+            fields = headers.from_engine(answer.fields, unchanged=True, stream=events)
             if events:
-                headers += [("cache-control", "no-cache"), ("x-accel-buffering", "no")]
-            reply.start(answer.status, [*headers, *_headers(exchange)])
+                fields += [("cache-control", "no-cache"), ("x-accel-buffering", "no")]
+            reply.start(answer.status, [*fields, *_headers(exchange)])
         try:
             answer.deliver(reply.write)
             await answer.delivered()
@@ -383,7 +383,8 @@ class Proxy:
         exchange.measured, exchange.sent = relay.measured, sent
         if not reply.started:
             line.hold()  # the beginning goes with what has come of the body
-            reply.start_events(_headers(exchange))
+            fields = headers.from_engine(answer.fields, stream=True)
+            reply.start_events([*fields, *_headers(exchange)])
         measured, feed, write, clock = relay.measured, relay.feed, line.write, services.clock
 
         def take(data: bytes) -> None:
@@ -535,14 +536,14 @@ def _progress(services: Services, exchange: Exchange, ticket: Ticket) -> str:
 
 
 def _headers(exchange: Exchange) -> list[tuple[str, str]]:
-    headers = [
+    fields = [
         ("x-llm-router-model", exchange.model.name),
         ("x-llm-router-backend", exchange.model.backend),
     ]
     if exchange.queue_seconds is not None:
-        headers.append(("x-llm-router-queue-seconds", f"{exchange.queue_seconds:.3f}"))
-        headers.append(("x-llm-router-switch-seconds", f"{exchange.switch_seconds:.3f}"))
-    return headers
+        fields.append(("x-llm-router-queue-seconds", f"{exchange.queue_seconds:.3f}"))
+        fields.append(("x-llm-router-switch-seconds", f"{exchange.switch_seconds:.3f}"))
+    return fields
 
 
 def _last_words(exchange: Exchange, measured: Measured) -> bytes:
