@@ -556,3 +556,12 @@ def test_two_engines_on_one_port(
         settings_of(tmp_path, models, config)
     else:
         assert problem(tmp_path, models, config) == [said]
+
+
+@pytest.mark.parametrize("origin", ["https://app.example.org/", "app.example.org", "https://A.org"])
+def test_an_origin_is_spelled_as_browsers_do(tmp_path: Path, origin: str) -> None:
+    config = f'listen: {{origins: ["http://localhost:3000", "{origin}"]}}'
+    assert problem(tmp_path, config=config) == [
+        f"config.yml:1: listen.origins.1: '{origin}' has not the right form; give a scheme, `://` "
+        "and a host, in lower case, as in `https://app.example.org`"
+    ]

@@ -127,6 +127,10 @@ class Line:
         if self.on_gone is not None:
             self.on_gone()
 
+    def add(self, headers: Iterable[tuple[bytes, bytes]]) -> None:
+        """Have these headers in the answer, whoever makes it."""
+        self._cycle.default_headers = [*self._cycle.default_headers, *headers]
+
     @property
     def gone(self) -> bool:
         """Whether the client has left."""

@@ -27,6 +27,8 @@ class ApiError(Exception):
         self.status = status
         self.code = code
         self.headers = {} if retry_after is None else {"retry-after": str(retry_after)}
+        if status == 401:
+            self.headers["www-authenticate"] = "Bearer"  # RFC 9110, section 15.5.2
         self.body: dict[str, Any] = {
             "error": {"message": message, "type": kind, "param": param, "code": code}
         }

@@ -613,6 +613,8 @@ def _pattern_remedy(key: str, context: str) -> str:
         return "use letters, digits and . _ -"
     if "[A-Za-z0-9_.-]*" in context:
         return "name an option without its dashes, for example `context-length`"
+    if "://" in context:
+        return "give a scheme, `://` and a host, in lower case, as in `https://app.example.org`"
     if "GET|POST" in context:
         return "give a method and a path, for example `GET /version`"
     return (

@@ -73,6 +73,7 @@ Count = Annotated[int, Field(ge=1)]
 Fallback = Literal["none", "loaded"]
 Pattern = Annotated[str, AfterValidator(_compiles)]
 HostName = Annotated[str, Field(pattern=r"^[a-z0-9.-]+$")]
+Origin = Annotated[str, Field(pattern=r"^[a-z][a-z0-9+.-]*://[a-z0-9._:\[\]-]+$", max_length=300)]
 Port = Annotated[int, Field(ge=1, le=65535)]
 RequestValues = Annotated[dict[str, JsonValue], AfterValidator(_json)]
 OptionName = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_.-]*$", max_length=200)]
@@ -98,6 +99,9 @@ class Listen(_Section):
     """The port."""
     names: list[HostName] = []
     """Without any key: names beside its own by which a browser may reach it."""
+    origins: list[Origin] = []
+    """Origins, such as ``https://app.example.org``, whose web pages may call the API from a browser
+    (CORS)."""
 
 
 class Status(_Section):
