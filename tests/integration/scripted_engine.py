@@ -35,8 +35,8 @@ class Scripted:
         from .conftest import free_port
 
         self.port = free_port()
-        command = [sys.executable, "-S", "-E", __file__, self.port, self._dir, self._name]
-        command = [str(part) for part in command]
+        names = {self._name, more.get("model_name", self._name)}
+        command = [sys.executable, "-S", "-E", __file__, str(self.port), str(self._dir), *names]
         model = {"backend": "command", "port": self.port, "command": command, "warm_up": False}
         return {**model, **more}
 
@@ -73,9 +73,10 @@ class Scripted:
         return found
 
 
-def serve(port: int, directory: Path, name: str) -> None:
+def serve(port: int, directory: Path, names: list[str]) -> None:
     """The engine itself."""
-    models = json.dumps({"object": "list", "data": [{"id": name, "object": "model"}]}).encode()
+    data = [{"id": name, "object": "model"} for name in names]
+    models = json.dumps({"object": "list", "data": data}).encode()
     probe = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n%b"
     probe %= len(models), models
 
@@ -120,4 +121,4 @@ def serve(port: int, directory: Path, name: str) -> None:
 
 
 if __name__ == "__main__":
-    serve(int(sys.argv[1]), Path(sys.argv[2]), sys.argv[3])
+    serve(int(sys.argv[1]), Path(sys.argv[2]), sys.argv[3:])

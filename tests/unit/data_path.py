@@ -87,6 +87,7 @@ class Stream:
             base={"id": "x", "created": 1, "model": "m"},
             queue_seconds=0.0,
             switch_seconds=0.0,
+            usage_rate=True,
         )
 
     async def run(

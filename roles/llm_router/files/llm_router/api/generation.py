@@ -305,7 +305,13 @@ class Proxy:
             if well and events and exchange.operation.generates:
                 await self._relay(services, exchange, reply, line, answer, sent, call.choices)
                 return
-            if not exchange.operation.generates and (not reply.started or well):
+            if not exchange.operation.generates:
+                as_it_comes = well or not reply.started
+            else:
+                # only an answer that is not streamed, and JSON, is measured and mended
+                measurable = kind in ("", "application/json") and not exchange.stream
+                as_it_comes = well and not reply.started and not measurable
+            if as_it_comes:
                 await self._pass_on(services, exchange, reply, answer, events=events)
                 return
             try:
@@ -447,7 +453,7 @@ class Proxy:
             exchange.measured = measured = Measured(usage=usage)
             prompt = measured.prompt_tokens
             services.metrics.answered(exchange.model.name, None, tokens, rate, prompt)
-            if exchange.operation is CHAT:
+            if exchange.operation is CHAT and exchange.usage_rate:
                 changed = True
                 usage.update(_added_to_usage(exchange, rate))
                 if rate is None and seconds > 0:
@@ -562,7 +568,7 @@ def _last_words(exchange: Exchange, measured: Measured) -> bytes:
         seconds = measured.seconds if measured.shows_rate else measured.tokens / rate
         line = status.footer(rate, measured.tokens, seconds)
         return status.chunk(base, {"content": f"\n\n{line}"})
-    if exchange.wants_usage:
+    if exchange.wants_usage or not exchange.usage_rate:
         return b""
     # choices with an empty delta: a client that asked for no usage reads choices[0] of every chunk
     usage = {**(measured.usage or {}), **_added_to_usage(exchange, rate)}
@@ -570,7 +576,7 @@ def _last_words(exchange: Exchange, measured: Measured) -> bytes:
 
 
 def _added_to_usage(exchange: Exchange, rate: float | None) -> dict[str, Any]:
-    if exchange.operation is not CHAT:
+    if exchange.operation is not CHAT or not exchange.usage_rate:
         return {}
     keys: dict[str, Any] = {}
     if rate is not None:

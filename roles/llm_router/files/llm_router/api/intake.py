@@ -21,7 +21,7 @@ from llm_router.api.errors import (
     path_not_allowed,
     unknown_model,
 )
-from llm_router.api.exchange import Call, Exchange
+from llm_router.api.exchange import Call, Exchange, Pieces
 from llm_router.api.headers import to_engine
 from llm_router.api.large import Large, pieces
 from llm_router.api.paths import CHAT, UPSTREAM, Operation
@@ -174,13 +174,17 @@ def _form(operation: Operation, incoming: Incoming) -> Exchange:
     given = raw[names[0].start : names[0].end].decode("utf-8", "replace") if names else None
     asked = _named(operation, incoming, given)
     kept = to_engine(incoming.scope["headers"])
-    place = names[0]
     streams = {bytes(raw[one.start : one.end]) for one in fields if one.name == "stream"}
     view = memoryview(raw)
 
     def call(model: Model) -> Call:
-        name = model.upstream_name.encode()
-        content = (view[: place.start], name, view[place.end :])
+        if names:
+            start, end = names[0].start, names[0].end
+            named: Pieces = (model.upstream_name.encode(),)
+        else:
+            start = end = form.first_part(raw, boundary)
+            named = form.part("model", model.upstream_name, boundary)
+        content = (view[:start], *named, view[end:])
         return Call("POST", _target(operation, model, incoming.scope), kept, content)
 
     # as pydantic and so the engines read a form's true
@@ -263,15 +267,19 @@ def _exchange(
         wants_usage,
         fallback,
         patience,
+        usage_rate=config.status.usage_rate,
         keep_alive=keep_alive,
     )
 
 
 def _named(operation: Operation, incoming: Incoming, name: object) -> Name[Model]:
     """The model that a request names, if its engine can do what is asked. Raises `ApiError`."""
+    services = incoming.services
+    wanted = services.settings.config.requests.default_model
+    if name in (None, "") and wanted is not None:
+        name = _present(operation, incoming) if wanted == "loaded" else wanted
     if not isinstance(name, str):
         raise bad_request("The request names no model: `model` must be text.", "model")
-    services = incoming.services
     found = find(services.models, name)
     if found is None:
         raise unknown_model(name, services.names_for(incoming.caller))
@@ -279,6 +287,22 @@ def _named(operation: Operation, incoming: Incoming, name: object) -> Name[Model
     if operation.name not in engine.operations:
         raise not_supported(name, engine.label, operation.path)
     return found
+
+
+def _present(operation: Operation, incoming: Incoming) -> str:
+    """The first model, in the order of models.yml, that is loaded, else being loaded, and that the
+    request may use. Raises `ApiError` 400."""
+    services = incoming.services
+    for state in ("loaded", "loading"):
+        for name, model in services.models.items():
+            able = operation.name in engine_for(model).operations
+            if able and services.state_of(name) == state and incoming.caller.may_use(name):
+                return name
+    raise bad_request(
+        "The request names no model, and no model is loaded that could answer it "
+        "(requests.default_model is `loaded`): name one in `model`.",
+        "model",
+    )
 
 
 def _target(operation: Operation, model: Model, scope: Mapping[str, Any]) -> str:

@@ -111,6 +111,18 @@ def load_settings(
     keys: tuple[ApiKey, ...] = ()
     if keys_path.exists():
         keys = _load_keys(keys_path, problems)
+    wanted = config.requests.default_model
+    known = [one.name for one in names_of(models)]
+    if wanted not in (None, "loaded", *known) and not problems:
+        problems.append(
+            Problem(
+                str(config_path),
+                config_doc.line(("requests", "default_model")),
+                "requests.default_model",
+                f"{wanted} is not the name of a model",
+                f"use `loaded`, or a name of models.yml; known names: {', '.join(known) or 'none'}",
+            )
+        )
     if not _loopback(config.listen.host) and not keys and not config.allow_open and not problems:
         problems.append(
             Problem(

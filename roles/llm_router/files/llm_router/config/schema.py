@@ -112,6 +112,9 @@ class Status(_Section):
     request's own come first."""
     interval: Deadline = 10.0
     """Seconds between the lines of the countdown."""
+    usage_rate: bool = True
+    """Whether ``usage`` of a chat's answer has the router's ``tokens_per_second`` and
+    ``switch_seconds``."""
 
 
 class SchedulerConfig(_Section):
@@ -204,6 +207,9 @@ class RequestLimits(_Section):
     max_connections: Annotated[int, Field(ge=1)] = 30_000
     """Connections of clients at the same time; one beyond that gets 503, or its answer from
     /health. Half of the open files that the process may have are a bound too."""
+    default_model: Annotated[str, Field(min_length=1, max_length=200)] | None = None
+    """Which model answers a request that names none: ``loaded``, which is the one that is loaded or
+    being loaded, or a name. Without it, such a request gets 400."""
     shutdown_notice: Seconds = 0.0
     """Seconds for which a router that is stopped says so in its health and goes on serving, before
     it takes no more."""
