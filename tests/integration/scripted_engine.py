@@ -65,7 +65,8 @@ class Scripted:
     def asked(self) -> list[tuple[str, list[tuple[str, str]], bytes]]:
         """Every request but the router's own probes: its first line, its fields, its body."""
         found = []
-        for line in (self._dir / "requests").read_text().splitlines():
+        path = self._dir / "requests"
+        for line in path.read_text().splitlines() if path.exists() else ():
             head, _, body = base64.b64decode(line).partition(b"\r\n\r\n")
             first, *rest = head.decode("latin-1").split("\r\n")
             fields = [(name, value.strip()) for name, _, value in (f.partition(":") for f in rest)]

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import socket
+import subprocess
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -134,3 +136,19 @@ def test_what_comes_behind_the_end_of_a_stream_goes_on(bare: tuple[Router, Scrip
     answer = httpx.post(router.url + CHAT, json={**BODY, "stream": True}, timeout=20)
     assert answer.content == b"".join([event("one "), event(None), DONE, *behind[:3]])
     assert answer.content.count(b'"error"') == 0
+
+
+def test_curl_that_offers_http_2_is_answered_by_http_1_1(bare: tuple[Router, Scripted]) -> None:
+    """Its body comes behind ``Upgrade: h2c``, and its second request on the same connection."""
+    curl = shutil.which("curl")
+    if curl is None or "HTTP2" not in subprocess.check_output([curl, "--version"], text=True):
+        pytest.skip("no curl with HTTP/2")
+    router, engine = bare
+    engine.whole("200 OK", "content-type: application/json", body=b'{"choices": []}')
+    before = len(engine.asked())
+    form = " %{http_code} %{http_version} %{num_connects}\n"
+    asked = ["-sS", "--http2", "-m", "20", "-w", form, "-d", json.dumps(BODY), router.url + CHAT]
+    asked[1:1] = ["-H", "content-type: application/json"]
+    done = subprocess.run([curl, *asked, "--next", *asked], capture_output=True, check=True)
+    assert done.stdout.decode() == '{"choices": []} 200 1.1 1\n{"choices": []} 200 1.1 0\n'
+    assert len(engine.asked()) == before + 2

@@ -428,3 +428,21 @@ def test_the_origin_of_an_answer_is_noted_from_its_first_chunk() -> None:
     strange = relay()
     run(strange, content("a", created="now", system_fingerprint=["f"]), DONE)
     assert (strange.measured.created, strange.measured.system_fingerprint) == (None, None)
+
+
+@pytest.mark.parametrize(
+    "end", ["\n\n", "\n\r", "\n\r\n", "\r\r", "\r\r\n", "\r\n\n", "\r\n\r", "\r\n\r\n"]
+)
+def test_an_event_ends_with_an_empty_line_whatever_its_line_ends(end: str) -> None:
+    last = {"id": "e1", "choices": [], "usage": {"completion_tokens": 2}}
+    events = [content("a"), f"data: {json.dumps(last)}\n\n".encode(), content("b"), DONE]
+    events = [event.rstrip(b"\n") + end.encode() for event in events]
+    for size in (1, 2, 3, 7, 1000):
+        whole = b"".join(events)
+        pieces = [whole[start : start + size] for start in range(0, len(whole), size)]
+        it = relay(drop=True, done=True, role=False, reasoning=False)
+        out = run(it, *pieces)
+        assert it.measured.finished
+        assert it.measured.usage == last["usage"]
+        lines = b"".join([events[0], *events[2:]]).split()
+        assert out.split() == lines, size

@@ -19,7 +19,7 @@ from llm_router.api.wire import event as event_of
 from llm_router.api.wire import from_json, to_json
 from llm_router.engines.base import Repairs
 
-_END_OF_EVENT = re.compile(rb"\n\r?\n|\r\r\n?")
+_END_OF_EVENT = re.compile(rb"\n\r?\n|\n\r(?=[^\n])|\r\r\n?")
 _BOM = b"\xef\xbb\xbf"
 _LONGEST_END = 3
 LONGEST_EVENT = 8 * 1024 * 1024
