@@ -50,7 +50,13 @@ class Transport:
 class Stream:
     """One streamed chat. ``repairs`` and ``style`` as models.yml and the request have them."""
 
-    def __init__(self, style: str = "content", repairs: dict[str, Any] | None = None) -> None:
+    def __init__(
+        self,
+        style: str = "content",
+        repairs: dict[str, Any] | None = None,
+        *,
+        wants_usage: bool = True,
+    ) -> None:
         self.client, self.engine = Transport(), Transport()
         cycle: Any = SimpleNamespace(
             more_body=False,
@@ -76,11 +82,12 @@ class Stream:
         self._exchange: Any = SimpleNamespace(
             operation=CHAT,
             model=Model.model_validate({"name": "m", **entry}),
-            wants_usage=True,
+            wants_usage=wants_usage,
             style=style,
             base={"id": "x", "created": 1, "model": "m"},
             queue_seconds=0.0,
             switch_seconds=0.0,
+            usage_rate=True,
         )
 
     async def run(

@@ -101,6 +101,8 @@ ROUTER = next(role for role in ROLES if role.name == "llm_router")
 
 def spoken(value: object) -> str:
     """A default as YAML and the documentation say it."""
+    if value is None:
+        return "null"
     if isinstance(value, bool):
         return str(value).lower()
     return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)

@@ -585,3 +585,12 @@ def test_loopback_is_loopback_in_all_its_forms(tmp_path: Path, host: str) -> Non
     (tmp_path / "config.yml").write_text(f"listen: {{host: '{host}'}}\n")
     (tmp_path / "models.yml").write_text("models: {}\n")
     assert load_settings(tmp_path / "config.yml").config.listen.host == "::1"
+
+
+@pytest.mark.parametrize("origin", ["https://app.example.org/", "app.example.org", "https://A.org"])
+def test_an_origin_is_spelled_as_browsers_do(tmp_path: Path, origin: str) -> None:
+    config = f'listen: {{origins: ["http://localhost:3000", "{origin}"]}}'
+    assert problem(tmp_path, config=config) == [
+        f"config.yml:1: listen.origins.1: '{origin}' has not the right form; give a scheme, `://` "
+        "and a host, in lower case, as in `https://app.example.org`"
+    ]

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from llm_router.api import sse
 
 from .data_path import Stream, chunk, unchunked
-from .test_sse import DONE, content, cut_up, usage
+from .test_sse import DONE, bodies, content, cut_up, usage
 
 AS_THEY_ARE = {"role": False, "done": False, "reasoning": False, "usage_apart": False}
 FOOTER = re.compile(rb"data: [^\n]*\xe2\x9a\xa1[^\n]*\n\n")
@@ -64,3 +64,20 @@ def test_the_clients_bytes_are_the_engines(
     own = FOOTER.findall(got)
     assert len(own) <= (1 if style == "content" and b"[DONE]" in whole else 0)
     assert FOOTER.sub(b"", got) == whole
+
+
+@pytest.mark.parametrize("style", ["content", "event"])
+def test_the_routers_last_chunk_has_the_origin_of_its_neighbours(style: str) -> None:
+    of_engine = {"created": 77, "system_fingerprint": "b1-abc"}
+    pieces = [chunk(content(f"w{number} ", **of_engine)) for number in range(3)]
+    pieces += [chunk(usage(3)), chunk(DONE) + b"0\r\n\r\n"]
+
+    async def client() -> bytes:
+        stream = Stream(style, wants_usage=False)
+        await stream.run(pieces, lambda _: None, [])
+        assert stream.client.got is not None
+        return unchunked(bytes(stream.client.got))
+
+    *_, last = bodies(asyncio.run(client()))
+    assert {key: last[key] for key in ("id", *of_engine)} == {"id": "e1", **of_engine}
+    assert "⚡" in str(last) if style == "content" else "tokens_per_second" in last["usage"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from llm_router.api import headers
 from llm_router.api.paths import OPERATIONS, Operation
 from llm_router.engines import ENGINES
 
@@ -57,3 +58,19 @@ def test_what_is_let_through_has_no_power_over_the_engine() -> None:
         for path in engine.own_paths:
             if path != "GET /load":  # vLLM's number of running requests
                 assert not [word for word in ADMINISTRATIVE if word in path], path
+
+
+def fields(names: frozenset[str], *others: str) -> str:
+    return listed([*sorted(names), *others])
+
+
+def test_the_tables_of_headers() -> None:
+    assert f"| {fields(headers.TO_ENGINE)} | as the client sent it; " in PAGE
+    assert f"| {fields(headers.OF_CONNECTION)}, and each header that `connection` names | " in PAGE
+    assert f"| {fields(headers.ROUTERS_OWN, 'x-llm-router-…')} | the router's own |" in PAGE
+    assert f"| {fields(headers.OF_ORIGIN, 'access-control-…')} | not sent |" in PAGE
+    assert f"| {fields(headers.OF_BODY)} | sent if the body is sent unchanged" in PAGE
+    assert f"| {fields(headers.OF_STREAM)} | in an event stream the router's own" in PAGE
+    assert set(headers.PREFIXES) == {"x-llm-router-", "access-control-"}
+    assert f"more than {headers.MAX_FIELDS} header fields" in PAGE
+    assert f"more than {headers.MAX_SIZE // 1024} KiB of them" in PAGE

@@ -436,3 +436,60 @@ def test_choices_that_an_engine_invents_are_bounded() -> None:
         it.feed(b'data: {"choices":[{"index":%d,"delta":{"content":"a"}}]}\n\n' % index, 0.0)
     assert len(it.measured.unfinished) <= 4096
     assert len(it._chunks._begun) <= 4096
+
+
+OF_LLAMACPP = {"predicted_per_second": 41.5, "predicted_n": 2}
+
+
+def test_what_else_a_dropped_usage_chunk_carries_goes_on() -> None:
+    """llama.cpp's ``timings`` came only because the router asked for usage. The chunk has a choice,
+    since a client that did not ask for usage reads choices[0] of every chunk."""
+    last = {"id": "e1", "object": "chat.completion.chunk", "created": 7, "model": "m"}
+    last |= {"choices": [], "usage": {}, "timings": OF_LLAMACPP, "extra": None}
+    event = f"data: {json.dumps(last)}\n\n".encode()
+    out = run(relay(drop=True), content("a"), event, DONE)
+    assert out.startswith(content("a"))
+    assert out.endswith(DONE)
+    [_, kept] = bodies(out)
+    choice = {"index": 0, "delta": {}, "finish_reason": None}
+    del last["usage"]
+    assert kept == {**last, "choices": [choice]}
+
+    text = f"data: {json.dumps({**last, 'object': 'text_completion', 'usage': {}})}\n\n".encode()
+    [kept] = bodies(run(relay(drop=True), text, DONE))
+    assert kept["choices"] == [{"index": 0, "text": "", "finish_reason": None}]
+    assert kept["timings"] == OF_LLAMACPP
+
+
+def test_a_dropped_usage_chunk_that_carries_nothing_else_leaves_nothing() -> None:
+    known = {"system_fingerprint": "f", "service_tier": "default", "metrics": None}
+    last = {"id": "e1", "object": "x", "created": 7, "model": "m", **known}
+    event = f"data: {json.dumps({**last, 'choices': [], 'usage': {}})}\n\n".encode()
+    assert run(relay(drop=True), event, DONE) == DONE
+
+
+def test_the_origin_of_an_answer_is_noted_from_its_first_chunk() -> None:
+    it = relay()
+    run(it, content("a", created=7, system_fingerprint="f"), content("b", created=8), DONE)
+    assert (it.measured.created, it.measured.system_fingerprint) == (7, "f")
+    strange = relay()
+    run(strange, content("a", created="now", system_fingerprint=["f"]), DONE)
+    assert (strange.measured.created, strange.measured.system_fingerprint) == (None, None)
+
+
+@pytest.mark.parametrize(
+    "end", ["\n\n", "\n\r", "\n\r\n", "\r\r", "\r\r\n", "\r\n\n", "\r\n\r", "\r\n\r\n"]
+)
+def test_an_event_ends_with_an_empty_line_whatever_its_line_ends(end: str) -> None:
+    last = {"id": "e1", "choices": [], "usage": {"completion_tokens": 2}}
+    events = [content("a"), f"data: {json.dumps(last)}\n\n".encode(), content("b"), DONE]
+    events = [event.rstrip(b"\n") + end.encode() for event in events]
+    for size in (1, 2, 3, 7, 1000):
+        whole = b"".join(events)
+        pieces = [whole[start : start + size] for start in range(0, len(whole), size)]
+        it = relay(drop=True, done=True, role=False, reasoning=False)
+        out = run(it, *pieces)
+        assert it.measured.finished
+        assert it.measured.usage == last["usage"]
+        lines = b"".join([events[0], *events[2:]]).split()
+        assert out.split() == lines, size

@@ -23,6 +23,7 @@ class LlamaCpp(TypedApis):
         ("GET", "/health"): "health",
         ("GET", "/metrics"): "metrics",
         ("GET", "/props"): "props",
+        ("POST", "/v1/responses/input_tokens"): "count_input_tokens",
         ("POST", "/tokenize"): "tokenize",
         ("POST", "/detokenize"): "detokenize",
         ("POST", "/apply-template"): "apply_template",

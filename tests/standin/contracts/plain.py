@@ -19,6 +19,8 @@ class Plain(TypedApis):
         **{
             ("POST", path): "echo"
             for path in (
+                "/v1/responses/compact",
+                "/v1/responses/input_tokens",
                 "/v1/embeddings",
                 "/v1/rerank",
                 "/v1/score",

@@ -22,6 +22,9 @@ class TypedApis(OpenAi):
         ("POST", "/v1/responses"): "chat",
     }
 
+    def count_input_tokens(self, connection: Connection, request: Request) -> None:
+        connection.answer(200, {"object": "response.input_tokens", "input_tokens": 3})
+
     def count_tokens(self, connection: Connection, request: Request) -> None:
         connection.answer(200, {"input_tokens": 3})
 

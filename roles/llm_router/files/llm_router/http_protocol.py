@@ -137,6 +137,10 @@ class Line:
         if self.on_gone is not None:
             self.on_gone()
 
+    def add(self, headers: Iterable[tuple[bytes, bytes]]) -> None:
+        """Have these headers in the answer, whoever makes it."""
+        self._cycle.default_headers = [*self._cycle.default_headers, *headers]
+
     @property
     def gone(self) -> bool:
         """Whether the client has left."""
@@ -163,10 +167,12 @@ class Line:
         method, version = cycle.scope["method"], cycle.scope["http_version"]
         parts = [STATUS_LINE[status]]
         for name, value in (*cycle.default_headers, *headers):
+            if status == 204 and name == b"content-length":
+                continue  # RFC 9110, section 8.6
             parts += (name, b": ", value, b"\r\n")
             if name == b"content-length":
                 self._left = int(value)
-        if body is not None:
+        if body is not None and status != 204:
             self._left = len(body)
             parts.append(b"content-length: %d\r\n" % self._left)
         self._silent = method == "HEAD" or status in (204, 304)

@@ -5,16 +5,17 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
+from urllib.parse import urlsplit
 
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.exceptions import HTTPException
-from starlette.routing import Route
+from starlette.routing import Match, Route
 from starlette.types import Message, Receive, Scope, Send
 
 from llm_router import __version__
-from llm_router.api import admin, dashboard, health, models
+from llm_router.api import admin, cors, dashboard, health, models
 from llm_router.api.auth import identify
 from llm_router.api.board import Board
 from llm_router.api.errors import ApiError, bad_request, internal_error, metrics_not_allowed
@@ -60,19 +61,27 @@ def create_app(settings: Settings, units: Units | None = None) -> FastAPI:
         async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
             """What is proxied goes by none of FastAPI's layers."""
             try:
+                origin = None
+                if scope["type"] == "http":
+                    origins = self.state.services.settings.config.listen.origins
+                    if origins:
+                        origin = cors.origin_of(scope["headers"], origins)
+                        scope[LINE].add(cors.allowed(origin))
                 proxy = direct.get(scope.get("path", "")) if scope.get("method") == "POST" else None
                 if proxy is not None:
                     scope["app"] = self
                     await proxy(scope, receive, send)
                 else:
-                    await self.serve(scope, receive, send)
+                    await self.serve(scope, receive, send, origin)
             finally:
                 # it leads back to the scope: each connection would be garbage that only a search
                 # through all objects finds
                 scope.pop(LINE, None)
 
-        async def serve(self, scope: Scope, receive: Receive, send: Send) -> None:
-            """What is not proxied as it comes."""
+        async def serve(
+            self, scope: Scope, receive: Receive, send: Send, origin: str | None
+        ) -> None:
+            """What is not proxied as it comes. ``origin``: the page that asks, if it may."""
             if scope["type"] == "http" and scope["path"] != "/health":
                 # who asks what has ended is told all of it; a health check asks no such thing, and
                 # comes in the middle of a crowd that leaves
@@ -80,17 +89,34 @@ def create_app(settings: Settings, units: Units | None = None) -> FastAPI:
             if scope["type"] != "http":
                 await super().__call__(scope, receive, send)
                 return
+            methods = _methods(self, scope) if scope["method"] == "OPTIONS" else []
+            if origin is not None and methods:
+                # a browser asks before it shows a key
+                answer = cors.preflight(scope["headers"], methods)
+                if answer is not None:
+                    scope[LINE].start(204, answer, b"")
+                    return
             if health.is_plain(scope):
                 await health.answer_plainly(scope, self.state.services)
                 return
             audit = self.state.services.audit
 
+            ended = False
+
             async def noted(message: Message) -> None:
+                nonlocal ended
+                if ended:
+                    return
                 if message["type"] == "http.response.start":
                     audit.answered(scope, message["status"])
+                    message = _without_host(message)
                 await send(message)
+                if message["type"] == "http.response.start" and scope["method"] == "HEAD":
+                    # that is all of it, also where a stream without an end would follow
+                    ended = True
+                    await send({"type": "http.response.body"})
 
-            if scope["path"].startswith(UPSTREAM.path + "/"):
+            if scope["path"].startswith(UPSTREAM.path + "/") and not methods:
                 await gate.enter(known=is_known(scope, self.state.services))
                 await super().__call__(scope, receive, noted)
                 return
@@ -101,6 +127,9 @@ def create_app(settings: Settings, units: Units | None = None) -> FastAPI:
                 refuse(scope[LINE], error, to_json(error.body))
                 return
             except ClientGone:
+                return
+            if methods:
+                scope[LINE].start(204, [(b"allow", ", ".join(methods).encode())], b"")
                 return
             await gate.enter(known=not is_open(scope["path"]))
             await super().__call__(for_fastapi(scope), receive, noted)
@@ -174,3 +203,32 @@ def create_app(settings: Settings, units: Units | None = None) -> FastAPI:
         return JsonResponse(internal_error().body, 500)
 
     return app
+
+
+def _methods(app: FastAPI, scope: Scope) -> list[str]:
+    """What the path of a request takes; nothing for an unknown path."""
+    found: set[str] = set()
+    for method in _METHODS:
+        asked = {**scope, "method": method}
+        if any(route.matches(asked)[0] is Match.FULL for route in app.router.routes):
+            found.add(method)
+    if "GET" in found:
+        found.add("HEAD")
+    return sorted(found | {"OPTIONS"}) if found else []
+
+
+def _without_host(message: Message) -> Message:
+    """A redirect to a path, not to a URL: behind a proxy that ends TLS its scheme would be wrong,
+    and its host is what the client chose to call this router."""
+    fields = message["headers"]
+    if not any(name == b"location" and value.startswith(b"http") for name, value in fields):
+        return message
+    kept = []
+    for name, value in fields:
+        if name == b"location":
+            url = urlsplit(value.decode("latin-1"))
+            path = f"{url.path}?{url.query}" if url.query else url.path
+            kept.append((name, f"/{path.lstrip('/')}".encode("latin-1")))
+        else:
+            kept.append((name, value))
+    return {**message, "headers": kept}

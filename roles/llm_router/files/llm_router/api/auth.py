@@ -62,7 +62,8 @@ def identify(scope: Mapping[str, Any], headers: Mapping[str, str], settings: Set
     if tuple(scope.get("server") or ()) == (settings.config.admin_socket, None):
         return Caller("local", ALL_SCOPES)
     if not keys:
-        refuse_foreign_pages(scope, headers, settings.config.listen.names)
+        listen = settings.config.listen
+        refuse_foreign_pages(scope, headers, listen.names, listen.origins)
         return Caller("anyone", ALL_SCOPES)
     kind, _, given = headers.get("authorization", "").partition(" ")
     if kind.lower() != "bearer" or not given:

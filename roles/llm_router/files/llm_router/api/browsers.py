@@ -33,14 +33,18 @@ _HOST_AND_PORT = re.compile(r"(.*?)(?::([0-9]*))?", re.DOTALL)
 
 
 def refuse_foreign_pages(
-    scope: Mapping[str, Any], headers: Mapping[str, str], names: Collection[str]
+    scope: Mapping[str, Any],
+    headers: Mapping[str, str],
+    names: Collection[str],
+    origins: Collection[str] = (),
 ) -> None:
-    """Raises `ApiError` 403. ``names``: those of listen.names, which are trusted."""
+    """Raises `ApiError` 403. ``names`` and ``origins``: those of ``listen``, which are trusted."""
     host = headers.get("host", "")
     origin = headers.get("origin") or headers.get("referer")
     site = headers.get("sec-fetch-site")
     browser = _is_browser(headers)
-    if _crosses(origin, site, host) and _name(origin or "") not in names:
+    trusted = _name(origin or "") in names or headers.get("origin") in origins
+    if _crosses(origin, site, host) and not trusted:
         raise _foreign_page(origin or "another site")
     if (browser or scope["path"].startswith("/admin")) and not _is_own(_name(f"//{host}"), names):
         raise ApiError(
@@ -60,7 +64,8 @@ def _foreign_page(origin: str) -> ApiError:
         403,
         "foreign_page",
         f"This was asked by a page of {origin}. A router without keys takes requests from no page "
-        "but its own: set a key, or put that page's host name into listen.names of config.yml.",
+        "but its own: set a key, or put that page's host name into listen.names of config.yml, or "
+        "its origin into listen.origins.",
         kind="permission_error",
     )
 

@@ -28,6 +28,8 @@ class ApiError(Exception):
         self.status = status
         self.code = code
         self.headers = {} if retry_after is None else {"retry-after": str(retry_after)}
+        if status == 401:
+            self.headers["www-authenticate"] = "Bearer"  # RFC 9110, section 15.5.2
         self.body: dict[str, Any] = {
             "error": {"message": message, "type": kind, "param": param, "code": code}
         }
@@ -148,6 +150,11 @@ def upstream_broke(model: str, what: str) -> ApiError:
         f"The engine of '{model}' {what}. The next request starts it again.",
         kind="server_error",
     )
+
+
+def impossible_answer(model: str, what: str) -> ApiError:
+    """502: an answer whose head cannot go on."""
+    return ApiError(502, "engine_failed", f"The engine of '{model}' {what}.", kind="server_error")
 
 
 def compressed_answer(model: str, encoding: str) -> ApiError:

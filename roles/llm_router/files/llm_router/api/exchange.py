@@ -64,6 +64,8 @@ class Exchange:
     """Whether it has its lease."""
     switch: int | None = None
     """The number of the last switch that it waited for."""
+    usage_rate: bool = True
+    """Whether its answer's usage has the router's own keys."""
     keep_alive: float | None = None
     """How long its model shall stay loaded afterwards, in seconds."""
     interrupt: Callable[[], object] | None = None

@@ -53,13 +53,7 @@ def boundary_of(content_type: str) -> bytes | None:
 def fields(raw: bytes | bytearray, boundary: bytes) -> list[Field]:
     """All parts of a form, in order. Raises ValueError where it is not one."""
     delimiter = b"--" + boundary
-    if raw.startswith(delimiter):
-        at = len(delimiter)
-    else:  # what comes before the first part is to be ignored
-        at = raw.find(b"\r\n" + delimiter)
-        if at < 0:
-            raise ValueError("the boundary of its content type is not in it")
-        at += 2 + len(delimiter)
+    at = first_part(raw, boundary) + len(delimiter)
     delimiter = b"\r\n" + delimiter
     found: list[Field] = []
     while raw[at : at + 2] != b"--":
@@ -80,6 +74,24 @@ def fields(raw: bytes | bytearray, boundary: bytes) -> list[Field]:
         found.append(Field(name, is_file, start, end))
         at = end + len(delimiter)
     return found
+
+
+def first_part(raw: bytes | bytearray, boundary: bytes) -> int:
+    """Where the first part's delimiter begins; what comes before it is to be ignored. Raises
+    ValueError."""
+    delimiter = b"--" + boundary
+    if raw.startswith(delimiter):
+        return 0
+    at = raw.find(b"\r\n" + delimiter)
+    if at < 0:
+        raise ValueError("the boundary of its content type is not in it")
+    return at + 2
+
+
+def part(name: str, value: str, boundary: bytes) -> tuple[bytes, bytes, bytes]:
+    """A part with a field, in three: what comes before its value, the value, what comes after."""
+    head = b'--%b\r\nContent-Disposition: form-data; name="%b"\r\n\r\n'
+    return head % (boundary, name.encode()), value.encode(), b"\r\n"
 
 
 def _disposition(head: bytes | bytearray) -> tuple[str, bool]:

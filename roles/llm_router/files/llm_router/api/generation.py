@@ -15,7 +15,7 @@ from typing import Any
 
 import anyio
 
-from llm_router.api import journal, status
+from llm_router.api import headers, journal, status
 from llm_router.api.audit import address_of
 from llm_router.api.auth import Caller, identify
 from llm_router.api.body_budget import HeldBody
@@ -26,6 +26,7 @@ from llm_router.api.errors import (
     cut_off,
     encoded_body,
     engine_silent,
+    impossible_answer,
     internal_error,
     not_loaded,
     out_of_files,
@@ -72,9 +73,6 @@ from llm_router.units.ports import PortHeld
 
 log = logging.getLogger(__name__)
 
-# the connection's own matters, and what the router answers for itself
-_KEEP_RESPONSE_HEADERS = ("retry-after",)
-_KEEP_WHEN_PASSED_ON = ("content-length", "content-encoding", "content-disposition")
 _NUMBERS = itertools.count(1)
 LONGEST_ERROR = 1024 * 1024
 """Bytes of an answer of a model that is an error."""
@@ -98,7 +96,7 @@ class Proxy:
         identity = journal.request_id(services.boot, number)
         began = services.clock()
         reply = Reply(line, self._operation.dialect, identity)
-        headers = {
+        given = {
             name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]
         }
         exchange: Exchange | None = None
@@ -106,10 +104,10 @@ class Proxy:
         slot: Caller | None = None
         held: HeldBody | None = None
         try:
-            caller = identify(scope, headers, services.settings)
+            caller = identify(scope, given, services.settings)
             caller.must("use")
             slot = services.take_slot(caller)
-            encoding = headers.get("content-encoding", "identity").strip().lower()
+            encoding = given.get("content-encoding", "identity").strip().lower()
             if encoding not in ("", "identity"):
                 raise encoded_body(encoding)
             limits = services.settings.config.requests
@@ -120,7 +118,7 @@ class Proxy:
                 limit=limits.max_body,
                 idle=limits.client_timeout,
                 total=limits.body_timeout,
-                announced=announced_size(headers),
+                announced=announced_size(given),
                 held=held,
             )
             large = None
@@ -128,7 +126,7 @@ class Proxy:
                 task = reading_task(self._operation, services.settings.config)
                 large = await services.large_bodies.read(raw, task)
             exchange = self._understand(
-                Incoming(services, scope, caller, headers, raw, number, large)
+                Incoming(services, scope, caller, given, raw, number, large)
             )
             services.in_flight[number] = exchange
             await self._until_its_end(services, exchange, reply, line)
@@ -315,15 +313,25 @@ class Proxy:
         )
         line.on_full, line.on_room = answer.pause, answer.resume
         try:
-            events = answer.headers.get("content-type", "").startswith("text/event-stream")
+            wrong = headers.problem(answer.status, answer.fields)
+            if wrong is not None:
+                raise impossible_answer(exchange.model.name, wrong)
+            kind = answer.headers.get("content-type", "").partition(";")[0].strip().lower()
+            events = kind == "text/event-stream"
             well = answer.status == 200
-            encoding = answer.headers.get("content-encoding", "identity").strip().lower()
+            encoding = headers.encoding_of(answer.fields)
             if encoding != "identity" and (exchange.operation.generates or reply.started):
                 raise compressed_answer(exchange.model.name, encoding)
             if well and events and exchange.operation.generates:
                 await self._relay(services, exchange, reply, line, answer, sent, call.choices)
                 return
-            if not exchange.operation.generates and (not reply.started or well):
+            if not exchange.operation.generates:
+                as_it_comes = well or not reply.started
+            else:
+                # only an answer that is not streamed, and JSON, is measured and mended
+                measurable = kind in ("", "application/json") and not exchange.stream
+                as_it_comes = well and not reply.started and not measurable
+            if as_it_comes:
                 await self._pass_on(services, exchange, reply, answer, events=events)
                 return
             limit = services.settings.config.requests.max_answer
@@ -347,12 +355,11 @@ class Proxy:
                 return
         if reply.started:
             raise _as_error(exchange.model.name, answer.status, data)
-        kept = [(k, answer.headers[k]) for k in _KEEP_RESPONSE_HEADERS if k in answer.headers]
-        kind = headers_for(answer.headers.get("content-type"))
-        headers = [*kind, *kept, *_headers(exchange)]
+        shown = headers_for(answer.headers.get("content-type"))
+        fields = [*shown, *headers.from_engine(answer.fields), *_headers(exchange)]
         if exchange.rate is not None:
-            headers.append(("x-llm-router-tokens-per-second", f"{exchange.rate:.1f}"))
-        reply.whole(answer.status, data, headers)
+            fields.append(("x-llm-router-tokens-per-second", f"{exchange.rate:.1f}"))
+        reply.whole(answer.status, data, fields)
 
     async def _pass_on(
         self,
@@ -366,13 +373,12 @@ class Proxy:
         """An answer of any kind and length, piece by piece, as it is."""
         if not reply.started:
             reply.passing = True
-            names = (*_KEEP_RESPONSE_HEADERS, *_KEEP_WHEN_PASSED_ON)
-            headers = [(k, answer.headers[k]) for k in names if k in answer.headers]
+            fields = headers.from_engine(answer.fields, unchanged=True, stream=events)
             if events:
-                headers += [("cache-control", "no-cache"), ("x-accel-buffering", "no")]
+                fields += [("cache-control", "no-cache"), ("x-accel-buffering", "no")]
             own = exchange.operation is UPSTREAM
-            kind = headers_for(answer.headers.get("content-type"), own_path=own)
-            reply.start(answer.status, [*kind, *headers, *_headers(exchange)])
+            shown = headers_for(answer.headers.get("content-type"), own_path=own)
+            reply.start(answer.status, [*shown, *fields, *_headers(exchange)])
         try:
             answer.deliver(reply.write)
             await answer.delivered()
@@ -411,7 +417,8 @@ class Proxy:
         exchange.measured, exchange.sent = relay.measured, sent
         if not reply.started:
             line.hold()  # the beginning goes with what has come of the body
-            reply.start_events(_headers(exchange))
+            fields = headers.from_engine(answer.fields, stream=True)
+            reply.start_events([*fields, *_headers(exchange)])
         measured, feed, write, clock = relay.measured, relay.feed, line.write, services.clock
 
         def take(data: bytes) -> None:
@@ -476,7 +483,7 @@ class Proxy:
             exchange.measured = measured = Measured(usage=usage)
             prompt = measured.prompt_tokens
             services.metrics.answered(exchange.model.name, None, tokens, rate, prompt)
-            if exchange.operation is CHAT:
+            if exchange.operation is CHAT and exchange.usage_rate:
                 changed = True
                 usage.update(_added_to_usage(exchange, rate))
                 if rate is None and seconds > 0:
@@ -568,19 +575,23 @@ def _progress(services: Services, exchange: Exchange, ticket: Ticket) -> str:
 
 
 def _headers(exchange: Exchange) -> list[tuple[str, str]]:
-    headers = [
+    fields = [
         ("x-llm-router-model", exchange.model.name),
         ("x-llm-router-backend", exchange.model.backend),
     ]
     if exchange.queue_seconds is not None:
-        headers.append(("x-llm-router-queue-seconds", f"{exchange.queue_seconds:.3f}"))
-        headers.append(("x-llm-router-switch-seconds", f"{exchange.switch_seconds:.3f}"))
-    return headers
+        fields.append(("x-llm-router-queue-seconds", f"{exchange.queue_seconds:.3f}"))
+        fields.append(("x-llm-router-switch-seconds", f"{exchange.switch_seconds:.3f}"))
+    return fields
 
 
 def _last_words(exchange: Exchange, measured: Measured) -> bytes:
     """What the router adds before ``[DONE]``."""
     base = {**exchange.base, "id": measured.chunk_id or exchange.base["id"]}
+    if measured.created is not None:
+        base["created"] = measured.created
+    if measured.system_fingerprint is not None:
+        base["system_fingerprint"] = measured.system_fingerprint
     rate = measured.rate
     if rate is None or exchange.style == "off":
         return b""
@@ -590,7 +601,7 @@ def _last_words(exchange: Exchange, measured: Measured) -> bytes:
         seconds = measured.seconds if measured.shows_rate else measured.tokens / rate
         line = status.footer(rate, measured.tokens, seconds)
         return status.chunk(base, {"content": f"\n\n{line}"})
-    if exchange.wants_usage:
+    if exchange.wants_usage or not exchange.usage_rate:
         return b""
     # choices with an empty delta: a client that asked for no usage reads choices[0] of every chunk
     added = _added_to_usage(exchange, rate)
@@ -601,7 +612,7 @@ def _last_words(exchange: Exchange, measured: Measured) -> bytes:
 
 
 def _added_to_usage(exchange: Exchange, rate: float | None) -> dict[str, Any]:
-    if exchange.operation is not CHAT:
+    if exchange.operation is not CHAT or not exchange.usage_rate:
         return {}
     keys: dict[str, Any] = {}
     if rate is not None:

@@ -21,7 +21,8 @@ from llm_router.api.errors import (
     path_not_allowed,
     unknown_model,
 )
-from llm_router.api.exchange import Call, Exchange
+from llm_router.api.exchange import Call, Exchange, Pieces
+from llm_router.api.headers import to_engine
 from llm_router.api.large import Large, pieces
 from llm_router.api.paths import CHAT, UPSTREAM, Operation
 from llm_router.api.repairs import ask_for_usage
@@ -35,8 +36,6 @@ from llm_router.engines import engine_for, repairs_for
 
 STATUS_HEADER = "x-llm-router-status"
 SWITCH_HEADER = "x-llm-router-switch"
-_TO_ENGINE = ("anthropic-version", "anthropic-beta")
-"""Headers that are part of what is asked. Keys are not: they are the router's."""
 
 
 @dataclass(frozen=True)
@@ -75,7 +74,7 @@ def _json(operation: Operation, incoming: Incoming) -> Exchange:
             f"keep_alive is '{error}': give seconds, or text such as 5m; 0 unloads at once.",
             "keep_alive",
         ) from error
-    kept = _kept_headers(incoming.headers)
+    kept = {**to_engine(incoming.scope["headers"]), "content-type": "application/json"}
 
     def tuned(model: Model) -> dict[str, Any]:
         if not operation.tuned:
@@ -98,10 +97,9 @@ def _json(operation: Operation, incoming: Incoming) -> Exchange:
             sent["messages"], _ = status.strip_status(sent["messages"])
         if operation.name in ("chat", "completions"):
             sent = ask_for_usage(sent, repairs_for(model), stream=stream)
-        target = _target(operation, model)
+        target = _target(operation, model, incoming.scope)
         content = pieces(sent) if large is not None else (_encoded(sent),)
-        kind = {"content-type": "application/json", **kept}
-        return Call("POST", target, kind, content, _choices(operation, sent))
+        return Call("POST", target, kept, content, _choices(operation, sent))
 
     config = incoming.services.settings.config
     if large is not None:
@@ -175,15 +173,19 @@ def _form(operation: Operation, incoming: Incoming) -> Exchange:
         raise bad_request("The request's form has the field `model` more than once.", "model")
     given = raw[names[0].start : names[0].end].decode("utf-8", "replace") if names else None
     asked = _named(operation, incoming, given)
-    kept = {"content-type": content_type, **_kept_headers(incoming.headers)}
-    place = names[0]
+    kept = to_engine(incoming.scope["headers"])
     streams = {bytes(raw[one.start : one.end]) for one in fields if one.name == "stream"}
     view = memoryview(raw)
 
     def call(model: Model) -> Call:
-        name = model.upstream_name.encode()
-        content = (view[: place.start], name, view[place.end :])
-        return Call("POST", _target(operation, model), kept, content)
+        if names:
+            start, end = names[0].start, names[0].end
+            named: Pieces = (model.upstream_name.encode(),)
+        else:
+            start = end = form.first_part(raw, boundary)
+            named = form.part("model", model.upstream_name, boundary)
+        content = (view[:start], *named, view[end:])
+        return Call("POST", _target(operation, model, incoming.scope), kept, content)
 
     # as pydantic and so the engines read a form's true
     stream = any(value.lower() in (b"true", b"1", b"yes", b"on", b"t", b"y") for value in streams)
@@ -208,15 +210,10 @@ def understand_upstream(incoming: Incoming) -> Exchange:
     )
     if f"{'GET' if method == 'HEAD' else method} {path}" not in allowed:
         raise path_not_allowed(engine.label, f"{method} {path or '/'}")
-    query = scope.get("query_string", b"").decode("latin-1")
-    target = f"{path}?{query}" if query else path
-    headers = {
-        name: incoming.headers[name]
-        for name in ("content-type", "accept", *_TO_ENGINE)
-        if name in incoming.headers
-    }
+    target = path + _query(scope)
+    kept = to_engine(scope["headers"])
     content = (incoming.raw,) if incoming.raw else ()
-    return _exchange(UPSTREAM, incoming, asked, lambda _: Call(method, target, headers, content))
+    return _exchange(UPSTREAM, incoming, asked, lambda _: Call(method, target, kept, content))
 
 
 def _split(services: Services, rest: str, caller: Caller) -> tuple[Name[Model], str]:
@@ -270,15 +267,19 @@ def _exchange(
         wants_usage,
         fallback,
         patience,
+        usage_rate=config.status.usage_rate,
         keep_alive=keep_alive,
     )
 
 
 def _named(operation: Operation, incoming: Incoming, name: object) -> Name[Model]:
     """The model that a request names, if its engine can do what is asked. Raises `ApiError`."""
+    services = incoming.services
+    wanted = services.settings.config.requests.default_model
+    if name in (None, "") and wanted is not None:
+        name = _present(operation, incoming) if wanted == "loaded" else wanted
     if not isinstance(name, str):
         raise bad_request("The request names no model: `model` must be text.", "model")
-    services = incoming.services
     found = find(services.models, name)
     if found is None:
         raise unknown_model(name, services.names_for(incoming.caller))
@@ -288,17 +289,35 @@ def _named(operation: Operation, incoming: Incoming, name: object) -> Name[Model
     return found
 
 
-def _target(operation: Operation, model: Model) -> str:
-    """Raises `ApiError` 501 for a model that has another engine since it was asked for."""
+def _present(operation: Operation, incoming: Incoming) -> str:
+    """The first model, in the order of models.yml, that is loaded, else being loaded, and that the
+    request may use. Raises `ApiError` 400."""
+    services = incoming.services
+    for state in ("loaded", "loading"):
+        for name, model in services.models.items():
+            able = operation.name in engine_for(model).operations
+            if able and services.state_of(name) == state and incoming.caller.may_use(name):
+                return name
+    raise bad_request(
+        "The request names no model, and no model is loaded that could answer it "
+        "(requests.default_model is `loaded`): name one in `model`.",
+        "model",
+    )
+
+
+def _target(operation: Operation, model: Model, scope: Mapping[str, Any]) -> str:
+    """Path and query. Raises `ApiError` 501 for a model that has another engine since it was
+    asked for."""
     engine = engine_for(model)
     path = engine.operations.get(operation.name)
     if path is None:
         raise not_supported(model.name, engine.label, operation.path)
-    return path
+    return path + _query(scope)
 
 
-def _kept_headers(headers: Mapping[str, str]) -> dict[str, str]:
-    return {name: headers[name] for name in _TO_ENGINE if name in headers}
+def _query(scope: Mapping[str, Any]) -> str:
+    query = scope.get("query_string", b"").decode("latin-1")
+    return f"?{query}" if query else ""
 
 
 def _style(incoming: Incoming, model: Model, body: Mapping[str, Any]) -> Style:

@@ -47,6 +47,20 @@ OPERATIONS: tuple[Operation, ...] = (
         "responses", ("/v1/responses",), "OpenAI's Responses", dialect=RESPONSES, generates=True
     ),
     Operation(
+        "responses_compact",
+        ("/v1/responses/compact",),
+        "A shorter form of a conversation, for Responses",
+        dialect=RESPONSES,
+        tuned=False,
+    ),
+    Operation(
+        "responses_tokens",
+        ("/v1/responses/input_tokens",),
+        "Responses' count of a request's tokens",
+        dialect=RESPONSES,
+        tuned=False,
+    ),
+    Operation(
         "messages", ("/v1/messages",), "Anthropic's Messages", dialect=ANTHROPIC, generates=True
     ),
     Operation(

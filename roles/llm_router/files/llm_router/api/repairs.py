@@ -64,6 +64,26 @@ def without_usage(chunk: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in chunk.items() if key != "usage"}
 
 
+_EVERY_CHUNK = frozenset(
+    ("id", "object", "created", "model", "choices", "usage", "system_fingerprint", "service_tier")
+)
+"""Keys that say nothing of a usage chunk in particular."""
+
+
+def beside_usage(chunk: Mapping[str, Any]) -> dict[str, Any] | None:
+    """A usage chunk without its usage, with an empty choice; None if it carries nothing else.
+
+    A client that did not ask for usage reads ``choices[0]`` of every chunk.
+    """
+    if all(chunk[key] is None for key in chunk.keys() - _EVERY_CHUNK):
+        return None
+    empty: dict[str, Any] = {"delta": {}}
+    if chunk.get("object") == "text_completion":
+        empty = {"text": ""}
+    choice = {"index": 0, **empty, "finish_reason": None}
+    return {**without_usage(chunk), "choices": [choice]}
+
+
 def ask_for_usage(body: dict[str, Any], repairs: Repairs, *, stream: bool) -> dict[str, Any]:
     """The request with ``stream_options.include_usage`` where the engine must be asked."""
     if not (repairs.ask_for_usage == "always" or (repairs.ask_for_usage == "streamed" and stream)):

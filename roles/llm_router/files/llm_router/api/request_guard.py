@@ -80,11 +80,10 @@ def for_fastapi(scope: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
     Without cookies: nothing here uses them, FastAPI parses them all the same, and before CPython's
     fix of CVE-2024-7592 a head full of quoted ones takes a second.
 
-    HEAD is GET there; the connection sends no body. Not for administration, which has streams
-    without an end.
+    HEAD is GET there; the connection sends no body.
     """
     headers = [field for field in scope["headers"] if field[0] != b"cookie"]
-    if scope["method"] == "HEAD" and not scope["path"].startswith("/admin"):
+    if scope["method"] == "HEAD":
         return {**scope, "headers": headers, "method": "GET"}
     return {**scope, "headers": headers}
 

@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from llm_router.api.repairs import MOST_CHOICES, ChunkRepair, without_usage
+from llm_router.api.repairs import MOST_CHOICES, ChunkRepair, beside_usage, without_usage
 from llm_router.api.usual import TEXTS, Usual, learn
 from llm_router.api.weight import from_engine, is_light
 from llm_router.api.wire import event as event_of
@@ -21,7 +21,7 @@ from llm_router.api.wire import to_json
 from llm_router.engines.base import Repairs
 from llm_router.engines.values import LONGEST_TEXT, count, rate
 
-_END_OF_EVENT = re.compile(rb"\n\r?\n|\r\r\n?")
+_END_OF_EVENT = re.compile(rb"\n\r?\n|\n\r(?=[^\n])|\r\r\n?")
 _BOM = b"\xef\xbb\xbf"
 _LONGEST_END = 3
 LONGEST_EVENT = 8 * 1024 * 1024
@@ -51,6 +51,9 @@ class Measured:
     choices: int = 1
     """How many choices the request asked for."""
     chunk_id: str | None = None
+    created: int | None = None
+    system_fingerprint: str | None = None
+    """As the first chunk with an id says them: the router's own chunks say the same."""
     tool_calls: bool = False
     finished: bool = False
     """Whether ``[DONE]``, or what stands for it, came, or was put where it was missing."""
@@ -261,10 +264,11 @@ class SseRelay:
         return event
 
     def _with_usage(self, event: bytes, body: dict[str, Any], *, changed: bool) -> bytes:
-        """A chunk with usage: dropped, parted or enriched."""
+        """A chunk with usage: dropped but for what else it carries, parted or enriched."""
         apart = body.get("choices") == []
         if self.drop_usage:
-            return b"" if apart else _rewritten(event, without_usage(body))
+            rest = beside_usage(body) if apart else without_usage(body)
+            return _rewritten(event, rest) if rest is not None else b""
         extra = self.enrich(self.measured)
         if apart and extra:
             return _rewritten(event, {**body, "usage": {**body["usage"], **extra}})
@@ -279,6 +283,10 @@ class SseRelay:
         if measured.chunk_id is None and isinstance(body.get("id"), str):
             if len(body["id"]) <= LONGEST_TEXT:
                 measured.chunk_id = body["id"]
+            created, fingerprint = body.get("created"), body.get("system_fingerprint")
+            measured.created = count(created)
+            if isinstance(fingerprint, str) and len(fingerprint) <= LONGEST_TEXT:
+                measured.system_fingerprint = fingerprint
         usage = body.get("usage")
         if isinstance(usage, dict):
             measured.usage = usage

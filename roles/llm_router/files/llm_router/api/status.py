@@ -129,12 +129,12 @@ def chunk(
     delta: Mapping[str, Any],
     **extra: Any,
 ) -> bytes:
-    """One event with a valid ``chat.completion.chunk``; ``base`` has id, created and model."""
+    """One event with a valid ``chat.completion.chunk``; ``base`` has id, created and model, and
+    may have a system_fingerprint."""
     body = {
         "id": base["id"],
         "object": "chat.completion.chunk",
-        "created": base["created"],
-        "model": base["model"],
+        **base,
         "choices": [{"index": 0, "delta": dict(delta), "finish_reason": None}],
         **extra,
     }

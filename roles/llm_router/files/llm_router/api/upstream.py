@@ -96,6 +96,8 @@ class Answer:
         self.status = 0
         self.headers: Mapping[str, str] = {}
         """Names in lower case; of several with one name the last."""
+        self.fields: Sequence[tuple[str, str]] = ()
+        """All of them, in their order."""
 
     def deliver(self, take: Take) -> None:
         """Have each piece of the body given to ``take``: what has come now, the others as they
@@ -194,6 +196,7 @@ class _Connection(asyncio.BufferedProtocol):
         self.on_body = self._parts.append
         self._parser = httptools.HttpResponseParser(self)
         self._headers: dict[str, str] = {}
+        self._fields: list[tuple[str, str]] = []
         self._head_only = False
         self._complete = False
         self._reusable = False
@@ -219,7 +222,7 @@ class _Connection(asyncio.BufferedProtocol):
             answer.failed(UpstreamError("connection closed"))
             return answer
         self._buffer = self._room
-        self._headers, self._head_only = {}, head_only
+        self._headers, self._fields, self._head_only = {}, [], head_only
         self._complete = self._reusable = False
         if sum(map(len, request)) <= SENT_AT_ONCE:
             self._transport.writelines(request)
@@ -408,15 +411,17 @@ class _Connection(asyncio.BufferedProtocol):
 
     def on_header(self, name: bytes, value: bytes) -> None:
         if self._answer is not None and self._answer.status:
-            return  # a trailer
-        self._headers[name.decode("latin-1").lower()] = value.decode("latin-1")
+            return  # a trailer: nothing here has a use for one
+        field = name.decode("latin-1").lower(), value.decode("latin-1")
+        self._headers[field[0]] = field[1]
+        self._fields.append(field)
 
     def on_headers_complete(self) -> None:
         status = self._parser.get_status_code()
         if status < 200 or self._answer is None:
-            self._headers = {}  # 100 Continue: the answer itself is to come
+            self._headers, self._fields = {}, []  # 100 Continue: the answer itself is to come
             return
-        self._answer.headers = self._headers
+        self._answer.headers, self._answer.fields = self._headers, self._fields
         self._answer.status = status
         self._heard = self.loop.time()
         if self._head_only:

@@ -97,6 +97,18 @@ def load_settings(
     keys: tuple[ApiKey, ...] = ()
     if keys_path.exists():
         keys = _load_keys(keys_path, problems)
+    wanted = config.requests.default_model
+    known = [one.name for one in names_of(models)]
+    if wanted not in (None, "loaded", *known) and not problems:
+        problems.append(
+            Problem(
+                str(config_path),
+                config_doc.line(("requests", "default_model")),
+                "requests.default_model",
+                f"{wanted} is not the name of a model",
+                f"use `loaded`, or a name of models.yml; known names: {', '.join(known) or 'none'}",
+            )
+        )
     if not _loopback(config.listen.host) and not keys and not config.allow_open and not problems:
         problems.append(
             Problem(
@@ -585,6 +597,8 @@ def _pattern_remedy(key: str, context: str) -> str:
         return "use letters, digits and . _ -"
     if "[A-Za-z0-9_.-]*" in context:
         return "name an option without its dashes, for example `context-length`"
+    if "://" in context:
+        return "give a scheme, `://` and a host, in lower case, as in `https://app.example.org`"
     if "GET|POST" in context:
         return "give a method and a path, for example `GET /version`"
     return (

@@ -92,6 +92,7 @@ Count = Annotated[int, Field(ge=1)]
 Fallback = Literal["none", "loaded"]
 Pattern = Annotated[str, AfterValidator(_compiles)]
 HostName = Annotated[str, Field(pattern=r"^[a-z0-9.-]+$")]
+Origin = Annotated[str, Field(pattern=r"^[a-z][a-z0-9+.-]*://[a-z0-9._:\[\]-]+$", max_length=300)]
 Port = Annotated[int, Field(ge=1, le=65535)]
 RequestValues = Annotated[dict[str, JsonValue], AfterValidator(_json)]
 OptionName = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_.-]*$", max_length=200)]
@@ -121,6 +122,9 @@ class Listen(_Section):
     """The port."""
     names: list[HostName] = []
     """Without any key: names beside its own by which a browser may reach it."""
+    origins: list[Origin] = []
+    """Origins, such as ``https://app.example.org``, whose web pages may call the API from a browser
+    (CORS)."""
 
 
 class Status(_Section):
@@ -131,6 +135,9 @@ class Status(_Section):
     request's own come first."""
     interval: Deadline = 10.0
     """Seconds between the lines of the countdown."""
+    usage_rate: bool = True
+    """Whether ``usage`` of a chat's answer has the router's ``tokens_per_second`` and
+    ``switch_seconds``."""
 
 
 class SchedulerConfig(_Section):
@@ -227,6 +234,9 @@ class RequestLimits(_Section):
     max_connections: Annotated[int, Field(ge=1)] = 30_000
     """Connections of clients at the same time; one beyond that gets 503, or its answer from
     /health. Half of the open files that the process may have are a bound too."""
+    default_model: Annotated[str, Field(min_length=1, max_length=200)] | None = None
+    """Which model answers a request that names none: ``loaded``, which is the one that is loaded or
+    being loaded, or a name. Without it, such a request gets 400."""
     shutdown_notice: Seconds = 0.0
     """Seconds for which a router that is stopped says so in its health and goes on serving, before
     it takes no more."""

@@ -39,6 +39,7 @@ LLAMACPP = Engine(
         "chat",
         "completions",
         "responses",
+        "responses_tokens",
         "messages",
         "count_tokens",
         "embeddings",
