@@ -197,8 +197,8 @@ class ChildUnits(Units):
                         await anyio.to_thread.run_sync(
                             _cut, path, self._records.path(unit, "log.1")
                         )
-                except OSError as error:
-                    log.warning("the log of %s cannot be cut: %s", unit, error.strerror)
+                except Exception as error:  # noqa: BLE001 - the other logs grow on
+                    log.warning("the log of %s cannot be cut: %r", unit, error)
 
     def _watch(self, unit: str, child: _Child) -> None:
         self._children[unit] = child

@@ -17,6 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote, unquote
 
+from llm_router.json_codec import json_text
+
 log = logging.getLogger(__name__)
 
 MARK = "LLM_ROUTER_CHILD"
@@ -82,7 +84,7 @@ class ChildRecords:
         path = self.path(unit, "json")
         aside = path.with_suffix(".json.new")
         try:
-            aside.write_text(json.dumps(record), encoding="utf-8")
+            aside.write_text(json_text(record), encoding="utf-8")
             aside.replace(path)
         except OSError:
             with contextlib.suppress(OSError):
