@@ -298,6 +298,7 @@ WHOLE_ANSWERS = (
         gets="204, the engine's answer",
     ),
     plain("answers nothing that is JSON", whole("{" * 100), gets=TRUE),
+    plain("answers with a text of 3 MB", whole(answer("x" * 3_000_000)), gets=TRUE),
     plain("answers null", whole("null"), gets=TRUE),
     plain("answers with text that is not UTF-8", whole('{"choices": "\xff\xfe"}'), gets=TRUE),
     plain("nests its answer 200,000 deep", whole("[" * 200_000 + "]" * 200_000), gets=TRUE),
