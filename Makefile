@@ -77,6 +77,8 @@ test-metrics: env ## /metrics, alerts and the dashboard, with promtool and a rea
 	@$(PYTEST) -q -m promtool --junit-xml=$(REPORTS)/test-metrics.xml tests/integration $(ARGS)
 test-hostile: env ## engines that misbehave, beside good streams: what their clients get, and that nobody else feels it
 	@$(PYTEST) -q --junit-xml=$(REPORTS)/test-hostile.xml tests/hostile $(ARGS)
+hostile-table: env ## docs/faults.md's table of engines that misbehave, from a run of test-hostile
+	@HOSTILE_TABLE=write $(PYTEST) -q tests/hostile $(ARGS)
 test-ui: env ## the dashboard in a real browser; without Chromium it is skipped, in CI it fails
 	@tools/bootstrap chromium || echo "test-ui: no Chromium, so its tests are skipped (in CI they fail)"
 	@$(PYTEST) -q -m ui --junit-xml=$(REPORTS)/test-ui.xml tests/integration/test_dashboard.py $(ARGS)

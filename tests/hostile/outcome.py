@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import h11
@@ -25,7 +25,7 @@ class Outcome:
 
     status: int = 0
     content_type: str = ""
-    body: bytes = b""
+    body: bytearray = field(default_factory=bytearray)
     size: int = 0
     whole: bool = False
     seconds: float = 0.0
@@ -103,7 +103,7 @@ async def _ask(port: int, behaviour: Behaviour, model: str, outcome: Outcome) ->
             elif isinstance(found, h11.Data):
                 outcome.size += len(found.data)
                 if len(outcome.body) < MOST_KEPT:
-                    outcome.body += bytes(found.data)
+                    outcome.body += found.data
             elif isinstance(found, h11.EndOfMessage):
                 outcome.whole = True
                 return
@@ -138,7 +138,7 @@ def error_of(body: Any) -> dict[str, Any] | None:
     return error if isinstance(error.get("type"), str) else None
 
 
-def parsed(text: str | bytes) -> Any:
+def parsed(text: str | bytes | bytearray) -> Any:
     """What it says as JSON; None where it is none."""
     try:
         return json.loads(text)
@@ -179,7 +179,7 @@ def _read(http: h11.Connection, body: bytearray) -> None:
             body += found.data
 
 
-def events_of(body: bytes) -> list[str]:
+def events_of(body: bytes | bytearray) -> list[str]:
     """The data of each event of a stream."""
     text = body.decode("utf-8", "replace").replace("\r\n", "\n").replace("\r", "\n")
     return [line[5:].removeprefix(" ") for line in text.split("\n") if line.startswith("data:")]

@@ -1,8 +1,7 @@
 """Engines that misbehave: what their clients get, and that nobody else feels it.
 
-All behaviours run against one router, beside good streams of another model. Fast ones run one
-after the other, so that the longest turn of the router's event loop has a name; slow ones, which
-wait for a deadline, run side by side.
+All behaviours run against one router, several at a time, beside good streams of another model. The
+table of docs/faults.md is what this module sees; `make hostile-table` writes it.
 """
 
 from __future__ import annotations
@@ -29,17 +28,18 @@ from bench.facts import most_rss, quantile
 from tests.hostile.behaviours import BEHAVIOURS, IDLE, MAX_ANSWER, Behaviour, plain, whole
 from tests.hostile.behaviours import answer as chat_answer
 from tests.hostile.outcome import Outcome, request
+from tests.hostile.table import NOTHING, rows, write, written
 from tests.integration.conftest import ROOT, Router, free_port, wait_until
 
-ENGINES = 10
+ENGINES = 8
 """Each has one behaviour at a time."""
-PATIENCE = IDLE + 8.0
+PATIENCE = IDLE + 18.0
 """Seconds in which each request must end."""
 MAX_LATE = 0.05
-"""Seconds, 99 % of tokens of other models, beyond what the same engine's tokens are late
-without the router."""
+"""Seconds, 99 % of tokens of other models, beyond twice what the same engine's tokens are late
+without the router: there is a process more on their way."""
 MAX_HEALTH = 0.05
-"""Seconds, the median of health checks: more of them would measure what else runs here."""
+"""Seconds, the median of health checks, beyond twice that of the good engine."""
 MAX_TURN = 0.05
 """Seconds on the processor of the longest turn of the router's event loop."""
 MAX_RSS = 200.0
@@ -56,17 +56,44 @@ class Storm:
     after: dict[str, Outcome] = field(default_factory=dict)
     """By behaviour: the next request to the same model."""
     sent: dict[str, int] = field(default_factory=dict)
+    times: dict[str, tuple[float, float]] = field(default_factory=dict)
+    """By behaviour: when its request began and ended, by `time.time`."""
+    turns: list[dict[str, float]] = field(default_factory=list)
+    """The longest turns of the router's event loop meanwhile."""
     seen: dict[str, Any] = field(default_factory=dict)
     rss: float = 0.0
-    began: float = 0.0
-    """By `time.time`."""
     shown: dict[str, str] = field(default_factory=dict)
+    said: dict[str, str] = field(default_factory=dict)
+    ended: int | None = None
+    """The router's exit status."""
+
+    def words(self, behaviour: Behaviour) -> str:
+        """What its client got."""
+        if behaviour.name not in self.said:
+            self.said[behaviour.name] = self.outcomes[behaviour.name].words(behaviour)
+        return self.said[behaviour.name]
+
+    def felt(self, behaviour: str) -> str:
+        """What streams of other models felt while it ran: how long nobody else was served."""
+        begin, end = self.times[behaviour]
+        turns = [turn["cpu"] for turn in self.turns if begin <= turn["at"] <= end + 0.1]
+        longest = max(turns, default=0.0)
+        return NOTHING if longest < MAX_TURN else f"a pause of {longest * 1e3:.0f} ms"
 
 
 def hostile_engine(router: Router, name: str) -> dict[str, Any]:
     """A models.yml entry; each has a device group of its own."""
     port = free_port()
-    command = [sys.executable, str(Path(__file__).with_name("engine.py")), "--port", port]
+    # with a lower priority: it is the router that is measured, not the kernel's scheduler
+    command = [
+        "nice",
+        "-n",
+        "10",
+        sys.executable,
+        str(Path(__file__).with_name("engine.py")),
+        "--port",
+        port,
+    ]
     command += ["--name", name, "--record", str(router.dir / f"{name}.jsonl")]
     paths = ["POST /script"]
     entry = {"backend": "command", "port": port, "command": command, "upstream_paths": paths}
@@ -74,8 +101,9 @@ def hostile_engine(router: Router, name: str) -> dict[str, Any]:
 
 
 async def one(storm: Storm, behaviour: Behaviour, name: str) -> None:
-    port = storm.router.port
+    port, began = storm.router.port, time.time()
     storm.outcomes[behaviour.name] = await request(port, behaviour, name, PATIENCE)
+    storm.times[behaviour.name] = began, time.time()
     storm.after[behaviour.name] = await request(port, AFTER, name, PATIENCE)
 
 
@@ -113,7 +141,7 @@ def storm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Storm]:
     found = Storm(router)
     try:
         wait_until(lambda: httpx.get(router.url + "/health").status_code == 200, "all is loaded")
-        found.began = time.time()
+        began = time.time()
         watch = subprocess.Popen(
             [
                 *(sys.executable, "-m", "tests.hostile.watch"),
@@ -134,6 +162,9 @@ def storm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Storm]:
         scripts = asked(router)
         for behaviour in BEHAVIOURS:
             found.sent[behaviour.name] = scripts.count(json.dumps(behaviour.script))
+        found.ended = router.stop()
+        turns = json.loads(router.turns.read_text(encoding="utf-8"))
+        found.turns = [turn for turn in turns if turn["at"] > began]
         yield found
     finally:
         del os.environ["TURNS_BY"]
@@ -147,7 +178,7 @@ def test_a_request_ends_with_one_error_or_the_engines_own_bytes(
     storm: Storm, behaviour: Behaviour
 ) -> None:
     outcome = storm.outcomes[behaviour.name]
-    assert outcome.words(behaviour) == behaviour.gets, outcome.body[-600:]
+    assert storm.words(behaviour) == behaviour.gets, outcome.body[-600:]
     assert storm.sent[behaviour.name] <= behaviour.sent
     after = storm.after[behaviour.name]
     assert after.words(AFTER) == AFTER.gets, after.body[:600]
@@ -157,11 +188,12 @@ def test_streams_of_other_models_are_neither_late_nor_cut(storm: Storm) -> None:
     assert storm.seen["wrong"] == []
     assert storm.seen["answers"] > 0
     through, direct = quantile(storm.seen["through"], 0.99), quantile(storm.seen["direct"], 0.99)
-    assert through - direct < MAX_LATE, (through, direct)
+    assert through < 2 * direct + MAX_LATE, (through, direct)
 
 
 def test_health_answers_all_the_while(storm: Storm) -> None:
-    assert quantile(storm.seen["health"], 0.5) < MAX_HEALTH
+    health, control = quantile(storm.seen["health"], 0.5), quantile(storm.seen["control"], 0.5)
+    assert health < 2 * control + MAX_HEALTH, (health, control)
 
 
 def test_memory_is_bounded(storm: Storm) -> None:
@@ -194,13 +226,21 @@ def test_no_request_failed_inside_the_router(storm: Storm) -> None:
     assert "Traceback" not in log, log[log.index("Traceback") - 300 :][:3000]
 
 
-def test_the_router_starts_again_and_answers(storm: Storm) -> None:
-    """Last in this module: it also reads how long the router's turns were."""
-    router = storm.router
-    assert router.stop() == 0
-    turns = json.loads(router.turns.read_text(encoding="utf-8"))
-    longest = [turn["cpu"] for turn in turns if turn["at"] > storm.began]
-    assert max(longest, default=0.0) < MAX_TURN, turns[:3]
-    router.start()
-    after = asyncio.run(request(router.port, AFTER, "bad0", 20))
+def test_no_turn_of_the_routers_event_loop_is_long(storm: Storm) -> None:
+    """On the processor, so it is a bound for others however busy the machine is."""
+    assert max(turn["cpu"] for turn in storm.turns) < MAX_TURN, storm.turns[:3]
+
+
+def test_the_table_in_the_docs_is_what_was_seen(storm: Storm) -> None:
+    got = {each.name: storm.words(each) for each in BEHAVIOURS}
+    table = rows(got, {each.name: storm.felt(each.name) for each in BEHAVIOURS})
+    if os.environ.get("HOSTILE_TABLE") == "write":
+        write(table)
+    assert written() == table, "docs/faults.md: run `make hostile-table`"
+
+
+def test_the_router_ends_in_order_starts_again_and_answers(storm: Storm) -> None:
+    assert storm.ended == 0
+    storm.router.start()
+    after = asyncio.run(request(storm.router.port, AFTER, "bad0", 20))
     assert after.words(AFTER) == AFTER.gets

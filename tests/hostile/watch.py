@@ -27,12 +27,13 @@ PATIENCE = 20.0
 
 @dataclass
 class Seen:
-    """Seconds between tokens of streams (through the router, and direct), of health checks; and
-    what must not be."""
+    """Seconds between tokens of streams (through the router, and direct), of health checks (of the
+    router, and of the good engine); and what must not be."""
 
     through: list[float] = field(default_factory=list)
     direct: list[float] = field(default_factory=list)
     health: list[float] = field(default_factory=list)
+    control: list[float] = field(default_factory=list)
     answers: int = 0
     """Whole streams through the router."""
     wrong: list[str] = field(default_factory=list)
@@ -73,20 +74,20 @@ async def streams(
                 seen.wrong.append(f"a good stream: {wrong}")
 
 
-async def health(port: int, seen: Seen, ending: asyncio.Event) -> None:
+async def health(port: int, times: list[float], seen: Seen, ending: asyncio.Event) -> None:
     """As a balancer asks: a connection for each."""
     while not ending.is_set():
         began = time.monotonic()
         try:
             reader, writer = await asyncio.open_connection("127.0.0.1", port)
             writer.write(b"GET /health HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n")
-            got = await asyncio.wait_for(reader.read(), PATIENCE)
+            got = await asyncio.wait_for(reader.read(65536), PATIENCE)
             writer.close()
             if not got.startswith(b"HTTP/1.1 200"):
                 seen.wrong.append(f"/health: {got[:30]!r}")
         except (OSError, asyncio.TimeoutError) as error:
             seen.wrong.append(f"/health: {error!r}")
-        seen.health.append(time.monotonic() - began)
+        times.append(time.monotonic() - began)
         await asyncio.sleep(BETWEEN_CHECKS)
 
 
@@ -98,7 +99,8 @@ async def main(router: int, engine: int, model: str) -> None:
         for port, gaps in ((router, seen.through), (engine, seen.direct))
         for number in range(STREAMS)
     ]
-    tasks.append(asyncio.create_task(health(router, seen, ending)))
+    tasks.append(asyncio.create_task(health(router, seen.health, seen, ending)))
+    tasks.append(asyncio.create_task(health(engine, seen.control, seen, ending)))
     await asyncio.get_running_loop().run_in_executor(None, sys.stdin.read)
     ending.set()
     await asyncio.gather(*tasks)

@@ -6,10 +6,14 @@ import ast
 import re
 from pathlib import Path
 
+from tests.hostile import table
+from tests.hostile.behaviours import BEHAVIOURS
+
 ROOT = Path(__file__).parents[2]
+PAGE = (ROOT / "docs/faults.md").read_text(encoding="utf-8")
 ROWS = [
     line
-    for line in (ROOT / "docs/faults.md").read_text(encoding="utf-8").splitlines()
+    for line in PAGE.replace(table.written(), "").splitlines()
     if line.startswith("| ") and not line.startswith("| fault |")
 ]
 
@@ -28,6 +32,16 @@ def test_every_fault_has_a_test_that_exists() -> None:
             if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef))
         }
         assert named[2] in tests, row
+
+
+def test_the_table_of_hostile_engines_is_that_of_their_test() -> None:
+    """`make test-hostile` checks that it is also what happens."""
+    names = [each.name for each in BEHAVIOURS]
+    assert len(set(names)) == len(names)
+    expected = table.rows(
+        {each.name: each.gets for each in BEHAVIOURS}, dict.fromkeys(names, table.NOTHING)
+    )
+    assert table.written() == expected, "docs/faults.md: run `make hostile-table`"
 
 
 def test_every_test_that_the_security_page_names_is_there() -> None:

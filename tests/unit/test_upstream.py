@@ -366,11 +366,13 @@ def test_lengths_of_chunks_that_come_alone_are_no_trailer() -> None:
 
 
 async def held(engines: Engines, url: str, most: int = 10) -> bytes:
-    answer = await engines.ask(url, POST, 10.0)
+    answer, room = await engines.ask(url, POST, 10.0), engines.hold()
     try:
-        return b"".join(await engines.whole(answer, most))
+        await room.read(answer, most)
+        return b"".join(room.parts)
     finally:
         answer.close()
+        room.release()
 
 
 @pytest.mark.parametrize(
@@ -397,7 +399,7 @@ def test_whole_answers_are_bounded_together() -> None:
         for task in waiting:
             task.cancel()
         await asyncio.wait(waiting)
-        return errors, engines._held
+        return errors, engines.held
 
     assert run(Server(part, part, part), three) == ([TooLarge], 0)
 

@@ -55,6 +55,7 @@ from llm_router.api.sse import Measured, SseRelay, engine_rate
 from llm_router.api.upstream import (
     Answer,
     BrokenOff,
+    Held,
     OutOfFiles,
     Silent,
     TooLarge,
@@ -74,6 +75,8 @@ from llm_router.units.ports import PortHeld
 log = logging.getLogger(__name__)
 
 _NUMBERS = itertools.count(1)
+LARGE_ANSWER = 1024 * 1024
+"""Bytes of a whole answer that are sent at once."""
 LONGEST_ERROR = 1024 * 1024
 """Bytes of an answer of a model that is an error."""
 
@@ -214,6 +217,7 @@ class Proxy:
         """Wait for the model and relay its answer; an engine found dead is brought back once."""
         for attempt in (1, 2):
             ticket: Ticket | None = None
+            held = services.engines.hold()
             try:
                 ticket = await _queue(services, exchange)
                 ticket.on_cut = lambda: exchange.end(cut_off(exchange.model.name))
@@ -223,7 +227,7 @@ class Proxy:
                 exchange.served = True
                 exchange.queue_seconds = (exchange.queue_seconds or 0.0) + lease.queue_seconds
                 exchange.switch_seconds += lease.switch_seconds
-                await self._forward(services, exchange, reply, line, fresh=attempt == 2)
+                await self._forward(services, exchange, reply, line, held, fresh=attempt == 2)
                 return
             except Silent as error:
                 raise _silent(services, exchange) from error
@@ -250,6 +254,7 @@ class Proxy:
                     with_names=exchange.caller.models is None,
                 ) from error
             finally:
+                held.release()
                 if ticket is not None:
                     if ticket.waited:
                         exchange.switch = services.scheduler.switch_of(ticket) or exchange.switch
@@ -295,9 +300,17 @@ class Proxy:
         reply.write(status.status_chunk(exchange.base, exchange.style, line, done=done))
 
     async def _forward(
-        self, services: Services, exchange: Exchange, reply: Reply, line: Line, *, fresh: bool
+        self,
+        services: Services,
+        exchange: Exchange,
+        reply: Reply,
+        line: Line,
+        held: Held,
+        *,
+        fresh: bool,
     ) -> None:
-        """Have the engine's answer, over a new connection where ``fresh``.
+        """Have the engine's answer, over a new connection where ``fresh``; one that is not passed
+        on as it comes is in ``held``.
 
         Raises `UpstreamError` only before the head of an answer came.
         """
@@ -337,7 +350,7 @@ class Proxy:
             limit = services.settings.config.requests.max_answer
             most = limit if well else min(limit, LONGEST_ERROR)
             try:
-                data = b"".join(await services.engines.whole(answer, most))
+                await held.read(answer, most)
             except Silent:
                 raise
             except TooLarge as error:
@@ -348,6 +361,11 @@ class Proxy:
         finally:
             line.on_full = line.on_room = None
             answer.close()
+        in_place = not reply.started or (well and not exchange.stream)
+        if in_place and sum(map(len, held.parts)) > LARGE_ANSWER:
+            await _send_pieces(exchange, reply, line, answer, held.parts)
+            return
+        data = b"".join(held.parts)
         if well and not exchange.stream:
             data = self._measured(services, exchange, data, services.clock() - sent)
             if reply.started:
@@ -492,6 +510,25 @@ class Proxy:
             return to_json(body) if changed else data
         except ValueError:
             return data  # with numbers that JSON has no word for: as the engine wrote it
+
+
+async def _send_pieces(
+    exchange: Exchange, reply: Reply, line: Line, answer: Answer, parts: list[bytes]
+) -> None:
+    """Send a large answer as it is, as fast as its client takes it: to put its pieces together, to
+    read it, or to give it to the connection at once would hold up other streams."""
+    if not reply.started:
+        kept = [(k, answer.headers[k]) for k in _KEEP_RESPONSE_HEADERS if k in answer.headers]
+        size = [("content-length", str(sum(map(len, parts))))]
+        reply.start(answer.status, [*kept, *size, *_headers(exchange)])
+    room = asyncio.Event()
+    line.on_room = room.set
+    for part in parts:
+        if line.full:
+            room.clear()
+            await room.wait()
+        reply.write(part)
+    reply.end()
 
 
 def _silent(services: Services, exchange: Exchange) -> ApiError:

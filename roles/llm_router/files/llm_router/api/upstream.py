@@ -12,7 +12,7 @@ import errno
 import logging
 import select
 from collections import deque
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, cast
 
 import httptools
@@ -175,6 +175,44 @@ class Answer:
         """Something has changed."""
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
+
+
+class Held:
+    """An answer that is held until it is whole, and until its client has taken it."""
+
+    def __init__(self, engines: Engines) -> None:
+        self._engines = engines
+        self._size = 0
+        self._most = 0
+        self.parts: list[bytes] = []
+
+    async def read(self, answer: Answer, most: int) -> None:
+        """Have all of ``answer`` in `parts`.
+
+        Raises `TooLarge` for more than ``most`` bytes, or when the answers that are held at the
+        same time have more than `WHOLE_AT_ONCE` times as many; `UpstreamError`.
+        """
+        self._most = most
+        announced = answer.headers.get("content-length", "")
+        if announced.isdecimal() and int(announced) > most:
+            raise TooLarge(f"sent an answer of {announced} bytes")
+        answer.deliver(self._take)
+        await answer.delivered()
+
+    def release(self) -> None:
+        """It is held no more. Safe to repeat."""
+        self._engines.held -= self._size
+        self._size = 0
+        self.parts.clear()
+
+    def _take(self, data: bytes) -> None:
+        if self._size + len(data) > self._most:
+            raise TooLarge(f"sent an answer of more than {self._most} bytes")
+        if self._engines.held + len(data) > WHOLE_AT_ONCE * self._most:
+            raise TooLarge("sent a large answer while others were held")
+        self._size += len(data)
+        self._engines.held += len(data)
+        self.parts.append(data)
 
 
 class _Connection(asyncio.BufferedProtocol):
@@ -442,7 +480,7 @@ class Engines:
         self._buffer = memoryview(bytearray(READ_AT_ONCE))
         self._sweeper: asyncio.TimerHandle | None = None
         self._reported = float("-inf")
-        self._held = 0
+        self.held = 0
         """Bytes of the answers that are held until they are whole."""
 
     async def ask(
@@ -476,34 +514,9 @@ class Engines:
                 raise
         return answer
 
-    async def whole(self, answer: Answer, most: int) -> Sequence[bytes]:
-        """The pieces of a body that is held until it has its end.
-
-        Raises `TooLarge` for one of more than ``most`` bytes, or when those that are held at the
-        same time have more than `WHOLE_AT_ONCE` times as many; `UpstreamError`.
-        """
-        announced = answer.headers.get("content-length", "")
-        if announced.isdecimal() and int(announced) > most:
-            raise TooLarge(f"sent an answer of {announced} bytes")
-        parts: list[bytes] = []
-        size = 0
-
-        def take(data: bytes) -> None:
-            nonlocal size
-            size += len(data)
-            self._held += len(data)
-            if size > most:
-                raise TooLarge(f"sent an answer of more than {most} bytes")
-            if self._held > WHOLE_AT_ONCE * most:
-                raise TooLarge("sent a large answer while others were held")
-            parts.append(data)
-
-        try:
-            answer.deliver(take)
-            await answer.delivered()
-        finally:
-            self._held -= size
-        return parts
+    def hold(self) -> Held:
+        """Room for an answer that is held until it is whole. `Held.release` it."""
+        return Held(self)
 
     async def __aenter__(self) -> Self:
         return self

@@ -8,6 +8,8 @@ from llm_router.api.wire import from_json
 
 SMALL = 50_000
 """Bytes that are read without a look at what they are made of: 3 ms at most."""
+LARGE = 8 * 1024 * 1024
+"""Bytes that are too many, even of a single text."""
 MOST_MARKS = 100_000
 """Values, lines and escapes of a text that is read in the event loop: some 25 ms at most. A long
 text has few of them."""
@@ -17,6 +19,8 @@ def is_light(data: bytes) -> bool:
     """Whether reading it as JSON, or line by line, holds up the event loop only for a moment."""
     if len(data) <= SMALL:
         return True
+    if len(data) > LARGE:
+        return False
     return sum(map(data.count, (b"[", b"{", b",", b"\\", b"\n", b"\r"))) <= MOST_MARKS
 
 
