@@ -161,6 +161,25 @@ async def test_a_probe_ends_in_time_and_takes_little_memory(
             tracemalloc.stop()
 
 
+@pytest.mark.parametrize("talk", [silent, trickled_body, trickled_head, provisional])
+async def test_a_client_whose_connection_broke_waits_for_no_endless_probe(
+    talk: Talk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("llm_router.switcher.executor.PROBE_WITHIN", 0.3)
+    bad = False
+
+    async def turns(path: str, writer: asyncio.StreamWriter) -> None:
+        await (talk if bad else well)(path, writer)
+
+    async with engine(turns) as port, router({"a": port}) as (services, _):
+        with anyio.fail_after(10):
+            await load(services, "a")
+        bad = True
+        with anyio.fail_after(3):
+            await services.reconciler.see(services.models["a"])
+        assert services.state_of("a") == "loaded"  # a slow answer proves nothing
+
+
 async def test_an_engine_that_trickles_keeps_neither_the_router_nor_a_model_from_starting(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

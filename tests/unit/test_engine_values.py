@@ -7,6 +7,8 @@ import math
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from llm_router.api.sse import SseRelay
 from llm_router.config.schema import Model
@@ -74,6 +76,46 @@ def test_a_tabbyapi_without_a_models_name_serves_another() -> None:
 
 def relay(**options: Any) -> SseRelay:
     return SseRelay(lambda _: b"", lambda _: {"extra": 1}, **options)
+
+
+KEYS = st.sampled_from(
+    [
+        *("choices", "delta", "usage", "timings", "error", "index", "finish_reason", "type", "id"),
+        *("response", "text", "content", "reasoning", "tool_calls", "completion_tokens", "data"),
+        *("prompt_tokens", "predicted_per_second", "metrics", "tokens_per_second", "meta"),
+        *("max_model_len", "n_ctx", "parameters", "max_seq_len", "is_sleeping", "message"),
+    ]
+)
+KINDS = st.sampled_from(["response.completed", "message_stop", "response.x.delta"])
+SCALARS = st.one_of(
+    st.none(), st.booleans(), st.integers(), st.just(10**400), st.floats(), st.text(), KINDS
+)
+VALUES = st.recursive(
+    SCALARS,
+    lambda inner: st.one_of(st.lists(inner), st.dictionaries(KEYS, inner)),
+    max_leaves=25,
+)
+
+
+@given(st.lists(VALUES), st.booleans(), st.sampled_from([frozenset(), frozenset({"message_stop"})]))
+def test_no_json_of_an_engine_fails_its_stream(
+    values: list[Any], drop_usage: bool, ends: frozenset[str]
+) -> None:
+    made = relay(drop_usage=drop_usage, repairs=Repairs(usage_apart=True), ends=ends)
+    for number, value in enumerate(values):
+        made.feed(b"data: " + json.dumps(value).encode() + b"\n\n", float(number))
+    made.close(100.0)
+    rate_ = made.measured.rate
+    assert rate_ is None or math.isfinite(rate_)
+    assert 0 <= made.measured.tokens < 2**31
+
+
+@given(VALUES)
+def test_no_json_of_an_engine_fails_a_probe(value: Any) -> None:
+    for engine in ENGINES.values():
+        for probe in engine.probes:
+            probe.judge(ProbeAnswer(200, value), MODEL)
+        engine.warm_up(MODEL).generated(value)
 
 
 DEEP = b"data: " + b"[" * 200_000 + b"]" * 200_000 + b"\n\n"
