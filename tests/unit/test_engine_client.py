@@ -272,6 +272,25 @@ async def test_an_error_quotes_little_of_what_an_engine_says(path: str) -> None:
         assert len(str(services.scheduler.core.failures["a"].message)) < 2 * LONGEST_TEXT
 
 
+async def test_a_failed_load_keeps_little_of_a_long_line_of_its_engines_log(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def log_tail(*_: object) -> list[str]:
+        return ["x" * 100_000, "the last line"]
+
+    async def ends(_: str, writer: asyncio.StreamWriter) -> None:
+        await write(writer, whole(b"{}", status=500))
+
+    monkeypatch.setattr(FakeUnits, "log_tail", log_tail)
+    switch = {"timeout": 0.3}
+    async with engine(ends) as port, router({"a": port}, switch=switch) as (services, _):
+        with anyio.fail_after(10):
+            await refusal(services)
+        long, last = services.scheduler.core.failures["a"].log_lines
+        assert LONGEST_TEXT < len(long) < 2 * LONGEST_TEXT
+        assert last == "the last line"
+
+
 async def test_a_load_that_comes_too_late_says_what_its_engine_answered_last() -> None:
     async def never(path: str, writer: asyncio.StreamWriter) -> None:
         if path == "/v1/models":
