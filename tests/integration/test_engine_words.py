@@ -15,6 +15,8 @@ import pytest
 from .conftest import ROOT, Router, free_port, wait_until
 
 RAW = ROOT / "tests/integration/raw_engine.py"
+ESCAPES = "\x1b]52;c;cm0gLXJm\x07\x1b[2J\x1b]0;title\x1b\\\u202e\x9b31m"
+"""They would write a command into the clipboard of whoever reads them, and more."""
 HUGE, DEEP = "1" + "0" * 400, "[" * 200_000 + "]" * 200_000
 
 
@@ -38,7 +40,10 @@ def answers(router: Router, name: str, body: bytes, kind: str | None = None, **m
 @pytest.fixture(scope="module")
 def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Router]:
     router = Router(tmp_path_factory.mktemp("served"))
-    router.write({name: raw_model(router, name) for name in ("a", "never-loaded")})
+    models = {name: raw_model(router, name) for name in ("a", "never-loaded")}
+    loud = [sys.executable, "-S", "-E", "-c", f"print({ESCAPES!r} + 'last words'); exit(3)"]
+    models["loud"] = {"backend": "command", "port": free_port(), "command": loud}
+    router.write(models)
     router.start()
     yield router
     router.stop()
@@ -180,3 +185,16 @@ def test_the_ids_that_an_engine_lists_fill_no_error_health_or_log(router: Router
     status = json.dumps(router.status())
     assert len(status) < 4000
     assert max(map(len, log_of(router).splitlines())) < 2000
+
+
+@pytest.mark.parametrize("command", [("switch", "loud"), ("logs", "loud"), ("status", "--once")])
+def test_no_escape_of_an_engine_reaches_an_operators_terminal(
+    served: Router, command: tuple[str, ...]
+) -> None:
+    if command[0] != "switch":
+        served.cli("switch", "loud")
+    for options in ((), ("--json",)):
+        done = served.cli(*command, *options)
+        said = done.stdout + done.stderr
+        assert not re.search(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]", said)
+        assert "last words" in said or command[0] == "status"

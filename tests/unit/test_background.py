@@ -19,9 +19,12 @@ import llm_router
 from llm_router import background
 from llm_router.api import series as series_module
 from llm_router.api.activity import Activity
+from llm_router.api.auth import Caller
 from llm_router.api.board import Board
-from llm_router.api.exchange import Exchange
+from llm_router.api.errors import bad_request
+from llm_router.api.exchange import Call, Exchange
 from llm_router.api.metrics import Metrics
+from llm_router.api.paths import CHAT
 from llm_router.api.series import Series
 from llm_router.api.services import Services
 from llm_router.api.sse import Measured
@@ -212,11 +215,24 @@ async def test_nothing_keeps_a_request_for_the_charts(monkeypatch: pytest.Monkey
         assert [first.ttft for first in activity.first_tokens] == [0.5]
 
 
-def _exchange(services: Services, body: bytearray) -> Exchange:
-    from llm_router.api.auth import Caller
-    from llm_router.api.exchange import Call
-    from llm_router.api.paths import CHAT
+async def test_a_request_whose_model_has_another_engine_by_now_is_noted_all_the_same(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """What its engine was sent cannot be made once more."""
 
+    def refuses(_: object) -> Call:
+        raise bad_request("another engine")
+
+    recent = {"capture": True}
+    async with router(monkeypatch, {"a": {}}, FakeUnits(), recent=recent) as services:
+        exchange = _exchange(services, bytearray(b"text"))
+        services.activity.ended(services, exchange, 200, services.clock())
+        exchange.call = refuses
+        services.activity.ended(services, exchange, 200, services.clock())
+        assert [entry["request"] for entry in services.activity.recent] == ["text", None]
+
+
+def _exchange(services: Services, body: bytearray) -> Exchange:
     return Exchange(
         1,
         CHAT.path,

@@ -155,3 +155,15 @@ def test_names_that_are_listed_are_trusted() -> None:
     assert verdict(CHAT, *names, host="llm.example.com", **page) is None
     other = {"origin": "https://other.example.com", "sec_fetch_site": "same-site"}
     assert verdict(CHAT, *names, host="llm.example.com", **other) == "foreign_page"
+
+
+@pytest.mark.parametrize(
+    ("header", "value"),
+    [("sec_purpose", "prefetch;prerender"), ("purpose", "prefetch"), ("x_moz", "prefetch")],
+)
+def test_what_a_browser_fetches_ahead_of_a_person_loads_no_model(header: str, value: str) -> None:
+    """Chromium fetches what the address bar completes to, before anybody has pressed Enter."""
+    typed = {"host": "127.0.0.1:8002", "sec_fetch_site": "none", "user_agent": "Mozilla/5.0"}
+    assert verdict(UPSTREAM, **typed) is None
+    assert verdict(UPSTREAM, **typed, **{header: value}) == "foreign_page"
+    assert verdict(MODELS, **typed, **{header: value}) is None

@@ -161,6 +161,25 @@ async def test_a_probe_ends_in_time_and_takes_little_memory(
             tracemalloc.stop()
 
 
+@pytest.mark.parametrize("talk", [silent, trickled_body, trickled_head, provisional])
+async def test_a_client_whose_connection_broke_waits_for_no_endless_probe(
+    talk: Talk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("llm_router.switcher.executor.PROBE_WITHIN", 0.3)
+    bad = False
+
+    async def turns(path: str, writer: asyncio.StreamWriter) -> None:
+        await (talk if bad else well)(path, writer)
+
+    async with engine(turns) as port, router({"a": port}) as (services, _):
+        with anyio.fail_after(10):
+            await load(services, "a")
+        bad = True
+        with anyio.fail_after(3):
+            await services.reconciler.see(services.models["a"])
+        assert services.state_of("a") == "loaded"  # a slow answer proves nothing
+
+
 async def test_an_engine_that_trickles_keeps_neither_the_router_nor_a_model_from_starting(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -251,6 +270,25 @@ async def test_an_error_quotes_little_of_what_an_engine_says(path: str) -> None:
         assert LONGEST_TEXT < len(message) < 2 * LONGEST_TEXT
         assert "more characters" in message
         assert len(str(services.scheduler.core.failures["a"].message)) < 2 * LONGEST_TEXT
+
+
+async def test_a_failed_load_keeps_little_of_a_long_line_of_its_engines_log(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def log_tail(*_: object) -> list[str]:
+        return ["x" * 100_000, "the last line"]
+
+    async def ends(_: str, writer: asyncio.StreamWriter) -> None:
+        await write(writer, whole(b"{}", status=500))
+
+    monkeypatch.setattr(FakeUnits, "log_tail", log_tail)
+    switch = {"timeout": 0.3}
+    async with engine(ends) as port, router({"a": port}, switch=switch) as (services, _):
+        with anyio.fail_after(10):
+            await refusal(services)
+        long, last = services.scheduler.core.failures["a"].log_lines
+        assert LONGEST_TEXT < len(long) < 2 * LONGEST_TEXT
+        assert last == "the last line"
 
 
 async def test_a_load_that_comes_too_late_says_what_its_engine_answered_last() -> None:

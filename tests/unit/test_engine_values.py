@@ -7,7 +7,10 @@ import math
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+from llm_router.api.generation import _as_error
 from llm_router.api.sse import SseRelay
 from llm_router.config.schema import Model
 from llm_router.engines import ENGINES
@@ -76,6 +79,46 @@ def relay(**options: Any) -> SseRelay:
     return SseRelay(lambda _: b"", lambda _: {"extra": 1}, **options)
 
 
+KEYS = st.sampled_from(
+    [
+        *("choices", "delta", "usage", "timings", "error", "index", "finish_reason", "type", "id"),
+        *("response", "text", "content", "reasoning", "tool_calls", "completion_tokens", "data"),
+        *("prompt_tokens", "predicted_per_second", "metrics", "tokens_per_second", "meta"),
+        *("max_model_len", "n_ctx", "parameters", "max_seq_len", "is_sleeping", "message"),
+    ]
+)
+KINDS = st.sampled_from(["response.completed", "message_stop", "response.x.delta"])
+SCALARS = st.one_of(
+    st.none(), st.booleans(), st.integers(), st.just(10**400), st.floats(), st.text(), KINDS
+)
+VALUES = st.recursive(
+    SCALARS,
+    lambda inner: st.one_of(st.lists(inner), st.dictionaries(KEYS, inner)),
+    max_leaves=25,
+)
+
+
+@given(st.lists(VALUES), st.booleans(), st.sampled_from([frozenset(), frozenset({"message_stop"})]))
+def test_no_json_of_an_engine_fails_its_stream(
+    values: list[Any], drop_usage: bool, ends: frozenset[str]
+) -> None:
+    made = relay(drop_usage=drop_usage, repairs=Repairs(usage_apart=True), ends=ends)
+    for number, value in enumerate(values):
+        made.feed(b"data: " + json.dumps(value).encode() + b"\n\n", float(number))
+    made.close(100.0)
+    rate_ = made.measured.rate
+    assert rate_ is None or math.isfinite(rate_)
+    assert 0 <= made.measured.tokens < 2**31
+
+
+@given(VALUES)
+def test_no_json_of_an_engine_fails_a_probe(value: Any) -> None:
+    for engine in ENGINES.values():
+        for probe in engine.probes:
+            probe.judge(ProbeAnswer(200, value), MODEL)
+        engine.warm_up(MODEL).generated(value)
+
+
 DEEP = b"data: " + b"[" * 200_000 + b"]" * 200_000 + b"\n\n"
 ODD = b'{"id": "c", "choices": [{"index": 0, "delta": {"content": "a"}, "x": %b}], "usage": %b}'
 
@@ -117,3 +160,21 @@ def test_a_long_id_is_not_copied_into_the_routers_own_chunks() -> None:
     made = relay(drop_usage=True)
     made.feed(b'data: {"id": "%b", "choices": []}\n\n' % (b"x" * 1_000_000), 0.0)
     assert made.measured.chunk_id is None
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        json.dumps({"error": {"message": "no memory " * 100_000}}).encode(),
+        json.dumps({"error": {"message": {"a": ["no memory"] * 100_000}}}).encode(),
+        json.dumps({"error": ["no memory"] * 100_000}).encode(),
+        json.dumps(["no memory"] * 100_000).encode(),
+        b"no memory " * 100_000,
+        b"[" * 200_000,
+    ],
+)
+def test_a_refusal_of_an_engine_is_quoted_in_part(data: bytes) -> None:
+    """In a stream that has begun it is an event of the router's."""
+    message = str(_as_error("m", 500, data))
+    assert message.startswith("The engine of 'm' answered 500: ")
+    assert len(message) < 2 * LONGEST_TEXT

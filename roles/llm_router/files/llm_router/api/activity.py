@@ -7,6 +7,7 @@ from collections import deque
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from llm_router.api.errors import ApiError
 from llm_router.api.exchange import Exchange
 
 if TYPE_CHECKING:
@@ -71,10 +72,18 @@ class Activity:
             "prompt_tokens": prompt_tokens(exchange),
         }
         if services.settings.config.recent.capture:
-            content = exchange.call(exchange.model).content
-            begin = b"".join(bytes(memoryview(piece)[:CAPTURED]) for piece in content)[:CAPTURED]
-            entry["request"] = begin.decode("utf-8", "replace")
+            entry["request"] = _beginning(exchange)
         self.recent.append(entry)
+
+
+def _beginning(exchange: Exchange) -> str | None:
+    """Of what its engine was sent; None where its model has another engine by now."""
+    try:
+        content = exchange.call(exchange.model).content
+    except ApiError:
+        return None
+    begin = b"".join(bytes(memoryview(piece)[:CAPTURED]) for piece in content)[:CAPTURED]
+    return begin.decode("utf-8", "replace")
 
 
 def entry_of(exchange: Exchange, clock: float, now: float) -> Entry:

@@ -11,7 +11,8 @@ rebinding) even read the answers.
 * Browsers send Sec-Fetch-Site only to HTTPS and to loopback, and no Origin with an ``<img>``. Such
   a request to ``http://192.168.1.5:8002`` looks like an address that a person typed. It cannot read
   the answer; it could only cause something, so from a browser ``/upstream`` requires the evidence
-  that its own page or a person asks.
+  that its own page or a person asks. An address that a browser fetches ahead, because a person
+  has typed its beginning, is no such evidence.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from llm_router.api.errors import ApiError
 _LOCAL = (".localhost", ".local", ".lan", ".internal", ".home.arpa")
 """No stranger can own a name that ends so."""
 _BROWSER_HEADERS = ("origin", "sec-fetch-site", "referer")
+_PURPOSES = ("sec-purpose", "purpose", "x-moz")
 _UPSTREAM = "/upstream/"
 _HOST_AND_PORT = re.compile(r"(.*?)(?::([0-9]*))?", re.DOTALL)
 
@@ -45,7 +47,7 @@ def refuse_foreign_pages(
     browser = _is_browser(headers)
     trusted = _name(origin or "") in names or headers.get("origin") in origins
     if _crosses(origin, site, host) and not trusted:
-        raise _foreign_page(origin or "another site")
+        raise _foreign_page(f"a page of {origin or 'another site'}")
     if (browser or scope["path"].startswith("/admin")) and not _is_own(_name(f"//{host}"), names):
         raise ApiError(
             403,
@@ -55,15 +57,18 @@ def refuse_foreign_pages(
             "the name into listen.names of config.yml.",
             kind="permission_error",
         )
-    if browser and scope["path"].startswith(_UPSTREAM) and origin is None and site is None:
-        raise _foreign_page("an unknown site")
+    if browser and scope["path"].startswith(_UPSTREAM):
+        if origin is None and site is None:
+            raise _foreign_page("a page of an unknown site")
+        if any("prefetch" in headers.get(name, "") for name in _PURPOSES):
+            raise _foreign_page("a browser ahead of its reader")
 
 
-def _foreign_page(origin: str) -> ApiError:
+def _foreign_page(who: str) -> ApiError:
     return ApiError(
         403,
         "foreign_page",
-        f"This was asked by a page of {origin}. A router without keys takes requests from no page "
+        f"This was asked by {who}. A router without keys takes requests from no page "
         "but its own: set a key, or put that page's host name into listen.names of config.yml, or "
         "its origin into listen.origins.",
         kind="permission_error",
