@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from llm_router.api.headers import OF_BODY, OF_ORIGIN, OF_STREAM, ROUTERS_OWN
@@ -51,6 +51,8 @@ def _event(delta: dict[str, Any], **more: Any) -> bytes:
     return f"data: {json.dumps({'id': 'x', 'choices': [choice], **more})}\n\n".encode()
 
 
+USAGE = b'data: {"id":"x","choices":[],"usage":{"completion_tokens":2},"timings":{"a":1}}\n\n'
+EVENT_FIELDS = [("content-type", "text/event-stream")]
 EVENTS = st.one_of(
     TEXT.map(lambda text: _event({"role": "assistant", "content": text})),
     st.sampled_from(
@@ -58,7 +60,7 @@ EVENTS = st.one_of(
             b": comment\n\n",
             b"event: x\r\nid: 1\r\ndata: {}\r\n\r\n",
             b"data: not json\n\n",
-            b'data: {"id":"x","choices":[],"usage":{"completion_tokens":2},"timings":{"a":1}}\n\n',
+            USAGE,
             b"data: [DONE]\n\n",
             _event({}, finish="stop"),
         ]
@@ -131,6 +133,7 @@ def both(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Router, Scr
     max_examples=200, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True
 )
 @given(requests(), answers())
+@example((CHAT, b'{"model": "a"}'), (200, EVENT_FIELDS, [USAGE, b"data: [DONE]\n\n"], "length"))
 def test_an_answer_through_the_router_is_the_engines(
     both: tuple[Router, Scripted],
     request: tuple[str, bytes],
