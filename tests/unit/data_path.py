@@ -82,6 +82,7 @@ class Stream:
         self._exchange: Any = SimpleNamespace(
             operation=CHAT,
             model=Model.model_validate({"name": "m", **entry}),
+            stream=True,
             wants_usage=wants_usage,
             style=style,
             base={"id": "x", "created": 1, "model": "m"},

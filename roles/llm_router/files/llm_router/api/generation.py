@@ -426,7 +426,8 @@ class Proxy:
         relay = SseRelay(
             before_done=lambda measured: _last_words(exchange, measured),
             enrich=lambda measured: _added_to_usage(exchange, measured.rate),
-            drop_usage=not exchange.wants_usage,
+            # the router asks for it in the name of those who stream
+            drop_usage=exchange.stream and not exchange.wants_usage,
             repairs=Repairs(done=repairs.done) if ends else repairs,
             ends=ends,
             measured=Measured(choices=choices),
