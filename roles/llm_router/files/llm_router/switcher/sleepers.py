@@ -11,8 +11,9 @@ from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any, get_args
 
+from llm_router.engines.residency import Policy
 from llm_router.notes import read_notes, write_notes
-from llm_router.switcher.residency import Policy, Sleeper
+from llm_router.switcher.residency import Sleeper
 
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
