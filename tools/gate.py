@@ -44,6 +44,7 @@ TEST = (
     "sanity",
     "test-demo",
     "test-systemd",
+    "test-uninstall",
     "soak-systemd-short",
     "test-adopt",
     "test-install",
@@ -54,6 +55,7 @@ TEST = (
 ON_HOSTS = {
     "molecule",
     "test-systemd",
+    "test-uninstall",
     "soak-systemd-short",
     "test-adopt",
     "test-install",

@@ -21,21 +21,27 @@ SURE = "--extra-vars=roundhouse_uninstall=true roundhouse_uninstall_engines=true
 SETUP = r"""
 set -eu
 mkdir -p /opt/llamacpp/current /opt/sglang/current /opt/vllm/current /opt/own
-for program in /opt/llamacpp/current/llama-server /opt/sglang/current/engine /opt/vllm/current/engine /opt/own/llama-server; do
+llamacpp=/opt/llamacpp/current/llama-server
+sglang=/opt/sglang/current/engine
+vllm=/opt/vllm/current/engine
+own=/opt/own/llama-server
+for program in "$llamacpp" "$sglang" "$vllm" "$own"; do
     cp /usr/bin/sleep "$program"
 done
+mark='# Written by the role roundhouse.llm'
 unit() {
     printf '%s\n' "$2" '[Service]' "ExecStart=$3 100000" "${4-}" >"/etc/systemd/system/$1"
 }
-unit llamacpp@.service '# Written by the role roundhouse.llm.llamacpp.' /opt/llamacpp/current/llama-server Restart=on-failure
-unit sglang.service '# Written by the role roundhouse.llm.sglang.' /opt/sglang/current/engine Type=notify
-unit vllm.service '# Written by the role roundhouse.llm.vllm.' /opt/vllm/current/engine
-unit vllm@.service '# Written by the role roundhouse.llm.vllm.' /opt/vllm/current/engine
-unit llamacpp-own.service '# mine' /opt/own/llama-server
-unit sglang@.service '# mine' /opt/own/llama-server
+unit llamacpp@.service "$mark.llamacpp." "$llamacpp" Restart=on-failure
+unit sglang.service "$mark.sglang." "$sglang" Type=notify
+unit vllm.service "$mark.vllm." "$vllm"
+unit vllm@.service "$mark.vllm." "$vllm"
+unit llamacpp-own.service '# mine' "$own"
+unit sglang@.service '# mine' "$own"
 systemctl daemon-reload
 # loaded, with a name that is escaped; asleep is the same to systemd; adopted; no unit of vllm@ runs
-systemctl start llamacpp@a.service 'llamacpp@b\x2dc.service' vllm.service llamacpp-own.service sglang@mine.service
+systemctl start llamacpp@a.service 'llamacpp@b\x2dc.service' vllm.service
+systemctl start llamacpp-own.service sglang@mine.service
 # loading for ever
 systemctl start --no-block sglang.service
 """
@@ -101,21 +107,23 @@ def check(suite: str) -> None:
         assert ssh(name, RUNNING).split() == sorted([*OURS, *THEIRS])
 
         # a process that survives its unit holds the device: nothing is deleted then
-        drop_in = "/etc/systemd/system/vllm.service.d/stays.conf"
-        ssh(name, f"mkdir -p {drop_in.rpartition('/')[0]}; printf '[Service]\nKillMode=none\n' >{drop_in}")
-        ssh(name, "systemctl daemon-reload")
+        drop_in = "/etc/systemd/system/vllm.service.d"
+        ssh(name, f"mkdir -p {drop_in}; echo '[Service]' >{drop_in}/stays.conf")
+        ssh(name, f"echo KillMode=none >>{drop_in}/stays.conf; systemctl daemon-reload")
         told = " ".join(uninstall(name, fails=True).split())
         assert "still running: vllm.service (processes " in told, told
         assert ssh(name, "ls /etc/systemd/system/vllm.service /opt/vllm").strip(), told
-        ssh(name, f"rm {drop_in}; systemctl daemon-reload; pkill -f /opt/vllm/current/engine")
+        ssh(name, f"rm -r {drop_in}; systemctl daemon-reload; pkill -f /opt/vllm/current/engine")
 
         # a unit whose file an earlier run has deleted
         ssh(name, "systemctl start llamacpp@lost.service; cd /etc/systemd/system")
         ssh(name, "rm '/etc/systemd/system/llamacpp@.service'; systemctl daemon-reload")
         uninstall(name)
         assert ssh(name, RUNNING).split() == THEIRS
-        left = ssh(name, "pgrep -fa '^/opt/' || true; ls /opt /etc/systemd/system")
-        for gone in ("/opt/llamacpp", "/opt/sglang", "/opt/vllm", "sglang.service", "vllm@.service"):
+        left = ssh(name, "pgrep -fa '^/opt/' || true; ls -d /opt/* /etc/systemd/system/*")
+        deleted = ["/opt/llamacpp", "/opt/sglang", "/opt/vllm"]
+        deleted += [f"/etc/systemd/system/{unit}" for unit in ("sglang.service", "vllm@.service")]
+        for gone in deleted:
             assert gone not in left.split(), left
         again = uninstall(name)
         assert f"{name} : ok=" in " ".join(again.split()), again
