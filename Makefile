@@ -13,7 +13,7 @@ BIN := $(CURDIR)/.venv/bin
 PYTEST := $(BIN)/pytest
 REPORTS := .cache/reports
 MODULE := PYTHONPATH=$(CURDIR):$(CURDIR)/roles/llm_router/files $(BIN)/python -m
-TYPED := $(wildcard tests/unit tests/integration tests/soak tests/hostile tests/hosts tests/docs tests/monitoring tests/standin bench demo tools)
+TYPED := $(wildcard tests/unit tests/integration tests/soak tests/hostile tests/hosts tests/docs tests/monitoring tests/standin tests/uninstall bench demo tools)
 
 export PATH := $(BIN):$(PATH)
 export ANSIBLE_COLLECTIONS_PATH := $(CURDIR)/.cache/collections
@@ -118,6 +118,8 @@ test-suites: env ## opt-in: Molecule's scenarios on Debian 11 and Ubuntu 20.04, 
 	@tests/suites/run
 test-systemd: env ## units, helper and config writer against a real systemd, on a host
 	@tests/systemd/run
+test-uninstall: env ## engines in every state are uninstalled from hosts of two releases (ARGS="bullseye focal")
+	@python tests/uninstall/uninstall.py $(ARGS)
 test-vllm: env ## opt-in: vLLM's CPU build for real, on a host (5 GB, some minutes; tests/vllm/run)
 	@tests/vllm/run
 test-open-webui: env ## Open WebUI from PyPI (750 MB) in front of the router, used over its own API and socket

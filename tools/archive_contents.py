@@ -32,6 +32,7 @@ NEEDED = {
     "playbooks/upgrade.yml",
     "playbooks/rollback.yml",
     "playbooks/uninstall.yml",
+    "playbooks/files/stop_engines.sh",
     "plugins/filter/fleet_routes.py",
     "plugins/doc_fragments/router.py",
     "docs/README.md",

@@ -45,6 +45,7 @@ TEST = (
     "sanity",
     "test-demo",
     "test-systemd",
+    "test-uninstall",
     "soak-systemd-short",
     "test-adopt",
     "test-install",
@@ -55,6 +56,7 @@ TEST = (
 ON_HOSTS = {
     "molecule",
     "test-systemd",
+    "test-uninstall",
     "soak-systemd-short",
     "test-adopt",
     "test-install",

@@ -103,6 +103,12 @@ ELSEWHERE = (
         'BACK = PAGE.rpartition("```sh\\n")[2]',
     ),
     Elsewhere(
+        r"tar -C / -[cx]zf /root/llm-router\.tar\.gz.*|systemctl (stop|start) llm-router\.service",
+        "it would replace the configuration of the host that the other pages' commands run on",
+        "tests/integration/test_moving.py",
+        'tar("Restore", router.dir, archive)',
+    ),
+    Elsewhere(
         r"llm-router models remove \S+",
         "the line before it adds the model with --dry-run, for the sake of the page",
         "tests/unit/test_cli_models.py",

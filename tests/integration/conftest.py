@@ -183,7 +183,10 @@ class Router:
         """By unit: the pid of each running child."""
         found = {}
         for path in (self.dir / "state/children").glob("*.json"):
-            found[path.stem] = int(json.loads(path.read_text())["pid"])
+            # a record is there before its process is
+            record = json.loads(path.read_text())
+            if "pid" in record:
+                found[path.stem] = int(record["pid"])
         return found
 
 
