@@ -22,7 +22,8 @@ options:
       - >-
         Each row has C(since) and C(newest) (versions), C(glibc) (the oldest that will do) and
         C(cuda) (the major versions of CUDA that there are wheels for, PyPI's first; none for
-        wheels without CUDA).
+        wheels without CUDA). It may have C(architectures) (those that there are wheels for, if not
+        all) and C(nvcc) (the CUDA version of PyPI's compiler that fits PyPI's wheels).
     type: list
     elements: dict
     required: true
@@ -30,15 +31,18 @@ options:
     description:
       - >-
         C(label) (the engine's name), C(prefix) (of its role's variables), C(version), C(cuda) (its
-        major version, or 0 for that of PyPI's wheels) and C(gpu) (whether an NVIDIA driver must be
-        there).
+        major version, or 0 for that of PyPI's wheels), C(gpu) (whether an NVIDIA driver must be
+        there), C(compute_capability) (of the oldest GPU that the engine runs on) and C(toolkit)
+        (for an engine that compiles kernels: V(auto), V(none) or the path of a CUDA toolkit).
     type: dict
     required: true
   host:
     description:
       - >-
-        C(name), C(glibc), C(driver) (an NVIDIA driver's version, or empty) and C(no_driver) (why
-        there is none).
+        C(name), C(glibc), C(driver) (an NVIDIA driver's version, or empty), C(no_driver) (why
+        there is none), C(architecture), C(compute_capabilities) of its NVIDIA GPUs, C(amd) (whether
+        it has a GPU of AMD) and C(toolkit) (the CUDA version of the toolkit at that path, or in
+        C(/usr/local/cuda); empty if there is none).
     type: dict
     required: true
 """
@@ -60,8 +64,9 @@ RETURN = r"""
 _value:
   description:
     - >-
-      C(problem), one sentence, empty where the version fits; and C(row), the version's row of the
-      matrix, empty where there is none.
+      C(problem), one sentence, empty where the version fits; C(row), the version's row of the
+      matrix, empty where there is none; C(cuda), the major version of CUDA, 0 for none; and
+      C(toolkit), V(packages) (PyPI's), the path of one on the host, or empty for none.
   type: dict
 """
 
@@ -75,14 +80,24 @@ Row = Mapping[str, Any]
 DRIVERS = {12: 525, 13: 580}
 """The oldest NVIDIA driver for each major version of CUDA, by its minor version compatibility."""
 
+OLDEST_GPUS = {12: "7.0", 13: "7.5"}
+"""The least compute capability that PyTorch's builds for each major version of CUDA have code for:
+CUDA 13 has none for Volta (V100) and older ones."""
+
+HOST_TOOLKIT = "/usr/local/cuda"
+"""Where NVIDIA's packages and installers put the CUDA toolkit."""
+
 
 def release_fit(
     matrix: Sequence[Row], wish: Mapping[str, Any], host: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """The row of the wished version, and what is wrong with it on this host."""
+    """The row of the wished version, its CUDA and toolkit, and what is wrong with it here."""
     version = Version(str(wish["version"]))
     row = next((row for row in matrix if version >= Version(str(row["since"]))), None)
-    return {"row": row or {}, "problem": _problem(matrix, row, wish, host)}
+    cuda = (int(wish["cuda"]) or _own_cuda(row)) if row else 0
+    toolkit = _toolkit(row, wish, host, cuda) if row else ""
+    problem = _problem(matrix, row, wish, host) or _wrong_toolkit(toolkit, wish, host, cuda)
+    return {"row": row or {}, "problem": problem, "cuda": cuda, "toolkit": toolkit}
 
 
 def _problem(
@@ -102,12 +117,15 @@ def _problem(
             if having
             else f"leave {wish['prefix']}_cuda at 0."
         )
-    if wish["gpu"] and cuda and not host["driver"]:
+    if not _built_for(host, row):
+        remedies = _remedies(matrix, wish, host)
         return (
-            f"{host['name']} has no working NVIDIA driver ({host['no_driver']}), but {label} "
-            f"needs {DRIVERS[cuda]} or newer: install it, or set {wish['prefix']}_require_gpu to "
-            "false if no GPU is meant to be there."
+            f"{host['name']} is {host['architecture']}, but PyPI has {label} for "
+            f"{' and '.join(row['architectures'])} only: "
+            f"{', or '.join(remedies) or 'no version that this role knows fits'}."
         )
+    if wish["gpu"] and cuda and not host["driver"]:
+        return _no_driver(label, wish, host, cuda)
     has, needs = [], []
     if not _new_enough(host["glibc"], row["glibc"]):
         has.append(f"glibc {host['glibc']}")
@@ -115,14 +133,61 @@ def _problem(
     if not _drives(host, wish, cuda):
         has.append(f"NVIDIA driver {host['driver']}")
         needs.append(f"{DRIVERS[cuda]} or newer for CUDA {cuda}")
+    if not _computes(host, wish, cuda):
+        has.append(f"no GPU of more than compute capability {_best_gpu(host)}")
+        needs.append(f"{_least_gpu(wish, cuda)} or newer with CUDA {cuda}")
     if not has:
         return ""
     remedies = _remedies(matrix, wish, host)
-    if has[0].startswith("NVIDIA"):
+    if has[0].startswith("NVIDIA") and len(has) == 1:
         remedies.insert(0, "install a newer driver")
     return (
         f"{host['name']} has {' and '.join(has)}, but {label} needs {' and '.join(needs)}: "
         f"{', or '.join(remedies) or 'no version that this role knows fits'}."
+    )
+
+
+def _no_driver(label: str, wish: Mapping[str, Any], host: Mapping[str, Any], cuda: int) -> str:
+    without = f"set {wish['prefix']}_require_gpu to false if no GPU is meant to be there"
+    if host.get("amd"):
+        return (
+            f"{host['name']} has a GPU of AMD and no working NVIDIA driver ({host['no_driver']}), "
+            f"but PyPI's {label} is for NVIDIA GPUs: use llama.cpp, which has builds for AMD; or "
+            f"install the NVIDIA driver {DRIVERS[cuda]} or newer if there is an NVIDIA GPU, too; "
+            f"or {without}."
+        )
+    return (
+        f"{host['name']} has no working NVIDIA driver ({host['no_driver']}), but {label} "
+        f"needs {DRIVERS[cuda]} or newer: install it, or {without}."
+    )
+
+
+def _toolkit(row: Row, wish: Mapping[str, Any], host: Mapping[str, Any], cuda: int) -> str:
+    """Where the engine's CUDA compiler comes from: PyPI before the host, alike on all hosts."""
+    wished = wish.get("toolkit", "none")
+    if wished == "none" or not wish["gpu"] or not cuda:
+        return ""
+    if wished != "auto":
+        return str(wished)
+    return "packages" if row.get("nvcc") and cuda == _own_cuda(row) else HOST_TOOLKIT
+
+
+def _wrong_toolkit(
+    toolkit: str, wish: Mapping[str, Any], host: Mapping[str, Any], cuda: int
+) -> str:
+    """What is wrong with a toolkit on the host; PyPI's is checked once it is installed."""
+    if toolkit in ("", "packages"):
+        return ""
+    has = str(host.get("toolkit") or "")
+    if has.partition(".")[0] == str(cuda):
+        return ""
+    label = f"{wish['label']} {wish['version']}"
+    reason = f"; PyPI has no compiler for CUDA {cuda}" if wish["toolkit"] == "auto" else ""
+    return (
+        f"{host['name']} has {f'CUDA {has}' if has else 'no CUDA toolkit'} in {toolkit}, but "
+        f"{label} compiles kernels for CUDA {cuda} on the host{reason}: install NVIDIA's CUDA "
+        f"{cuda} toolkit, or set {wish['prefix']}_cuda_toolkit to the path of one, or to none if "
+        "the models need no kernel that is compiled."
     )
 
 
@@ -131,9 +196,9 @@ def _remedies(matrix: Sequence[Row], wish: Mapping[str, Any], host: Mapping[str,
     fits = [
         (row, cuda)
         for row in matrix
-        if _new_enough(host["glibc"], row["glibc"])
+        if _new_enough(host["glibc"], row["glibc"]) and _built_for(host, row)
         for cuda in row["cuda"] or [0]
-        if _drives(host, wish, cuda)
+        if _drives(host, wish, cuda) and _computes(host, wish, cuda)
     ]
     setting = f"set {wish['prefix']}_version to"
     on_pypi = next((row for row, cuda in fits if cuda == _own_cuda(row)), None)
@@ -159,6 +224,30 @@ def _drives(host: Mapping[str, Any], wish: Mapping[str, Any], cuda: int) -> bool
     if not wish["gpu"] or not cuda or not host["driver"]:
         return True
     return _new_enough(host["driver"], DRIVERS[cuda])
+
+
+def _built_for(host: Mapping[str, Any], row: Row) -> bool:
+    """Whether there are wheels for the host's architecture."""
+    return "architecture" not in host or host["architecture"] in row.get(
+        "architectures", [host["architecture"]]
+    )
+
+
+def _computes(host: Mapping[str, Any], wish: Mapping[str, Any], cuda: int) -> bool:
+    """Whether one of the GPUs will do: of several, the unit says which an engine sees. A driver
+    that does not tell is believed."""
+    if not wish["gpu"] or not cuda or not host.get("compute_capabilities"):
+        return True
+    return _new_enough(_best_gpu(host), _least_gpu(wish, cuda))
+
+
+def _best_gpu(host: Mapping[str, Any]) -> str:
+    return max(map(str, host["compute_capabilities"]), key=Version)
+
+
+def _least_gpu(wish: Mapping[str, Any], cuda: int) -> str:
+    """The oldest GPU that both the engine and its PyTorch run on."""
+    return max(str(wish.get("compute_capability", "0")), OLDEST_GPUS[cuda], key=Version)
 
 
 def _new_enough(has: object, needs: object) -> bool:

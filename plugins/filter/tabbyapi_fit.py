@@ -34,7 +34,8 @@ options:
     description:
       - >-
         C(name), C(architecture), C(glibc), C(driver) (an NVIDIA driver's version, or empty),
-        C(no_driver) (why there is none) and C(compute_capabilities) of its GPUs.
+        C(no_driver) (why there is none), C(amd) (whether it has a GPU of AMD) and
+        C(compute_capabilities) of its NVIDIA GPUs.
     type: dict
     required: true
 """
@@ -56,7 +57,7 @@ EXAMPLES = r"""
           compute_capability: '8.0'
       cuda:
         12: {driver: 525, compute_capability: '7.0'}
-      glibc: '2.28'
+      glibc: '2.35'
       architecture: x86_64
     host:
       name: gpu1
@@ -170,10 +171,17 @@ def _wrong_host(
         )
     if not _new_enough(host["glibc"], known["glibc"]):
         return (
-            f"{name} has glibc {host['glibc']}, but the wheels of PyTorch need {known['glibc']} or "
-            "newer: Debian 10, Ubuntu 20.04 and what came after them."
+            f"{name} has glibc {host['glibc']}, but the wheels of ExLlama need {known['glibc']} or "
+            "newer: use Debian 12, Ubuntu 22.04 or a later release, or llama.cpp or vLLM here."
         )
     needs = f"TabbyAPI with CUDA {cuda} needs {build['driver']} or newer"
+    if not host["driver"] and host.get("amd"):
+        return (
+            f"{name} has a GPU of AMD and no working NVIDIA driver ({host['no_driver']}), but the "
+            "wheels of ExLlama are for NVIDIA GPUs: use llama.cpp, which has builds for AMD; or "
+            f"install the NVIDIA driver {build['driver']} or newer if there is an NVIDIA GPU, too; "
+            "or set tabbyapi_require_gpu to false if no GPU is meant to be there."
+        )
     if not host["driver"]:
         return (
             f"{name} has no working NVIDIA driver ({host['no_driver']}), but {needs}: install it, "

