@@ -519,9 +519,10 @@ async def _send_pieces(
     """Send a large answer as it is, as fast as its client takes it: to put its pieces together, to
     read it, or to give it to the connection at once would hold up other streams."""
     if not reply.started:
-        kept = [(k, answer.headers[k]) for k in _KEEP_RESPONSE_HEADERS if k in answer.headers]
-        size = [("content-length", str(sum(map(len, parts))))]
-        reply.start(answer.status, [*kept, *size, *_headers(exchange)])
+        shown = headers_for(answer.headers.get("content-type"))
+        fields = [*shown, *headers.from_engine(answer.fields)]
+        size = ("content-length", str(sum(map(len, parts))))
+        reply.start(answer.status, [*fields, size, *_headers(exchange)])
     room = asyncio.Event()
     line.on_room = room.set
     for part in parts:
