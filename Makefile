@@ -91,8 +91,9 @@ test-load: env ## thousands who wait, and two models asked for in turn
 test-properties: env ## 10,000 random runs of the scheduler and more, or ROUNDHOUSE_RUNS
 	@ROUNDHOUSE_RUNS=$${ROUNDHOUSE_RUNS:-10000} $(PYTEST) -q -n 2 --junit-xml=$(REPORTS)/test-properties.xml \
 		tests/unit/test_scheduler_core.py tests/unit/test_scheduler_simulation.py tests/unit/test_yaml_edit.py tests/unit/test_yaml_events.py $(ARGS)
-soak: env ## 5 minutes of 200 clients while engines and routers are killed (ARGS="--seconds 60"), then soak-systemd
+soak: env ## 5 minutes of 200 clients while engines and routers are killed (ARGS="--seconds 60"), then soak-hostile and soak-systemd
 	@$(MODULE) tests.soak.soak $(ARGS)
+	@$(MAKE) soak-hostile ARGS=
 	@if [[ "$(HOST)" != no ]] && tests/hosts/hosts.py doctor >/dev/null; then $(MAKE) soak-systemd ARGS=; fi
 soak-systemd: env ## 5 minutes of faults on a systemd host: after each, the router's belief is the world (ARGS="--seed 2")
 	@$(MODULE) tests.soak.host.run $(ARGS)
@@ -102,6 +103,8 @@ soak-residency: env ## 1,000 switches of models that sleep, wake and stop, while
 	@$(MODULE) tests.soak.residency $(ARGS)
 soak-strangers: env ## a minute of 500 connections without a key that try to use up the router
 	@$(MODULE) tests.soak.strangers $(ARGS)
+soak-hostile: env ## 10 minutes of 10 engines that misbehave, beside 5 good streams (ARGS="--seconds 60")
+	@$(MODULE) tests.soak.hostile $(ARGS)
 soak-short: env ## both soaks, shorter: 40 s, and 300 switches
 	@$(MODULE) tests.soak.soak --seconds 40
 	@$(MODULE) tests.soak.residency --switches 300

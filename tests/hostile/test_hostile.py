@@ -12,12 +12,9 @@ import math
 import os
 import re
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import httpx
@@ -27,9 +24,10 @@ from prometheus_client.parser import text_string_to_metric_families
 from bench.facts import most_rss, quantile
 from tests.hostile.behaviours import BEHAVIOURS, IDLE, MAX_ANSWER, Behaviour, plain, whole
 from tests.hostile.behaviours import answer as chat_answer
+from tests.hostile.beside import GOOD, good_clients, good_engine, hostile_engine
 from tests.hostile.outcome import Outcome, request
 from tests.hostile.table import NOTHING, rows, write, written
-from tests.integration.conftest import ROOT, Router, free_port, wait_until
+from tests.integration.conftest import Router, wait_until
 
 ENGINES = 8
 """Each has one behaviour at a time."""
@@ -81,25 +79,6 @@ class Storm:
         return NOTHING if longest < MAX_TURN else f"a pause of {longest * 1e3:.0f} ms"
 
 
-def hostile_engine(router: Router, name: str) -> dict[str, Any]:
-    """A models.yml entry; each has a device group of its own."""
-    port = free_port()
-    # with a lower priority: it is the router that is measured, not the kernel's scheduler
-    command = [
-        "nice",
-        "-n",
-        "10",
-        sys.executable,
-        str(Path(__file__).with_name("engine.py")),
-        "--port",
-        port,
-    ]
-    command += ["--name", name, "--record", str(router.dir / f"{name}.jsonl")]
-    paths = ["POST /script"]
-    entry = {"backend": "command", "port": port, "command": command, "upstream_paths": paths}
-    return {**entry, "group": name, "preload": True}
-
-
 async def one(storm: Storm, behaviour: Behaviour, name: str) -> None:
     port, began = storm.router.port, time.time()
     storm.outcomes[behaviour.name] = await request(port, behaviour, name, PATIENCE)
@@ -132,26 +111,17 @@ def asked(router: Router) -> list[str]:
 @pytest.fixture(scope="module")
 def storm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Storm]:
     router = Router(tmp_path_factory.mktemp("hostile"), module="bench.turns")
-    good = {**router.standin("good", interval=0.02, tokens=100), "preload": True}
+    good = good_engine(router)
     models = {f"bad{number}": hostile_engine(router, f"bad{number}") for number in range(ENGINES)}
     limits = {"idle_timeout": IDLE, "max_answer": MAX_ANSWER}
-    router.write({"good": good, **models}, requests=limits)
+    router.write({GOOD: good, **models}, requests=limits)
     os.environ["TURNS_BY"] = "cpu"
     router.start()
     found = Storm(router)
     try:
         wait_until(lambda: httpx.get(router.url + "/health").status_code == 200, "all is loaded")
         began = time.time()
-        watch = subprocess.Popen(
-            [
-                *(sys.executable, "-m", "tests.hostile.watch"),
-                *(str(router.port), str(good["port"]), "good"),
-            ],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            cwd=ROOT,
-            text=True,
-        )
+        watch = good_clients(router, good["port"])
         asyncio.run(all_of_them(found))
         told, _ = watch.communicate()
         found.seen = json.loads(told)

@@ -1,4 +1,4 @@
-"""Engines' JSON that is read in the event loop: only what takes a moment. Pure."""
+"""Parse an engine's JSON in the event loop, unless that would delay other streams. Pure."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ from typing import Any
 from llm_router.api.wire import from_json
 
 SMALL = 50_000
-"""Bytes that are read without a look at what they are made of: 3 ms at most."""
+"""Bytes. Smaller JSON is always parsed; that takes at most 3 ms."""
 LARGE = 8 * 1024 * 1024
-"""Bytes that are too many, even of a single text."""
+"""Bytes. Larger JSON is never parsed, not even one long text."""
 MOST_MARKS = 100_000
-"""Values, lines and escapes of a text that is read in the event loop: some 25 ms at most. A long
-text has few of them."""
+"""Brackets, commas, escapes and line ends of JSON that is parsed; that takes about 25 ms at most.
+A long text has few of them."""
 
 
 def is_light(data: bytes) -> bool:
-    """Whether reading it as JSON, or line by line, holds up the event loop only for a moment."""
+    """Whether ``data`` can be parsed, or split into lines, without delaying other streams."""
     if len(data) <= SMALL:
         return True
     if len(data) > LARGE:
@@ -25,13 +25,13 @@ def is_light(data: bytes) -> bool:
 
 
 def from_engine(data: bytes) -> Any:
-    """What an engine's JSON says.
+    """Parse JSON of an engine.
 
-    Raises ValueError; also for what is nested too deep, or has so many values that reading it would
-    hold up other streams. Such an answer passes as it is.
+    Raises ValueError for invalid JSON, for JSON that is nested too deep, and for JSON that is not
+    light. The caller passes such an answer on unchanged.
     """
     if not is_light(data):
-        raise ValueError("too many values")
+        raise ValueError("too large to be parsed here")
     try:
         return from_json(data)
     except RecursionError as error:
