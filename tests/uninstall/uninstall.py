@@ -26,7 +26,7 @@ sglang=/opt/sglang/current/engine
 vllm=/opt/vllm/current/engine
 own=/opt/own/llama-server
 for program in "$llamacpp" "$sglang" "$vllm" "$own"; do
-    cp /usr/bin/sleep "$program"
+    cp "$(command -v sleep)" "$program"
 done
 mark='# Written by the role roundhouse.llm'
 unit() {
