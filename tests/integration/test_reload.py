@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -135,3 +137,15 @@ def test_what_needs_a_restart_is_said(router: Router) -> None:
     router.write({"a": a}, listen={"port": free_port()})
     assert reload(router)["restart"] == ["listen.port"]
     assert router.health()["status"] == "healthy"
+
+
+def test_a_router_with_a_thousand_models_is_there_within_three_seconds(router: Router) -> None:
+    """Of its own processor time: other work of the machine is not in it."""
+    entry = {"backend": "command", "command": ["sleep", "60"], "port": 9000}
+    router.write({f"model-{n}": {**entry, "aliases": [f"alias-{n}"]} for n in range(1000)})
+    router.start()
+    assert router.process is not None
+    fields = Path(f"/proc/{router.process.pid}/stat").read_text().rpartition(")")[2].split()
+    ticks = os.sysconf("SC_CLK_TCK")
+    assert (int(fields[11]) + int(fields[12])) / ticks < 3.0
+    assert len(router.health()["models"]) == 1000

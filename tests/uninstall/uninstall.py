@@ -26,7 +26,7 @@ sglang=/opt/sglang/current/engine
 vllm=/opt/vllm/current/engine
 own=/opt/own/llama-server
 for program in "$llamacpp" "$sglang" "$vllm" "$own"; do
-    cp /usr/bin/sleep "$program"
+    cp "$(command -v sleep)" "$program"
 done
 mark='# Written by the role roundhouse.llm'
 unit() {
@@ -115,9 +115,10 @@ def check(suite: str) -> None:
         assert ssh(name, "ls /etc/systemd/system/vllm.service /opt/vllm").strip(), told
         ssh(name, f"rm -r {drop_in}; systemctl daemon-reload; pkill -f /opt/vllm/current/engine")
 
-        # a unit whose file an earlier run has deleted
-        ssh(name, "systemctl start llamacpp@lost.service; cd /etc/systemd/system")
-        ssh(name, "rm '/etc/systemd/system/llamacpp@.service'; systemctl daemon-reload")
+        # a unit whose file and program an earlier run has deleted
+        ssh(name, "systemctl start llamacpp@lost.service")
+        ssh(name, "rm -r /etc/systemd/system/llamacpp@.service /opt/llamacpp")
+        ssh(name, "systemctl daemon-reload")
         uninstall(name)
         assert ssh(name, RUNNING).split() == THEIRS
         left = ssh(name, "pgrep -fa '^/opt/' || true; ls -d /opt/* /etc/systemd/system/*")
