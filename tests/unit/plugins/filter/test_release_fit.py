@@ -201,6 +201,12 @@ def test_every_remedy_is_one(package: str) -> None:
         ),
         (
             "vllm",
+            {"glibc": "2.31", "architecture": "aarch64"},
+            "gpu1 has glibc 2.31, but vLLM 0.32.0 needs 2.34 or newer: no version that this role "
+            "knows fits.",
+        ),
+        (
+            "vllm",
             {"driver": "", "amd": True},
             "gpu1 has a GPU of AMD and no working NVIDIA driver (no nvidia-smi), but PyPI's vLLM "
             "0.32.0 is for NVIDIA GPUs: use llama.cpp, which has builds for AMD; or install the "
