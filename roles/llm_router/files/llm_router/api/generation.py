@@ -19,6 +19,7 @@ from llm_router.api import journal, status
 from llm_router.api.audit import address_of
 from llm_router.api.auth import Caller, identify
 from llm_router.api.body_budget import HeldBody
+from llm_router.api.engine_errors import engine_error, has_form, refused_key, status_of
 from llm_router.api.errors import (
     ApiError,
     compressed_answer,
@@ -37,7 +38,7 @@ from llm_router.api.errors import (
 from llm_router.api.exchange import Exchange
 from llm_router.api.intake import Incoming, Understand, reading_task
 from llm_router.api.large import LARGE
-from llm_router.api.paths import CHAT, Operation
+from llm_router.api.paths import CHAT, UPSTREAM, Operation
 from llm_router.api.repairs import mend_answer
 from llm_router.api.reply import (
     ClientGone,
@@ -48,7 +49,7 @@ from llm_router.api.reply import (
     read_body,
 )
 from llm_router.api.services import Services
-from llm_router.api.sse import Measured, SseRelay, engine_rate, is_count
+from llm_router.api.sse import Measured, SseRelay, engine_rate, is_count, model_named_by
 from llm_router.api.upstream import Answer, OutOfFiles, Silent, UpstreamError
 from llm_router.api.wire import from_json, to_json
 from llm_router.config.schema import Config, Model
@@ -164,7 +165,7 @@ class Proxy:
             )
             return
         name = exchange.model.name
-        services.metrics.request_ended(name, exchange.path, code, exchange.queue_seconds)
+        services.metrics.request_ended(name, exchange.path, told, exchange.queue_seconds)
         services.activity.ended(services, exchange, told, ended)
         switch = None
         if exchange.switch is not None:
@@ -303,7 +304,11 @@ class Proxy:
             if well and events and exchange.operation.generates:
                 await self._relay(services, exchange, reply, line, answer, sent, call.choices)
                 return
-            if not exchange.operation.generates and (not reply.started or well):
+            if answer.status in (401, 403):
+                raise _refused_key(services, model, answer.status)
+            readable = exchange.operation is not UPSTREAM and encoding == "identity"
+            rewritten = answer.status >= 400 and readable
+            if not (exchange.operation.generates or rewritten) and (not reply.started or well):
                 await self._pass_on(services, exchange, reply, answer, events=events)
                 return
             try:
@@ -316,13 +321,15 @@ class Proxy:
         finally:
             line.on_full = line.on_room = None
             answer.close()
+        if exchange.operation.generates and answer.status >= 500:
+            await _failed(services, exchange)
         if well and not exchange.stream:
             data = self._measured(services, exchange, data, services.clock() - sent)
             if reply.started:
                 reply.end(data)
                 return
-        if reply.started:
-            raise _as_error(exchange.model.name, answer.status, data)
+        if reply.started or (answer.status >= 400 and not has_form(data)):
+            raise _as_error(exchange, answer, data)
         kept = [(k, answer.headers[k]) for k in _KEEP_RESPONSE_HEADERS if k in answer.headers]
         headers = [*kept, *_headers(exchange)]
         if exchange.rate is not None:
@@ -379,6 +386,7 @@ class Proxy:
             repairs=Repairs(done=repairs.done) if ends else repairs,
             ends=ends,
             measured=Measured(choices=choices),
+            model=_own_name(exchange.model),
         )
         exchange.measured, exchange.sent = relay.measured, sent
         if not reply.started:
@@ -388,6 +396,8 @@ class Proxy:
 
         def take(data: bytes) -> None:
             out = feed(data, clock())
+            if measured.stranger is not None:
+                raise _Stranger(f"{measured.stranger} answered in its place")
             # said before it is out: if that takes its time, nothing else may follow it
             reply.said_done = measured.finished
             if answer.ended:
@@ -400,9 +410,13 @@ class Proxy:
             if not answer.ended:
                 line.flush()
             await answer.delivered()
+        except _Stranger:
+            raise
         except UpstreamError as error:
             broke = error
         finally:
+            if measured.failed:
+                reply.engine_told(status_of(measured.error), "engine_error")
             # many clients hang up as soon as they have read [DONE]
             ttft = measured.first_token - sent if measured.first_token is not None else None
             services.metrics.answered(
@@ -413,6 +427,10 @@ class Proxy:
                 measured.prompt_tokens,
             )
         rest = relay.close(clock())
+        if measured.failed and status_of(measured.error) >= 500:
+            services.reconciler.generation_failed(exchange.model)
+        elif measured.answered:
+            services.reconciler.generation_succeeded(exchange.model)
         if measured.finished or (broke is None and measured.answered):
             reply.end(rest)
             return
@@ -437,9 +455,13 @@ class Proxy:
             return data
         if not isinstance(body, dict):
             return data
+        own, said = _own_name(exchange.model), model_named_by(body)
+        if own is not None and said not in (None, own):
+            raise _Stranger(f"{said} answered in its place")
         if body.get("choices") == []:
             raise upstream_broke(exchange.model.name, "stopped before it had an answer")
         changed = mend_answer(body, repairs_for(exchange.model))
+        services.reconciler.generation_succeeded(exchange.model)
         usage = body.get("usage")
         usage = usage if isinstance(usage, dict) else {}
         tokens = usage.get("completion_tokens", usage.get("output_tokens"))
@@ -454,6 +476,24 @@ class Proxy:
                 if rate is None and seconds > 0:
                     usage["tokens_per_second_with_prompt"] = round(tokens / seconds, 1)
         return to_json(body) if changed else data
+
+
+class _Stranger(UpstreamError):
+    """Another model answers in the place of the one that was asked."""
+
+
+def _own_name(model: Model) -> str | None:
+    """What every answer of its engine is called; None where that depends on what was asked."""
+    return model.upstream_name.rpartition("/")[2] if engine_for(model).names_itself else None
+
+
+async def _failed(services: Services, exchange: Exchange) -> None:
+    """A generation was answered with a fault of the engine. One of an engine that has lost its
+    model is no answer: raises `UpstreamError`, so that the request is sent once more."""
+    model = exchange.model
+    services.reconciler.generation_failed(model)
+    if engine_for(model).names_itself and not await services.reconciler.still_serves(model):
+        raise UpstreamError("it has no model any more")
 
 
 def _silent(services: Services, exchange: Exchange) -> ApiError:
@@ -551,7 +591,7 @@ def _last_words(exchange: Exchange, measured: Measured) -> bytes:
     """What the router adds before ``[DONE]``."""
     base = {**exchange.base, "id": measured.chunk_id or exchange.base["id"]}
     rate = measured.rate
-    if rate is None or exchange.style == "off":
+    if rate is None or measured.failed or exchange.style == "off":
         return b""
     if exchange.style == "content":
         if measured.tool_calls:
@@ -577,15 +617,18 @@ def _added_to_usage(exchange: Exchange, rate: float | None) -> dict[str, Any]:
     return keys
 
 
-def _as_error(model: str, code: int, data: bytes) -> ApiError:
-    """An engine's refusal, for a stream whose 200 is out already."""
-    try:
-        message = from_json(data)["error"]["message"]
-    except (ValueError, KeyError, TypeError):
-        message = data[:300].decode("utf-8", "replace")
-    return ApiError(
-        code,
-        "engine_error",
-        f"The engine of '{model}' answered {code}: {message}",
-        kind="server_error",
-    )
+def _as_error(exchange: Exchange, answer: Answer, data: bytes) -> ApiError:
+    """An engine's refusal in the router's form. JSON, where a stream was requested and has begun,
+    is a fault of the engine, whatever its status."""
+    retry_after = answer.headers.get("retry-after", "")
+    error = engine_error(exchange.model.name, answer.status, data, retry_after)
+    error.headers.update(_headers(exchange))
+    if answer.status < 400:
+        error.status = 502
+    return error
+
+
+def _refused_key(services: Services, model: Model, status: int) -> ApiError:
+    shown = services.engine_keys.shown(model, services.settings.config)
+    log.error("the engine of %s answers %d to the router; %s", model.name, status, shown)
+    return refused_key(model.name, status)

@@ -22,9 +22,9 @@ from llm_router.api.errors import (
     unknown_model,
 )
 from llm_router.api.exchange import Call, Exchange
-from llm_router.api.large import Large, pieces
+from llm_router.api.large import LARGE, Large, Text, pieces
 from llm_router.api.paths import CHAT, UPSTREAM, Operation
-from llm_router.api.repairs import ask_for_usage
+from llm_router.api.repairs import ask_for_usage, mend_request
 from llm_router.api.services import Services
 from llm_router.api.status import Style
 from llm_router.api.wire import from_json, to_json
@@ -97,7 +97,14 @@ def _json(operation: Operation, incoming: Incoming) -> Exchange:
         if operation is CHAT and "messages" in sent:
             sent["messages"], _ = status.strip_status(sent["messages"])
         if operation.name in ("chat", "completions"):
-            sent = ask_for_usage(sent, repairs_for(model), stream=stream)
+            repairs = repairs_for(model)
+            sent = ask_for_usage(sent, repairs, stream=stream)
+            tools = sent.get("tools")
+            if repairs.tools and isinstance(tools, Text) and len(tools.text) <= LARGE:
+                sent["tools"] = from_json(bytes(tools.text))
+            prompt = sent.get("prompt")
+            several = isinstance(prompt, Text) and bytes(prompt.text[:1]) == b"["
+            sent = mend_request(sent, repairs, stream=stream and not several)
         target = _target(operation, model)
         content = pieces(sent) if large is not None else (_encoded(sent),)
         kind = {"content-type": "application/json", **kept}

@@ -27,7 +27,7 @@ _SHORT = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 _RATE = (1, 2, 5, 10, 20, 40, 60, 100, 200, 500, 1000)
 
 _LOADS: tuple[Reason, ...] = ("request", "adopt", "rollback")
-_UNLOADS: tuple[Reason, ...] = ("idle", "operator", "removed")
+_UNLOADS: tuple[Reason, ...] = ("idle", "operator", "removed", "restart")
 
 
 class _Live(Collector):

@@ -65,6 +65,8 @@ class Readiness:
 
     ``context_length``: tokens that the model can hold, where the answer says so. ``silent``: no
     answer came in time, so that nothing is known. ``port_closed``: nothing listens there.
+    ``empty``: the engine says that it has no model; it may be loading one, but it has lost the one
+    that it had.
     """
 
     verdict: Verdict
@@ -72,6 +74,7 @@ class Readiness:
     context_length: int | None = None
     silent: bool = False
     port_closed: bool = False
+    empty: bool = False
 
 
 READY = Readiness("ready")
@@ -122,6 +125,12 @@ class Repairs:
     ask_for_usage: AsksForUsage = "streamed"
     """Which requests must say ``stream_options.include_usage`` to have usage: vLLM answers 400 to
     one that is not streamed, TabbyAPI wants it on those too."""
+    model: bool = False
+    """A chunk has ``model_name`` in place of ``model``: TabbyAPI's texts, 79126f9's chats too."""
+    tools: bool = False
+    """A tool without description or parameters is refused (422): TabbyAPI. It gets empty ones."""
+    unlimited: bool = False
+    """A streamed text without ``max_tokens`` fails: TabbyAPI. 0 is its word for no limit."""
 
 
 @dataclass(frozen=True)
@@ -149,6 +158,11 @@ class Engine:
     memory_option: str | None = None
     """Its option for the part of each GPU's memory that it must find free, or ends."""
     request_defaults: Mapping[str, Any] = field(default_factory=dict)
+    names_itself: bool = False
+    """Whether an answer names the model that made it, whatever was asked for: TabbyAPI."""
+    sickness: Probe | None = None
+    """What it says of failures that only a restart ends; ready: it knows of none. It is asked once
+    several generations in a row have failed."""
 
     @property
     def asks_for_usage(self) -> bool:

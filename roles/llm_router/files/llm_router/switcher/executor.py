@@ -363,6 +363,18 @@ class Switcher:
                 readiness = await self._probe(model)
         return state, readiness
 
+    async def sickness(self, model: Model) -> str | None:
+        """What the engine of ``model`` itself says of failures that only a restart ends; None where
+        it says nothing. Raises `UnitError`."""
+        probe = engine_for(model).sickness
+        if probe is None:
+            return None
+        with anyio.move_on_after(PROBE_WITHIN):
+            answer = await self._fetch(model, probe)
+            readiness = answer if isinstance(answer, Readiness) else probe.judge(answer, model)
+            return readiness.detail if readiness.verdict == "wrong" else None
+        return None
+
     def is_busy(self, group: str) -> bool:
         """Whether a switch of ``group`` runs, or a unit of it is being stopped."""
         return self._turn(group).locked()
