@@ -386,7 +386,7 @@ class Proxy:
             repairs=Repairs(done=repairs.done) if ends else repairs,
             ends=ends,
             measured=Measured(choices=choices),
-            model=_own_name(exchange.model),
+            model=_own_name(services, exchange.model),
         )
         exchange.measured, exchange.sent = relay.measured, sent
         if not reply.started:
@@ -455,7 +455,7 @@ class Proxy:
             return data
         if not isinstance(body, dict):
             return data
-        own, said = _own_name(exchange.model), model_named_by(body)
+        own, said = _own_name(services, exchange.model), model_named_by(body)
         if own is not None and said not in (None, own):
             raise _Stranger(f"{said} answered in its place")
         if body.get("choices") == []:
@@ -482,9 +482,11 @@ class _Stranger(UpstreamError):
     """Another model answers in the place of the one that was asked."""
 
 
-def _own_name(model: Model) -> str | None:
+def _own_name(services: Services, model: Model) -> str | None:
     """What every answer of its engine is called; None where that depends on what was asked."""
-    return model.upstream_name.rpartition("/")[2] if engine_for(model).names_itself else None
+    if not engine_for(model).names_itself:
+        return None
+    return services.learned.named(model).upstream_name.rpartition("/")[2]
 
 
 async def _failed(services: Services, exchange: Exchange) -> None:

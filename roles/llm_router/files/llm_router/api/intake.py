@@ -76,6 +76,7 @@ def _json(operation: Operation, incoming: Incoming) -> Exchange:
             "keep_alive",
         ) from error
     kept = _kept_headers(incoming.headers)
+    learned = incoming.services.learned
 
     def tuned(model: Model) -> dict[str, Any]:
         if not operation.tuned:
@@ -93,7 +94,7 @@ def _json(operation: Operation, incoming: Incoming) -> Exchange:
 
     def call(model: Model) -> Call:
         sent = mine if model is asked.entry else tuned(model)
-        sent = {**sent, "model": model.upstream_name}
+        sent = {**sent, "model": learned.named(model).upstream_name}
         if operation is CHAT and "messages" in sent:
             sent["messages"], _ = status.strip_status(sent["messages"])
         if operation.name in ("chat", "completions"):
@@ -183,12 +184,12 @@ def _form(operation: Operation, incoming: Incoming) -> Exchange:
     given = raw[names[0].start : names[0].end].decode("utf-8", "replace") if names else None
     asked = _named(operation, incoming, given)
     kept = {"content-type": content_type, **_kept_headers(incoming.headers)}
-    place = names[0]
+    place, learned = names[0], incoming.services.learned
     streams = {bytes(raw[one.start : one.end]) for one in fields if one.name == "stream"}
     view = memoryview(raw)
 
     def call(model: Model) -> Call:
-        name = model.upstream_name.encode()
+        name = learned.named(model).upstream_name.encode()
         content = (view[: place.start], name, view[place.end :])
         return Call("POST", _target(operation, model), kept, content)
 

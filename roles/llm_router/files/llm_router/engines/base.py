@@ -65,6 +65,7 @@ class Readiness:
 
     ``context_length``: tokens that the model can hold, where the answer says so. ``silent``: no
     answer came in time, so that nothing is known. ``port_closed``: nothing listens there.
+    ``serves``: the names that a wrong one has instead.
     ``empty``: the engine says that it has no model; it may be loading one, but it has lost the one
     that it had.
     """
@@ -75,6 +76,7 @@ class Readiness:
     silent: bool = False
     port_closed: bool = False
     empty: bool = False
+    serves: tuple[str, ...] = ()
 
 
 READY = Readiness("ready")
@@ -221,5 +223,5 @@ def serves_model(answer: ProbeAnswer, model: Model) -> Readiness:
             meta = item.get("meta")
             here = meta.get("n_ctx") if isinstance(meta, dict) else None
             return ready(item.get("max_model_len") or here)
-    ids = ", ".join(str(item.get("id")) for item in items)
-    return Readiness("wrong", f"it serves {ids or 'nothing'}")
+    ids = tuple(str(item.get("id")) for item in items)
+    return Readiness("wrong", f"it serves {', '.join(ids) or 'nothing'}", serves=ids)

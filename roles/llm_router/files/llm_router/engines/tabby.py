@@ -20,7 +20,7 @@ def _model_loaded(answer: ProbeAnswer, model: Model) -> Readiness:
     if loaded == model.upstream_name.rpartition("/")[2]:
         parameters = answer.body.get("parameters")
         return ready(parameters.get("max_seq_len") if isinstance(parameters, dict) else None)
-    return Readiness("wrong", f"it serves {loaded}")
+    return Readiness("wrong", f"it serves {loaded}", serves=(loaded,))
 
 
 def _sick(answer: ProbeAnswer, _: Model) -> Readiness:

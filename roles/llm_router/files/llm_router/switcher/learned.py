@@ -30,6 +30,8 @@ class _Known:
 
     launch: str
     context_length: int | None = None
+    served_name: str | None = None
+    """What its engine calls it, where nothing in models.yml says that."""
     steps: dict[str, deque[float]] = field(default_factory=dict)
 
     def note(self, step: str, seconds: float) -> None:
@@ -69,6 +71,20 @@ class Learned:
             self._known[model].context_length = context_length
             self._write()
 
+    def serves(self, model: str, name: str) -> None:
+        """The engine of ``model`` calls it ``name``, and nothing in models.yml says that."""
+        known = self._known.get(model)
+        if known is not None and known.served_name != name:
+            known.served_name = name
+            self._write()
+
+    def named(self, model: Model) -> Model:
+        """The model under the name that its engine has for it, where only the engine knows that."""
+        known = self._known.get(model.name) if model.takes_its_name else None
+        if known is None or known.served_name is None:
+            return model
+        return model.model_copy(update={"model_name": known.served_name})
+
     def context_length(self, model: str) -> int | None:
         """Tokens, as the model's engine said when it was last ready; None if it never did."""
         known = self._known.get(model)
@@ -103,10 +119,11 @@ class Learned:
             name: {
                 "launch": known.launch,
                 "context_length": known.context_length,
+                "served_name": known.served_name,
                 "steps": {step: list(seen) for step, seen in known.steps.items()},
             }
             for name, known in self._known.items()
-            if known.steps or known.context_length
+            if known.steps or known.context_length or known.served_name
         }
         write_notes(self._path, entries)
 
@@ -114,7 +131,7 @@ class Learned:
 def _read(entry: Any) -> _Known | None:
     """None for what another release, or somebody's editor, has written."""
     try:
-        known = _Known(str(entry["launch"]), entry["context_length"])
+        known = _Known(str(entry["launch"]), entry["context_length"], entry.get("served_name"))
         for step, seen in entry["steps"].items():
             for seconds in seen:
                 known.note(step, float(seconds))
