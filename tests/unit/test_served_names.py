@@ -124,3 +124,42 @@ def test_a_name_that_is_known_is_the_only_one(monkeypatch: Patch, entry: dict[st
             assert "it serves /home/me/a, not 'm'" in message
 
     run(test())
+
+
+class Folders(FakeUnits):
+    """TabbyAPI, which calls a model by the last part of its folder."""
+
+    def run(self, unit: str, model: str) -> None:
+        super().run(unit, "4.0bpw")
+
+
+def test_models_whose_folders_have_one_name_are_never_taken_for_each_other(
+    monkeypatch: Patch, tmp_path: Path
+) -> None:
+    """The record of what was started tells them apart; without it the engine is started again."""
+    tabby = {"backend": "tabby", "service": "tabbyapi.service", "port": 9500}
+    models = {name: {**tabby, "model_path": f"/m/{name}/exl3/4.0bpw"} for name in "ab"}
+
+    def current(services: Services) -> str | None:
+        return services.scheduler.core.group_of("a").current
+
+    async def test() -> None:
+        units = Folders()
+        async with router(monkeypatch, models, units, state_dir=str(tmp_path)) as services:
+            await load(services, "a")
+            await load(services, "b")
+            assert units.calls == ["activate a", "start a", "stop a", "activate b", "start b"]
+        async with router(monkeypatch, models, units, state_dir=str(tmp_path)) as services:
+            assert current(services) == "b"
+            services.scheduler.lost("b")  # so that nobody knows: a is not what runs
+            units.calls.clear()
+            await load(services, "a")
+            assert units.calls[-1] == "start a"
+        (tmp_path / "started.json").unlink()
+        async with router(monkeypatch, models, units, state_dir=str(tmp_path)) as services:
+            assert current(services) is None
+            units.calls.clear()
+            await load(services, "b")
+            assert units.calls[-1] == "start b"
+
+    run(test())

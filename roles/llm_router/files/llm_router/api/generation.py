@@ -54,7 +54,7 @@ from llm_router.api.upstream import Answer, OutOfFiles, Silent, UpstreamError
 from llm_router.api.wire import from_json, to_json
 from llm_router.config.schema import Config, Model
 from llm_router.engines import engine_for, repairs_for
-from llm_router.engines.base import Repairs
+from llm_router.engines.base import Repairs, last_part
 from llm_router.http_protocol import LINE, Line
 from llm_router.scheduler.service import Lease, Refused, Ticket
 from llm_router.units.base import UnitError
@@ -486,7 +486,7 @@ def _own_name(services: Services, model: Model) -> str | None:
     """What every answer of its engine is called; None where that depends on what was asked."""
     if not engine_for(model).names_itself:
         return None
-    return services.learned.named(model).upstream_name.rpartition("/")[2]
+    return last_part(services.learned.named(model).upstream_name)
 
 
 async def _failed(services: Services, exchange: Exchange) -> None:

@@ -202,6 +202,11 @@ def http_ok(answer: ProbeAnswer, _: Model) -> Readiness:
     return Readiness("loading", f"answers {answer.status}")
 
 
+def last_part(name: str) -> str:
+    """What an engine that goes by folders calls the model in this one."""
+    return name.rpartition("/")[2]
+
+
 def ready(context_length: Any) -> Readiness:
     """Ready, with what the engine says of its context if that is a number of tokens."""
     known = isinstance(context_length, int) and context_length > 0

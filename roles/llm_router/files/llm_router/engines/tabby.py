@@ -8,7 +8,16 @@ from __future__ import annotations
 
 from llm_router.config.schema import Model
 from llm_router.engines import residency
-from llm_router.engines.base import Engine, Probe, ProbeAnswer, Readiness, Repairs, ready, usual
+from llm_router.engines.base import (
+    Engine,
+    Probe,
+    ProbeAnswer,
+    Readiness,
+    Repairs,
+    last_part,
+    ready,
+    usual,
+)
 
 
 def _model_loaded(answer: ProbeAnswer, model: Model) -> Readiness:
@@ -17,7 +26,7 @@ def _model_loaded(answer: ProbeAnswer, model: Model) -> Readiness:
     if answer.status != 200 or not isinstance(answer.body, dict):
         return Readiness("loading", f"/v1/model answers {answer.status}")
     loaded = str(answer.body.get("id"))
-    if loaded == model.upstream_name.rpartition("/")[2]:
+    if loaded == last_part(model.upstream_name):
         parameters = answer.body.get("parameters")
         return ready(parameters.get("max_seq_len") if isinstance(parameters, dict) else None)
     return Readiness("wrong", f"it serves {loaded}", serves=(loaded,))

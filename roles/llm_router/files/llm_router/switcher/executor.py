@@ -21,7 +21,7 @@ from llm_router.config.load import Settings
 from llm_router.config.schema import Model
 from llm_router.engine_keys import EngineKeys
 from llm_router.engines import ProbeAnswer, Readiness, engine_for
-from llm_router.engines.base import Probe
+from llm_router.engines.base import Probe, last_part
 from llm_router.engines.loading import Bar
 from llm_router.engines.memory import memory_need
 from llm_router.engines.residency import Call
@@ -958,9 +958,24 @@ class Switcher:
             if readiness.verdict != "ready":
                 return readiness
             context_length = context_length or readiness.context_length
+        if not started and self._has_namesake(named):
+            return Readiness("wrong", f"it calls several models '{named.upstream_name}'")
         if nameless and self._learned is not None:
             self._learned.serves(model.name, named.upstream_name)
         return Readiness("ready", context_length=context_length)
+
+    def _has_namesake(self, model: Model) -> bool:
+        """Whether the answer of ``model`` may be another model's, of which TabbyAPI says no more
+        than the last part of its folder; the record of what was started tells them apart."""
+        if not engine_for(model).names_itself or self._record.last(model.unit) == model.name:
+            return False
+        own = last_part(model.upstream_name)
+        return any(
+            other.name != model.name
+            and other.unit == model.unit
+            and last_part(other.upstream_name) == own
+            for other in self._models.values()
+        )
 
     def _is_alone(self, model: Model, recorded: Model | None) -> bool:
         """Whether what runs in the unit of ``model`` can be no other model."""
