@@ -474,7 +474,11 @@ def test_a_sick_engine_is_not_restarted_again_and_again(
                 return "its /health says 'x'"
 
             monkeypatch.setattr(services.switcher, "sickness", sickness)
-            model, starts = services.models["a"], lambda: units.calls.count("start a")
+            model = services.models["a"]
+
+            def starts() -> int:
+                return units.calls.count("start a")
+
             await load(services, "a")
             for _ in range(2):
                 services.reconciler.generation_failed(model)

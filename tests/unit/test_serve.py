@@ -38,6 +38,7 @@ def test_a_port_that_stays_taken_ends_the_router_with_a_status_of_its_own(
         values = {"listen": {"port": port}, "admin_socket": str(tmp_path / "admin.sock")}
         settings = Settings(Config.model_validate(values), {}, (), tmp_path, tmp_path, tmp_path)
         assert serve.serve(settings) == Exit.PORT_TAKEN
+    assert f"cannot listen: 127.0.0.1 port {port}: Address already in use for 0.05 s" in caplog.text
     assert f"ss -ltnp 'sport = :{port}'" in caplog.text
     assert "set listen.port" in caplog.text
 

@@ -148,7 +148,7 @@ def serve(settings: Settings) -> int:
     try:
         sockets = [_listen_patiently(config), _listen_unix(Path(config.admin_socket))]
     except OSError as error:
-        log.error("cannot listen: %s", error)
+        log.error("cannot listen: %s", error.strerror or error)
         return Exit.PORT_TAKEN if error.errno == errno.EADDRINUSE else Exit.NOT_DONE
     server = _Server(create_app(settings), settings)
     try:
@@ -205,7 +205,9 @@ def listen_tcp(config: Config) -> socket.socket:
     try:
         listener = socket.create_server((host, port), family=family, backlog=BACKLOG)
     except OSError as error:
-        what = f"{host} port {port}: {error.strerror or error}"
+        # Python's own words name the address once more
+        why = os.strerror(error.errno) if error.errno else str(error)
+        what = f"{host} port {port}: {why}"
         raise OSError(error.errno, what) from error
     # a client that takes no more of its answer loses its connection, and its lease with it;
     # connections have this from their listener (tcp(7))
