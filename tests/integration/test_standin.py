@@ -167,8 +167,35 @@ def test_tabby_takes_the_next_port_without_a_word_to_its_client(start: Start) ->
 def test_tabby_stays_sick_after_a_failed_generation(start: Start) -> None:
     tabby = start("tabby", fault="no-token")
     assert tabby.get("/health").status_code == 200
-    assert tabby.post(CHAT, model="a", messages=[]).text == "Internal Server Error"
+    assert "aborted" in tabby.post(CHAT, model="a", messages=[]).json()["detail"]
     assert tabby.get("/health").status_code == 503
+
+
+def test_tabby_tells_of_a_failure_in_its_stream_and_ends_it_without_done(start: Start) -> None:
+    tabby = start("tabby", fault="no-token")
+    assert [*data_of(tabby.post(CHAT, messages=[], stream=True))[0]] == ["error"]
+    countless = data_of(tabby.post("/v1/completions", prompt="x", stream=True))
+    assert countless[0]["error"]["message"].startswith("Completion aborted")
+
+
+def test_tabby_refuses_a_tool_without_description_and_parameters(start: Start) -> None:
+    answer = start("tabby").post(CHAT, messages=[], tools=[{"function": {"name": "f"}}])
+    assert answer.status_code == 422
+    assert [one["loc"][-1] for one in answer.json()["detail"]] == ["description", "parameters"]
+
+
+def test_tabby_names_the_model_of_a_texts_chunks_otherwise(start: Start) -> None:
+    chunk = data_of(start("tabby").post("/v1/completions", prompt="x", max_tokens=2, stream=True))[
+        0
+    ]
+    assert (chunk["model_name"], "model" in chunk) == ("a", False)
+
+
+def test_an_old_tabby_hangs_once_it_was_asked_without_a_model(start: Start) -> None:
+    tabby = start("tabby", flags="empty,exl2", models="A")
+    assert tabby.post(CHAT, model="A", messages=[]).status_code == 500
+    with pytest.raises(httpx.ReadTimeout):
+        httpx.post(tabby.url + CHAT, json={"model": "A", "messages": []}, timeout=0.3)
 
 
 @pytest.mark.parametrize(

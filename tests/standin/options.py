@@ -102,7 +102,7 @@ def parse(argv: list[str]) -> Options:
         type=lambda text: frozenset(text.split(",")) - {""},
         default=frozenset(),
         help="what the engine was started with: tools, metrics, dev, embeddings, reranking, "
-        "force-usage, request-metrics, saver, empty, plain-health",
+        "force-usage, request-metrics, saver, empty, exl2, plain-health",
     )
     add("--api-key", help="what whoever asks must show, where the engine wants it")
     add(

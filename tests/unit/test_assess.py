@@ -51,6 +51,16 @@ def test_another_process_or_another_model_is_another_engine() -> None:
     assert assess(A, []).lost == "a.service does not run"
 
 
+@pytest.mark.parametrize("belief", [A, IDLE])
+def test_an_engine_that_has_lost_its_model_is_lost_and_not_waited_for(belief: Belief) -> None:
+    empty = replace(LOADING, empty=True)
+    verdict = assess(belief, [unit("a", empty)])
+    assert verdict.lost == "a.service has lost its model: 503"
+    assert (verdict.adopt, verdict.stop) == (None, ())
+    # nobody has loaded one yet: it may be doing that
+    assert assess(NOTHING, [unit("a", empty)]).adopt == "a"
+
+
 def test_beside_a_loaded_model_nothing_is_awake() -> None:
     seen = [unit("a"), unit("b", pid=11), unit("c", pid=12, asleep=True)]
     assert assess(A, seen).stop == ("b.service",)

@@ -190,8 +190,12 @@ def test_what_a_given_models_yml_would_lose(host: Host) -> None:
     entry = {"backend": "sglang", "service": "sglang.service"}
     assert contradictions({"a": {**entry, "port": 31000}}, found) == []
     assert contradictions({"x": {**entry, "port": 31000, "model_name": "a"}}, found) == []
-    (named,) = contradictions({"x": entry}, found)
+    (named,) = contradictions({"x": {**entry, "model_name": "y"}}, found)
     assert "`model_name: a`" in named
+    # what runs in the unit of one nameless model is that model, whatever it calls itself
+    assert contradictions({"x": {**entry, "port": 31000}}, found) == []
+    (either,) = contradictions({"x": entry, "y": entry}, found)
+    assert "`model_name: a`" in either
     (port,) = contradictions({"a": entry}, found)
     assert "`port: 31000`" in port
     (backend,) = contradictions({"a": {**entry, "backend": "vllm"}}, found)

@@ -458,3 +458,42 @@ def test_an_engine_that_no_switch_wants_and_nobody_can_stop_is_told(monkeypatch:
             await until(lambda: not services.reconciler.unsettled)
 
     run(test())
+
+
+def test_a_sick_engine_is_not_restarted_again_and_again(
+    monkeypatch: Patch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Requests that make it sick must not keep it from serving the others."""
+
+    async def test() -> None:
+        units = FakeUnits()
+        tabby = {"a": {"backend": "tabby", "model_path": "/m/a"}}
+        async with router(monkeypatch, tabby, units) as services:
+
+            async def sickness(_: Model) -> str:
+                return "its /health says 'x'"
+
+            monkeypatch.setattr(services.switcher, "sickness", sickness)
+            model = services.models["a"]
+
+            def starts() -> int:
+                return units.calls.count("start a")
+
+            await load(services, "a")
+            for _ in range(2):
+                services.reconciler.generation_failed(model)
+            services.reconciler.generation_succeeded(model)
+            for _ in range(2):
+                services.reconciler.generation_failed(model)
+            assert not services.reconciler._examined
+            async with services.scheduler.lease("a"):
+                services.reconciler.generation_failed(model)
+                await until(lambda: bool(services.scheduler.switches))
+                assert "stop a" not in units.calls  # its answers may end
+            await until(lambda: starts() == 2 and loaded(services) == "a")
+            for _ in range(3):
+                services.reconciler.generation_failed(model)
+            await until(lambda: "stays as it is" in caplog.text)
+            assert (starts(), loaded(services)) == (2, "a")
+
+    run(test())

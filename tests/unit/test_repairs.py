@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from llm_router.api.repairs import ask_for_usage, mend_answer
+from llm_router.api.repairs import ask_for_usage, mend_answer, mend_request
 from llm_router.engines import Repairs
 from llm_router.engines.base import AsksForUsage
 
@@ -55,3 +55,45 @@ def test_strange_answers_are_left_alone(answer: dict[str, Any]) -> None:
 def test_a_repair_that_is_off_does_nothing() -> None:
     answer = {"choices": [{"message": {"reasoning": "r"}}]}
     assert not mend_answer(answer, Repairs(reasoning=False))
+
+
+ALL = Repairs(tools=True, unlimited=True)
+
+
+def test_a_tool_gets_what_it_may_leave_out() -> None:
+    whole = {"name": "f", "description": "d", "parameters": {"x": 1}}
+    tools = [{"function": {"name": "f", "strict": True}}, {"function": whole}, {"a": 1}, None]
+    body: dict[str, Any] = {"messages": [], "tools": tools}
+    first, *others = mend_request(body, ALL, stream=True)["tools"]
+    parameters = {"type": "object", "properties": {}}
+    assert first["function"] == {
+        "name": "f",
+        "strict": True,
+        "description": "",
+        "parameters": parameters,
+    }
+    assert others == tools[1:]
+    assert "description" not in str(tools[0])
+    assert mend_request(body, Repairs(), stream=True) is body
+
+
+@pytest.mark.parametrize(
+    ("body", "unlimited"),
+    [
+        ({"prompt": "x"}, True),
+        ({"prompt": ["x"], "max_tokens": None, "n": 1}, True),
+        ({"prompt": "x", "max_tokens": 3}, False),
+        ({"prompt": "x", "max_completion_tokens": 3}, False),
+        ({"prompt": "x", "max_length": 3}, False),
+        # of several, the engine would take 0 for a limit
+        ({"prompt": "x", "n": 2}, False),
+        ({"prompt": ["x", "y"]}, False),
+        ({"messages": []}, False),
+    ],
+)
+def test_a_streamed_text_has_no_limit_in_the_engines_own_word(
+    body: dict[str, Any], unlimited: bool
+) -> None:
+    assert (mend_request(body, ALL, stream=True).get("max_tokens") == 0) is unlimited
+    assert mend_request(body, ALL, stream=False) is body
+    assert mend_request(body, Repairs(), stream=True) is body

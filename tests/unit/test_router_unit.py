@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from llm_router.cli.exits import Exit
+
 ROOT = Path(__file__).resolve().parents[2]
 ROLE = ROOT / "roles/llm_router"
 HOSTS = {
@@ -74,6 +76,12 @@ def units(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[str]]:
         path.stem: path.read_text(encoding="utf-8").splitlines()
         for path in directory.glob("*.service")
     }
+
+
+def test_a_router_whose_port_is_taken_is_not_started_again_and_again(
+    units: dict[str, list[str]],
+) -> None:
+    assert f"RestartPreventExitStatus={int(Exit.PORT_TAKEN)}" in units["none"]
 
 
 @pytest.mark.parametrize("host", ["none", "broken"])

@@ -68,6 +68,26 @@ def test_the_oldest_waiter_is_served_first_and_brings_its_group_along() -> None:
     assert it.switched("g", 3.0) == [Grant(2), Grant(4)]
 
 
+def test_a_sick_engine_is_drained_and_serves_nobody_else() -> None:
+    it = loaded()
+    it.request(1, "a", 0.0)
+    assert it.restart("a", 1.0) == [BeginSwitch("g", None, "a", "restart")]
+    assert it.request(2, "a", 2.0) == []
+    assert it.restart("a", 2.0) == []
+    assert it.leave(1, 3.0) == [Drained("g")]
+    assert it.switched("g", 4.0) == [BeginSwitch("g", "a", None, "request")]
+    assert it.switched("g", 5.0) == [Grant(2)]
+    assert it.request(3, "a", 6.0) == [Grant(3)]
+
+
+def test_only_what_is_loaded_is_restarted() -> None:
+    assert core().restart("a", 0.0) == []
+    assert loaded("b").restart("a", 0.0) == []
+    it = loaded()
+    it.request(1, "b", 0.0)  # a switch runs already
+    assert it.restart("a", 0.0) == []
+
+
 def test_the_fence_stops_new_leases_once_another_has_waited_long_enough() -> None:
     it = loaded(max_wait=10)
     it.request(1, "a", 0.0)
@@ -474,7 +494,7 @@ class SchedulerMachine(RuleBasedStateMachine):
                 assert action.group not in self.switching, "two switches in one group"
                 assert not self.stopping
                 pinned = self.core.groups[action.group].pinned
-                assert pinned in (None, action.target) or action.reason == "removed"
+                assert pinned in (None, action.target) or action.reason in ("removed", "restart")
                 self.switching[action.group] = action.target
                 if not self.holders(action.group):
                     self.drained.add(action.group)
@@ -550,6 +570,11 @@ class SchedulerMachine(RuleBasedStateMachine):
     def unload(self, group: str) -> None:
         if not self.stopping:
             self.apply(self.core.unload(group))
+
+    @rule(model=names)
+    def restart(self, model: str) -> None:
+        if model in self.core.models and not self.stopping:
+            self.apply(self.core.restart(model, self.now))
 
     @rule(model=names, seconds=st.sampled_from([0.5, 8.0, 60.0]))
     def pin(self, model: str, seconds: float) -> None:

@@ -233,7 +233,9 @@ def test_last_words_come_once() -> None:
 
 
 def test_each_engine_says_what_is_mended() -> None:
-    assert ENGINES["tabby"].repairs == Repairs(usage_apart=True, ask_for_usage="always")
+    assert ENGINES["tabby"].repairs == Repairs(
+        usage_apart=True, ask_for_usage="always", model=True, tools=True, unlimited=True
+    )
     assert ENGINES["vllm"].repairs == Repairs(role=False)
     assert ENGINES["vllm"].asks_for_usage
 
@@ -493,3 +495,37 @@ def test_an_event_ends_with_an_empty_line_whatever_its_line_ends(end: str) -> No
         assert it.measured.usage == last["usage"]
         lines = b"".join([events[0], *events[2:]]).split()
         assert out.split() == lines, size
+
+
+def test_a_chunk_of_another_model_passes_in_no_part() -> None:
+    own, foreign = content("a", model="own"), content("b", model_name="foreign")
+    it = replace(relay(), model="own")
+    assert run(it, own, DONE) == own + DONE
+    assert it.measured.stranger is None
+    it = replace(relay(), model="own", measured=Measured())
+    assert it.feed(foreign + own, 0.0) == b""
+    assert it.measured.stranger == "foreign"
+
+
+def test_a_chunk_names_its_model_where_the_engine_has_another_word_for_it() -> None:
+    chunks = bodies(run(relay(model=True), content("a", model_name="m"), content("b", model="o")))
+    assert [one["model"] for one in chunks] == ["m", "o"]
+
+
+def test_the_error_of_a_stream_is_remembered() -> None:
+    it = relay()
+    run(it, content("a"), b'data: {"error": {"message": "x"}}\n\n', DONE)
+    assert (it.measured.failed, it.measured.error) == (True, {"message": "x"})
+
+
+@pytest.mark.parametrize(
+    "event",
+    [
+        {"type": "error", "error": {"type": "overloaded_error"}},
+        {"type": "response.failed", "response": {"error": {"type": "overloaded_error"}}},
+    ],
+)
+def test_the_error_of_a_typed_stream_is_remembered(event: dict[str, Any]) -> None:
+    it = replace(relay(), ends=frozenset({"error", "response.failed"}))
+    it.feed(f"data: {json.dumps(event)}\n\n".encode(), 0.0)
+    assert it.measured.error == {"type": "overloaded_error"}

@@ -147,7 +147,7 @@ async def _running(
             return httpx.Response(503)
         if request.url.path == "/v1/completions":
             return httpx.Response(200, json={"choices": [{"text": "x"}]})
-        return httpx.Response(200, json={"data": [{"id": serving}]})
+        return httpx.Response(200, json={"id": serving, "data": [{"id": serving}]})
 
     def client(**_: Any) -> httpx.AsyncClient:
         return CLIENT(transport=httpx.MockTransport(engine))

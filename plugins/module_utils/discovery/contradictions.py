@@ -44,6 +44,8 @@ def _of_what_runs(engine: Engine, mine: Mapping[str, Mapping[str, Any]]) -> Iter
     if not engine.serves:
         return
     known = [name for name, entry in mine.items() if _upstream(name, entry) == engine.serves]
+    if not known and len(mine) == 1:
+        known = [name for name, entry in mine.items() if _takes_its_name(entry)]
     if not known:
         yield (
             f"{engine.unit} serves {engine.serves} now, and none of its models in models.yml "
@@ -73,6 +75,15 @@ def _of_files(engine: Engine, mine: Mapping[str, Mapping[str, Any]]) -> Iterator
                 f"{engine.unit} reads {engine.tabby.config_file}, and a switch to {name} would "
                 f"write {path or 'nothing'}: say `config_file: {engine.tabby.config_file}`"
             )
+
+
+def _takes_its_name(entry: Mapping[str, Any]) -> bool:
+    """Whether the router takes the single name that the engine lists: see `Model`."""
+    if entry.get("model_name"):
+        return False
+    return bool(entry.get("script")) or not (
+        entry.get("model_path") or entry.get("repo") or entry["backend"] == "tabby"
+    )
 
 
 def _upstream(name: str, entry: Mapping[str, Any]) -> str:

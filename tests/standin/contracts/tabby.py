@@ -1,16 +1,18 @@
-"""TabbyAPI e632af4."""
+"""TabbyAPI e632af4; with the flag ``exl2`` 79126f9, the last with ExLlamaV2."""
 
 from __future__ import annotations
 
 import re
 import socket
 import time
+from dataclasses import replace
 from typing import Any, ClassVar, NoReturn
 
 from contracts.openai import OpenAi, Routes, Turn
 from wire import Connection, Gone, Request
 
 PING = 15.0
+REQUIRED = "Field required"
 MODULES = 5
 
 
@@ -41,6 +43,8 @@ class Tabby(OpenAi):
     device_calls = frozenset({"load", "unload"})
     loaded: str | None = None
     sick: str | None = None
+    lock_leaked = False
+    """79126f9 keeps a lock for good when it is asked while nothing is loaded."""
     api_keys: frozenset[str] = frozenset()
     admin_key: str | None = None
     """None: they are not read from api_tokens.yml, and ``--api-key`` says who may ask."""
@@ -156,17 +160,46 @@ class Tabby(OpenAi):
         self.error(connection, 503, "No embedding models are currently loaded.")
 
     def refuses(self, connection: Connection, body: Any, *, chat: bool) -> bool:
+        """Pydantic's 422 first: a tool needs a description and parameters."""
+        missing = [
+            {"type": "missing", "loc": ["body", "tools", index, "function", key], "msg": REQUIRED}
+            for index, tool in enumerate(body.get("tools") or [] if chat else [])
+            for key in ("description", "parameters")
+            if tool["function"].get(key) is None
+        ]
+        if missing:
+            connection.answer(422, {"detail": missing})
+            return True
+        if self.lock_leaked:
+            connection.wait(None)
         if self.loaded is not None:
             return False
+        self.lock_leaked = "exl2" in self.options.flags
         if body.get("model"):
             connection.answer(500, b"Internal Server Error", "text/plain; charset=utf-8")
         else:
             self.error(connection, 503, "No models are currently loaded.")
         return True
 
+    def answer_turn(self, connection: Connection, turn: Turn) -> None:
+        """A stream has begun before its generation fails; one of a text always fails without
+        ``max_tokens`` (`None += 0`), and that makes nothing sick."""
+        wanted = [turn.body.get(key) for key in ("max_tokens", "max_completion_tokens")]
+        countless = not turn.chat and all(one is None for one in wanted)
+        if turn.body.get("stream") and (countless or "no-token" in self.options.faults):
+            connection.begin_stream()
+            if countless:
+                message = "Completion aborted. Please check the server console."
+                self.event(connection, {"error": {"message": message, "trace": None}})
+            else:
+                self.error_in_stream(connection)
+            connection.end_stream()
+            return
+        super().answer_turn(connection, turn)
+
     def generation_failed(self, connection: Connection) -> None:
         self.sick = "no kernel image"
-        connection.answer(500, b"Internal Server Error", "text/plain; charset=utf-8")
+        self.error(connection, 503, "Chat completion x aborted. Maybe the model was unloaded?")
 
     def says_model(self, body: dict[str, Any]) -> str:
         return self.loaded or ""
@@ -199,6 +232,13 @@ class Tabby(OpenAi):
             part = {**self.part(turn, number), **extra}
             self.choice(connection, turn, index, part, turn.stopped_by if last else None)
 
+    def chunk(self, connection: Connection, turn: Turn, choices: list[Any], **extra: Any) -> None:
+        """Of a text, and with 79126f9 of a chat too, the model stands in ``model_name``."""
+        if not turn.chat or "exl2" in self.options.flags:
+            base = {key: value for key, value in turn.base.items() if key != "model"}
+            turn = replace(turn, base={**base, "model_name": turn.base["model"]})
+        super().chunk(connection, turn, choices, **extra)
+
     def finish(self, connection: Connection, turn: Turn) -> None:
         if turn.include_usage:
             part: dict[str, Any] = {"delta": {}} if turn.chat else {"text": ""}
@@ -214,4 +254,5 @@ class Tabby(OpenAi):
 
     def error_in_stream(self, connection: Connection) -> None:
         self.sick = "Chat completion aborted"
-        self.event(connection, {"error": {"message": "Chat completion aborted. See the log."}})
+        message = "Chat completion aborted. Please check the server console."
+        self.event(connection, {"error": {"message": message, "trace": None}})

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import logging
 import math
 import os
 import resource
 import signal
 import socket
+import time
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -22,6 +24,7 @@ from llm_router.api.errors import stopping
 from llm_router.api.reload import Reloader
 from llm_router.api.services import Services
 from llm_router.background import keep_running
+from llm_router.cli.exits import Exit
 from llm_router.config.load import Settings
 from llm_router.config.schema import Config
 from llm_router.events import RouterStopping
@@ -41,6 +44,8 @@ QUIET = 200
 """With so few requests in flight, looking for cyclic garbage takes some 10 ms."""
 FILES_APART = 256
 """Open files for everything but requests: the journal, the bus, units, health checks."""
+PORT_WITHIN = 30.0
+"""Seconds that the port may take to become free: a router that is stopped may still answer."""
 LAST_WORDS = 5
 """Seconds beyond ``requests.shutdown_timeout`` for clients to read that their answer was ended."""
 
@@ -135,15 +140,16 @@ def _some_wait(services: Services) -> bool:
 
 
 def serve(settings: Settings) -> int:
-    """Serve until SIGTERM or SIGINT; 0, or 1 when an address cannot be had."""
+    """Serve until SIGTERM or SIGINT; 0, `Exit.PORT_TAKEN` when another process has the port, or 1
+    when an address cannot be had."""
     config = settings.config
     if not settings.keys:
         log.warning("no API key is configured: whoever reaches the port may use and switch models")
     try:
-        sockets = [listen_tcp(config), _listen_unix(Path(config.admin_socket))]
+        sockets = [_listen_patiently(config), _listen_unix(Path(config.admin_socket))]
     except OSError as error:
-        log.error("cannot listen: %s", error)
-        return 1
+        log.error("cannot listen: %s", error.strerror or error)
+        return Exit.PORT_TAKEN if error.errno == errno.EADDRINUSE else Exit.NOT_DONE
     server = _Server(create_app(settings), settings)
     try:
         server.run(sockets=sockets)
@@ -171,6 +177,27 @@ def bounds_of(config: Config) -> Bounds:
     return Bounds(config.requests.header_timeout, most)
 
 
+def _listen_patiently(config: Config) -> socket.socket:
+    """The public port, once the process that has it has ended. Raises OSError."""
+    until = time.monotonic() + PORT_WITHIN
+    waits = False
+    while True:
+        try:
+            return listen_tcp(config)
+        except OSError as error:
+            if error.errno != errno.EADDRINUSE:
+                raise
+            port = config.listen.port
+            find = f"find the process with `ss -ltnp 'sport = :{port}'`"
+            if time.monotonic() >= until:
+                what = f"{error.strerror} for {PORT_WITHIN:g} s; {find}, and stop it"
+                raise OSError(error.errno, f"{what}, or set listen.port") from error
+            if not waits:
+                log.warning("%s; waiting for %g s; %s", error.strerror, PORT_WITHIN, find)
+                waits = True
+        time.sleep(0.1)
+
+
 def listen_tcp(config: Config) -> socket.socket:
     """The public port. Raises OSError that names it."""
     host, port = config.listen.host, config.listen.port
@@ -178,7 +205,10 @@ def listen_tcp(config: Config) -> socket.socket:
     try:
         listener = socket.create_server((host, port), family=family, backlog=BACKLOG)
     except OSError as error:
-        raise OSError(f"{host} port {port}: {error.strerror or error}") from error
+        # Python's own words name the address once more
+        why = os.strerror(error.errno) if error.errno else str(error)
+        what = f"{host} port {port}: {why}"
+        raise OSError(error.errno, what) from error
     # a client that takes no more of its answer loses its connection, and its lease with it;
     # connections have this from their listener (tcp(7))
     timeout = round(config.requests.client_timeout * 1000)

@@ -19,6 +19,7 @@ from llm_router.api import headers, journal, status
 from llm_router.api.audit import address_of
 from llm_router.api.auth import Caller, identify
 from llm_router.api.body_budget import HeldBody
+from llm_router.api.engine_errors import engine_error, has_form, refused_key, status_of
 from llm_router.api.errors import (
     ApiError,
     answer_too_large,
@@ -51,7 +52,7 @@ from llm_router.api.reply import (
     read_body,
 )
 from llm_router.api.services import Services
-from llm_router.api.sse import Measured, SseRelay, engine_rate
+from llm_router.api.sse import Measured, SseRelay, engine_rate, model_named_by
 from llm_router.api.upstream import (
     Answer,
     BrokenOff,
@@ -65,8 +66,8 @@ from llm_router.api.weight import from_engine
 from llm_router.api.wire import to_json
 from llm_router.config.schema import Config, Model
 from llm_router.engines import engine_for, repairs_for
-from llm_router.engines.base import Repairs
-from llm_router.engines.values import LONGEST_TEXT, count, cut_text
+from llm_router.engines.base import Repairs, last_part
+from llm_router.engines.values import count
 from llm_router.http_protocol import LINE, Line
 from llm_router.scheduler.service import Lease, Refused, Ticket
 from llm_router.units.base import UnitError
@@ -178,7 +179,7 @@ class Proxy:
             )
             return
         name = exchange.model.name
-        services.metrics.request_ended(name, exchange.path, code, exchange.queue_seconds)
+        services.metrics.request_ended(name, exchange.path, told, exchange.queue_seconds)
         services.activity.ended(services, exchange, told, ended)
         switch = None
         if exchange.switch is not None:
@@ -338,8 +339,12 @@ class Proxy:
             if well and events and exchange.operation.generates:
                 await self._relay(services, exchange, reply, line, answer, sent, call.choices)
                 return
+            if answer.status in (401, 403):
+                raise _refused_key(services, model, answer.status)
             if not exchange.operation.generates:
-                as_it_comes = well or not reply.started
+                readable = exchange.operation is not UPSTREAM and encoding == "identity"
+                rewritten = answer.status >= 400 and readable
+                as_it_comes = not rewritten and (well or not reply.started)
             else:
                 # only an answer that is not streamed, and JSON, is measured and mended
                 measurable = kind in ("", "application/json") and not exchange.stream
@@ -361,6 +366,8 @@ class Proxy:
         finally:
             line.on_full = line.on_room = None
             answer.close()
+        if exchange.operation.generates and answer.status >= 500:
+            await _failed(services, exchange)
         in_place = not reply.started or (well and not exchange.stream)
         if in_place and sum(map(len, held.parts)) > LARGE_ANSWER:
             await _send_pieces(exchange, reply, line, answer, held.parts)
@@ -371,8 +378,8 @@ class Proxy:
             if reply.started:
                 reply.end(data)
                 return
-        if reply.started:
-            raise _as_error(exchange.model.name, answer.status, data)
+        if reply.started or (answer.status >= 400 and not has_form(data)):
+            raise _as_error(exchange, answer, data)
         shown = headers_for(answer.headers.get("content-type"))
         fields = [*shown, *headers.from_engine(answer.fields), *_headers(exchange)]
         if exchange.rate is not None:
@@ -432,6 +439,7 @@ class Proxy:
             ends=ends,
             measured=Measured(choices=choices),
             on_many=answer.read_less,
+            model=_own_name(services, exchange.model),
         )
         exchange.measured, exchange.sent = relay.measured, sent
         if not reply.started:
@@ -442,6 +450,8 @@ class Proxy:
 
         def take(data: bytes) -> None:
             out = feed(data, clock())
+            if measured.stranger is not None:
+                raise _Stranger(f"{measured.stranger} answered in its place")
             # said before it is out: if that takes its time, nothing else may follow it
             reply.said_done = measured.finished
             if answer.ended:
@@ -454,9 +464,13 @@ class Proxy:
             if not answer.ended:
                 line.flush()
             await answer.delivered()
+        except _Stranger:
+            raise
         except UpstreamError as error:
             broke = error
         finally:
+            if measured.failed:
+                reply.engine_told(status_of(measured.error), "engine_error")
             # many clients hang up as soon as they have read [DONE]
             ttft = measured.first_token - sent if measured.first_token is not None else None
             services.metrics.answered(
@@ -467,6 +481,10 @@ class Proxy:
                 measured.prompt_tokens,
             )
         rest = relay.close(clock())
+        if measured.failed and status_of(measured.error) >= 500:
+            services.reconciler.generation_failed(exchange.model)
+        elif measured.answered:
+            services.reconciler.generation_succeeded(exchange.model)
         if measured.finished or (broke is None and measured.answered):
             reply.end(rest)
             return
@@ -491,9 +509,13 @@ class Proxy:
             return data
         if not isinstance(body, dict):
             return data
+        own, said = _own_name(services, exchange.model), model_named_by(body)
+        if own is not None and said not in (None, own):
+            raise _Stranger(f"{said} answered in its place")
         if body.get("choices") == []:
             raise upstream_broke(exchange.model.name, "stopped before it had an answer")
         changed = mend_answer(body, repairs_for(exchange.model))
+        services.reconciler.generation_succeeded(exchange.model)
         usage = body.get("usage")
         usage = usage if isinstance(usage, dict) else {}
         tokens = count(usage.get("completion_tokens", usage.get("output_tokens")))
@@ -531,6 +553,26 @@ async def _send_pieces(
             await room.wait()
         reply.write(part)
     reply.end()
+
+
+class _Stranger(UpstreamError):
+    """Another model answers in the place of the one that was asked."""
+
+
+def _own_name(services: Services, model: Model) -> str | None:
+    """What every answer of its engine is called; None where that depends on what was asked."""
+    if not engine_for(model).names_itself:
+        return None
+    return last_part(services.learned.named(model).upstream_name)
+
+
+async def _failed(services: Services, exchange: Exchange) -> None:
+    """A generation was answered with a fault of the engine. One of an engine that has lost its
+    model is no answer: raises `UpstreamError`, so that the request is sent once more."""
+    model = exchange.model
+    services.reconciler.generation_failed(model)
+    if engine_for(model).names_itself and not await services.reconciler.still_serves(model):
+        raise UpstreamError("it has no model any more")
 
 
 def _silent(services: Services, exchange: Exchange) -> ApiError:
@@ -632,7 +674,7 @@ def _last_words(exchange: Exchange, measured: Measured) -> bytes:
     if measured.system_fingerprint is not None:
         base["system_fingerprint"] = measured.system_fingerprint
     rate = measured.rate
-    if rate is None or exchange.style == "off":
+    if rate is None or measured.failed or exchange.style == "off":
         return b""
     if exchange.style == "content":
         if measured.tool_calls:
@@ -661,17 +703,18 @@ def _added_to_usage(exchange: Exchange, rate: float | None) -> dict[str, Any]:
     return keys
 
 
-def _as_error(model: str, code: int, data: bytes) -> ApiError:
-    """An engine's refusal, for a stream whose 200 is out already."""
-    try:
-        message = from_engine(data)["error"]["message"]
-    except (ValueError, LookupError, TypeError):
-        message = None
-    if not isinstance(message, str):
-        message = data[: 4 * LONGEST_TEXT].decode("utf-8", "replace")
-    return ApiError(
-        code,
-        "engine_error",
-        f"The engine of '{model}' answered {code}: {cut_text(message)}",
-        kind="server_error",
-    )
+def _as_error(exchange: Exchange, answer: Answer, data: bytes) -> ApiError:
+    """An engine's refusal in the router's form. JSON, where a stream was requested and has begun,
+    is a fault of the engine, whatever its status."""
+    retry_after = answer.headers.get("retry-after", "")
+    error = engine_error(exchange.model.name, answer.status, data, retry_after)
+    error.headers.update(_headers(exchange))
+    if answer.status < 400:
+        error.status = 502
+    return error
+
+
+def _refused_key(services: Services, model: Model, status: int) -> ApiError:
+    shown = services.engine_keys.shown(model, services.settings.config)
+    log.error("the engine of %s answers %d to the router; %s", model.name, status, shown)
+    return refused_key(model.name, status)

@@ -23,9 +23,9 @@ from llm_router.api.errors import (
 )
 from llm_router.api.exchange import Call, Exchange, Pieces
 from llm_router.api.headers import to_engine
-from llm_router.api.large import Large, pieces
+from llm_router.api.large import LARGE, Large, Text, pieces
 from llm_router.api.paths import CHAT, UPSTREAM, Operation
-from llm_router.api.repairs import ask_for_usage
+from llm_router.api.repairs import ask_for_usage, mend_request
 from llm_router.api.services import Services
 from llm_router.api.status import Style
 from llm_router.api.wire import from_json, to_json
@@ -75,6 +75,7 @@ def _json(operation: Operation, incoming: Incoming) -> Exchange:
             "keep_alive",
         ) from error
     kept = {**to_engine(incoming.scope["headers"]), "content-type": "application/json"}
+    learned = incoming.services.learned
 
     def tuned(model: Model) -> dict[str, Any]:
         if not operation.tuned:
@@ -92,11 +93,18 @@ def _json(operation: Operation, incoming: Incoming) -> Exchange:
 
     def call(model: Model) -> Call:
         sent = mine if model is asked.entry else tuned(model)
-        sent = {**sent, "model": model.upstream_name}
+        sent = {**sent, "model": learned.named(model).upstream_name}
         if operation is CHAT and "messages" in sent:
             sent["messages"], _ = status.strip_status(sent["messages"])
         if operation.name in ("chat", "completions"):
-            sent = ask_for_usage(sent, repairs_for(model), stream=stream)
+            repairs = repairs_for(model)
+            sent = ask_for_usage(sent, repairs, stream=stream)
+            tools = sent.get("tools")
+            if repairs.tools and isinstance(tools, Text) and len(tools.text) <= LARGE:
+                sent["tools"] = from_json(bytes(tools.text))
+            prompt = sent.get("prompt")
+            several = isinstance(prompt, Text) and bytes(prompt.text[:1]) == b"["
+            sent = mend_request(sent, repairs, stream=stream and not several)
         target = _target(operation, model, incoming.scope)
         content = pieces(sent) if large is not None else (_encoded(sent),)
         return Call("POST", target, kept, content, _choices(operation, sent))
@@ -173,17 +181,18 @@ def _form(operation: Operation, incoming: Incoming) -> Exchange:
         raise bad_request("The request's form has the field `model` more than once.", "model")
     given = raw[names[0].start : names[0].end].decode("utf-8", "replace") if names else None
     asked = _named(operation, incoming, given)
-    kept = to_engine(incoming.scope["headers"])
+    kept, learned = to_engine(incoming.scope["headers"]), incoming.services.learned
     streams = {bytes(raw[one.start : one.end]) for one in fields if one.name == "stream"}
     view = memoryview(raw)
 
     def call(model: Model) -> Call:
+        upstream_name = learned.named(model).upstream_name
         if names:
             start, end = names[0].start, names[0].end
-            named: Pieces = (model.upstream_name.encode(),)
+            named: Pieces = (upstream_name.encode(),)
         else:
             start = end = form.first_part(raw, boundary)
-            named = form.part("model", model.upstream_name, boundary)
+            named = form.part("model", upstream_name, boundary)
         content = (view[:start], *named, view[end:])
         return Call("POST", _target(operation, model, incoming.scope), kept, content)
 

@@ -33,7 +33,7 @@ SLICE = 0.004
 """Seconds of a scrape's work, after which running streams get their turn."""
 
 _LOADS: tuple[Reason, ...] = ("request", "adopt", "rollback")
-_UNLOADS: tuple[Reason, ...] = ("idle", "operator", "removed")
+_UNLOADS: tuple[Reason, ...] = ("idle", "operator", "removed", "restart")
 
 
 class _Live:

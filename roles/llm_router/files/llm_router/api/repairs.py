@@ -27,6 +27,9 @@ class ChunkRepair:
         """Change ``chunk`` in place; whether anything was changed."""
         choices = chunk.get("choices")
         changed = False
+        if self._repairs.model and "model" not in chunk and "model_name" in chunk:
+            chunk["model"] = chunk["model_name"]
+            changed = True
         for choice in choices if isinstance(choices, list) else ():
             delta = choice.get("delta") if isinstance(choice, dict) else None
             if not isinstance(delta, dict):
@@ -91,6 +94,37 @@ def ask_for_usage(body: dict[str, Any], repairs: Repairs, *, stream: bool) -> di
     options = body.get("stream_options")
     options = options if isinstance(options, dict) else {}
     return {**body, "stream_options": {**options, "include_usage": True}}
+
+
+def mend_request(body: dict[str, Any], repairs: Repairs, *, stream: bool) -> dict[str, Any]:
+    """A request for a chat or a text without what its engine would wrongly refuse."""
+    if repairs.tools and isinstance(body.get("tools"), list):
+        body = {**body, "tools": [_described(tool) for tool in body["tools"]]}
+    if repairs.unlimited and stream and "prompt" in body and _is_one(body):
+        limits = [body.get(key) for key in ("max_tokens", "max_completion_tokens", "max_length")]
+        if all(limit is None for limit in limits):
+            body = {**body, "max_tokens": 0}
+    return body
+
+
+def _described(tool: Any) -> Any:
+    """A tool with what OpenAI's API leaves to the client: no description, no parameters."""
+    function = tool.get("function") if isinstance(tool, dict) else None
+    if not isinstance(function, dict):
+        return tool
+    missing: dict[str, Any] = {}
+    if function.get("description") is None:
+        missing["description"] = ""
+    if function.get("parameters") is None:
+        missing["parameters"] = {"type": "object", "properties": {}}
+    return {**tool, "function": {**function, **missing}} if missing else tool
+
+
+def _is_one(body: Mapping[str, Any]) -> bool:
+    """Whether a text is asked for once: of several, TabbyAPI gives the later ones more tokens than
+    it was asked for, and 0 would be a limit then."""
+    prompt = body.get("prompt")
+    return body.get("n") in (None, 1) and (not isinstance(prompt, list) or len(prompt) == 1)
 
 
 def _both_names(part: dict[str, Any]) -> bool:

@@ -56,6 +56,11 @@ class Reply:
         """Whether the status line is out: from then on an error can only go into the body."""
         return self.status != 0
 
+    def engine_told(self, status: int, code: str) -> None:
+        """The engine has told of an error in the stream: the request has failed."""
+        if self.failed is None:
+            self.failed, self.error = status, code
+
     def start(self, status: int, headers: Headers) -> None:
         """Send status and headers."""
         self.status = status

@@ -59,6 +59,10 @@ class Measured:
     """Whether ``[DONE]``, or what stands for it, came, or was put where it was missing."""
     failed: bool = False
     """Whether the engine told of an error in its stream."""
+    error: Any = None
+    """That error, as the engine said it."""
+    stranger: str | None = None
+    """The name of another model that answers in this one's place: nothing of it passes."""
     unfinished: dict[Any, bool] = field(default_factory=dict)
     """By choice: whether its finish reason has yet to come."""
 
@@ -120,6 +124,8 @@ class SseRelay:
     drop_usage: bool
     measured: Measured = field(default_factory=Measured)
     repairs: Repairs = field(default_factory=Repairs)
+    model: str | None = None
+    """The name that a chunk must have, of an engine whose chunks name the model that makes them."""
     ends: frozenset[str] = frozenset()
     """The ``type`` of the events that end it, where that is not ``[DONE]``'s to do."""
     on_many: Callable[[], None] | None = None
@@ -249,6 +255,8 @@ class SseRelay:
         if self.ends:
             self._measure_typed(body, now)
             return event
+        if self.model is not None and not self._is_own(body):
+            return b""
         token = self._measure(body, now)
         changed = self._chunks.mend(body)
         try:
@@ -262,6 +270,13 @@ class SseRelay:
             self._vain += 1
             self._usual = learn(event, body)
         return event
+
+    def _is_own(self, body: Mapping[str, Any]) -> bool:
+        """Whether a chunk is of the model that was asked."""
+        said = model_named_by(body)
+        if said is not None and said != self.model:
+            self.measured.stranger = said
+        return self.measured.stranger is None
 
     def _with_usage(self, event: bytes, body: dict[str, Any], *, changed: bool) -> bytes:
         """A chunk with usage: dropped but for what else it carries, parted or enriched."""
@@ -294,7 +309,7 @@ class SseRelay:
         elif "timings" in body:
             measured.engine_rate = engine_rate(body)
         if body.get("error"):
-            measured.failed = True
+            measured.failed, measured.error = True, body["error"]
         choices = body.get("choices")
         if not isinstance(choices, list):
             return False
@@ -328,6 +343,10 @@ class SseRelay:
             return
         if kind in self.ends:
             self.measured.finished = True
+        if kind in ("error", "response.failed"):
+            failed = body.get("response") if kind == "response.failed" else body
+            told = failed.get("error") if isinstance(failed, dict) else None
+            self.measured.failed, self.measured.error = True, told
         if kind == "content_block_delta" or kind.endswith(".delta"):
             self._token(now)
         holder = body.get("response") if kind.startswith("response.") else body
@@ -341,6 +360,14 @@ class SseRelay:
         measured.last_token = now
         if measured.first_token is None:
             measured.first_token = now
+
+
+def model_named_by(body: Mapping[str, Any]) -> str | None:
+    """The model that an answer, or a chunk with a choice, names as its own."""
+    if not body.get("choices"):
+        return None
+    said = body.get("model", body.get("model_name"))
+    return said if isinstance(said, str) else None
 
 
 def engine_rate(body: Mapping[str, Any]) -> float | None:

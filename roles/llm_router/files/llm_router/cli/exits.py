@@ -14,6 +14,7 @@ class Exit(IntEnum):
     USAGE = 2
     UNREACHABLE = 3
     TIMEOUT = 4
+    PORT_TAKEN = 5
     INTERRUPTED = 130
     BROKEN_PIPE = 141
 
@@ -24,6 +25,7 @@ EXPLAINED = {
     Exit.USAGE: "wrong usage",
     Exit.UNREACHABLE: "the router does not answer on its admin socket",
     Exit.TIMEOUT: "not done within --timeout; what was begun goes on",
+    Exit.PORT_TAKEN: "serve: another process has the router's port",
     Exit.INTERRUPTED: "ended by Ctrl-C (the live view: 0)",
     Exit.BROKEN_PIPE: "whoever read the output is gone",
 }

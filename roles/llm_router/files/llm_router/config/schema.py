@@ -355,7 +355,9 @@ class ModelEntry(_Section):
     script: AbsolutePath | None = None
     """Of an adopted unit: what its ExecStart becomes."""
     model_name: str | None = None
-    """What its engine calls it, where that is not its name here."""
+    """What its engine calls it, where that is not its name here. An engine that is started by a
+    ``script``, or whose unit is taken as it is, may list any single name: without this, that name
+    is taken and remembered."""
     model_path: AbsolutePath | None = None
     """The GGUF file, or the model's folder. llama.cpp needs it, or ``repo``; SGLang's and vLLM's
     units are taken as they are without it."""
@@ -440,6 +442,14 @@ class Model(ModelEntry):
     def listens_on(self) -> int:
         """The port of its engine."""
         return self.port or DEFAULT_PORTS[self.backend]
+
+    @property
+    def takes_its_name(self) -> bool:
+        """Whether nothing here says what its engine calls it: its script does, or a unit that is
+        taken as it is. Then it is the single name that the engine lists; see `Learned`."""
+        if self.service is None or self.command is not None or self.model_name is not None:
+            return False
+        return self.script is not None or (self.model_path is None and self.backend != "tabby")
 
     @property
     def upstream_name(self) -> str:

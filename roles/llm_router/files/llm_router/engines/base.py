@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from llm_router.config.schema import Config, Model
 from llm_router.engines.residency import Policy, Residency
-from llm_router.engines.values import count, cut_text
+from llm_router.engines.values import LONGEST_TEXT, count, cut_text
 
 Verdict = Literal["ready", "loading", "wrong", "refused", "asleep", "held"]
 AsksForUsage = Literal["never", "streamed", "always"]
@@ -70,6 +70,9 @@ class Readiness:
 
     ``context_length``: tokens that the model can hold, where the answer says so. ``silent``: no
     answer came in time, so that nothing is known. ``port_closed``: nothing listens there.
+    ``serves``: the names that a wrong one has instead.
+    ``empty``: the engine says that it has no model; it may be loading one, but it has lost the one
+    that it had.
     """
 
     verdict: Verdict
@@ -77,6 +80,8 @@ class Readiness:
     context_length: int | None = None
     silent: bool = False
     port_closed: bool = False
+    empty: bool = False
+    serves: tuple[str, ...] = ()
 
 
 READY = Readiness("ready")
@@ -127,6 +132,12 @@ class Repairs:
     ask_for_usage: AsksForUsage = "streamed"
     """Which requests must say ``stream_options.include_usage`` to have usage: vLLM answers 400 to
     one that is not streamed, TabbyAPI wants it on those too."""
+    model: bool = False
+    """A chunk has ``model_name`` in place of ``model``: TabbyAPI's texts, 79126f9's chats too."""
+    tools: bool = False
+    """A tool without description or parameters is refused (422): TabbyAPI. It gets empty ones."""
+    unlimited: bool = False
+    """A streamed text without ``max_tokens`` fails: TabbyAPI. 0 is its word for no limit."""
 
 
 @dataclass(frozen=True)
@@ -154,6 +165,11 @@ class Engine:
     memory_option: str | None = None
     """Its option for the part of each GPU's memory that it must find free, or ends."""
     request_defaults: Mapping[str, Any] = field(default_factory=dict)
+    names_itself: bool = False
+    """Whether an answer names the model that made it, whatever was asked for: TabbyAPI."""
+    sickness: Probe | None = None
+    """What it says of failures that only a restart ends; ready: it knows of none. It is asked once
+    several generations in a row have failed."""
 
     @property
     def asks_for_usage(self) -> bool:
@@ -191,6 +207,11 @@ def http_ok(answer: ProbeAnswer, _: Model) -> Readiness:
     return Readiness("loading", f"answers {answer.status}")
 
 
+def last_part(name: str) -> str:
+    """What an engine that goes by folders calls the model in this one."""
+    return name.rpartition("/")[2]
+
+
 def ready(context_length: Any) -> Readiness:
     """Ready, with what the engine says of its context if that is a number of tokens."""
     return Readiness("ready", context_length=count(context_length) or None)
@@ -211,10 +232,15 @@ def serves_model(answer: ProbeAnswer, model: Model) -> Readiness:
             meta = item.get("meta")
             here = meta.get("n_ctx") if isinstance(meta, dict) else None
             return ready(item.get("max_model_len") or here)
-    ids = [item["id"] for item in items if isinstance(item.get("id"), str)]
-    return serves_another(", ".join(ids))
+    ids = tuple(item["id"] for item in items if isinstance(item.get("id"), str))
+    return serves_another(*ids)
 
 
-def serves_another(names: str) -> Readiness:
-    """Up, with ``names`` instead of the model: the engine's own text, of any length."""
-    return Readiness("wrong", f"it serves {cut_text(names) or 'nothing'}")
+def serves_another(*names: str) -> Readiness:
+    """Up, with ``names`` instead of the model: the engine's own texts, of any length."""
+    short = all(len(name) <= LONGEST_TEXT for name in names[:2])
+    return Readiness(
+        "wrong",
+        f"it serves {cut_text(', '.join(names)) or 'nothing'}",
+        serves=names[:2] if short else (),
+    )

@@ -51,6 +51,11 @@ class Seen:
         return self.recorded if self.recorded in ready else next(iter(ready), None)
 
     @property
+    def is_empty(self) -> bool:
+        """Whether its engine says that it has no model."""
+        return any(answer.empty for answer in self.answers.values())
+
+    @property
     def may_become(self) -> str | None:
         """The model that it may be loading: the recorded one if the router started it."""
         hopeful = [name for name, one in self.answers.items() if one.verdict == "loading"]
@@ -107,7 +112,8 @@ def assess(belief: Belief, seen: Sequence[Seen]) -> Verdict:
             if one.ready is not None:
                 keeper, found = one, one.ready
                 break
-            if one.may_become is not None and not one.doubtful:
+            emptied = one is own and lost is not None and one.is_empty
+            if one.may_become is not None and not (one.doubtful or emptied):
                 keeper, adopt = one, one.may_become
                 break
     stop = [
@@ -156,6 +162,8 @@ def is_lost(
         return f"{belief.unit} was started again", False
     if readiness is None or readiness.verdict in ("ready", "refused"):
         return None, False
+    if readiness.empty:
+        return f"{belief.unit} has lost its model: {readiness.detail}", False
     if readiness.verdict == "wrong":
         return f"{belief.unit} serves another model: {readiness.detail}", False
     if readiness.silent and not readiness.port_closed:

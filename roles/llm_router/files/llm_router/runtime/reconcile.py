@@ -17,6 +17,7 @@ import anyio
 
 from llm_router.background import keep_running, report_failure
 from llm_router.config.schema import Model
+from llm_router.engines import engine_for
 from llm_router.events import EventStream, ModelLost
 from llm_router.runtime.assess import Belief, Verdict, assess, is_lost
 from llm_router.scheduler.service import Scheduler
@@ -32,6 +33,13 @@ LOOK_AGAIN = 1.0
 """Seconds until a step that could not do its work is tried again."""
 READY_WITHIN = 1.0
 """Seconds that the start of the router waits for the first steps."""
+
+FAILURES = 3
+"""Generations that must fail in a row before an engine is asked whether it is sick: a restart costs
+minutes, and one failure may be its request's."""
+RESTART_INTERVAL = 600.0
+"""Seconds between two restarts of a sick engine: requests that make it sick repeatedly must not
+keep it from serving the others."""
 
 
 class Reconciler:
@@ -66,6 +74,13 @@ class Reconciler:
         self._asked: set[str] = set()
         self._steps: dict[str, asyncio.Task[None]] = {}
         self._later: dict[str, asyncio.TimerHandle] = {}
+        self._failures: dict[str, tuple[int, int]] = {}
+        """By model: how many generations have failed in a row, and since which change of its
+        group."""
+        self._examined: dict[str, asyncio.Task[None]] = {}
+        """By model: the question to an engine whose generations fail."""
+        self._restarted: dict[str, float] = {}
+        """By model: when its engine was restarted for its failures."""
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
@@ -87,7 +102,7 @@ class Reconciler:
                 end()
             for later in self._later.values():
                 later.cancel()
-            tasks = [timer, *self._steps.values()]
+            tasks = [timer, *self._steps.values(), *self._examined.values()]
             for task in tasks:
                 task.cancel()
             for task in tasks:
@@ -141,11 +156,67 @@ class Reconciler:
             self.look(model.group)
             return
         self._lose(model.group, model.name, reason)
-        if not broken and state.running and readiness.verdict != "wrong":
+        serves_no_more = readiness.verdict == "wrong" or readiness.empty
+        if not broken and state.running and not serves_no_more:
             self._scheduler.adopt(model.group, model.name)
         else:
             self._scheduler.lost(model.name)
         self.look(model.group)
+
+    async def still_serves(self, model: Model) -> bool:
+        """Whether a loaded model's engine, which runs, still has it."""
+        try:
+            await self.see(model)
+        except UnitError:
+            return True
+        group = self._scheduler.core.groups.get(model.group)
+        return group is not None and group.loaded == model.name
+
+    def generation_succeeded(self, model: Model) -> None:
+        """``model`` has answered: earlier failures were not its engine's."""
+        self._failures.pop(model.name, None)
+
+    def generation_failed(self, model: Model) -> None:
+        """``model`` has answered with a fault of its engine. After some of them in a row the engine
+        is asked whether it is sick; one that says so is restarted."""
+        group = self._scheduler.core.groups.get(model.group)
+        if engine_for(model).sickness is None or group is None or group.loaded != model.name:
+            return
+        since, count = self._failures.get(model.name, (group.changes, 0))
+        count = count + 1 if since == group.changes else 1
+        self._failures[model.name] = group.changes, count
+        if count >= FAILURES and model.name not in self._examined:
+            examining = asyncio.get_running_loop().create_task(self._examine(model, count))
+            self._examined[model.name] = examining
+            examining.add_done_callback(lambda _: self._examined.pop(model.name, None))
+
+    async def _examine(self, model: Model, count: int) -> None:
+        """Restart a sick engine, but never twice within a few minutes."""
+        group = self._scheduler.core.groups[model.group]
+        before = group.changes
+        try:
+            problem = await self._switcher.sickness(model)
+        except UnitError as error:
+            log.warning("the health of %s cannot be asked: %s", model.name, error)
+            return
+        if problem is None or group.changes != before or group.loaded != model.name:
+            return
+        if model.name not in self._models():
+            return
+        now, last = asyncio.get_running_loop().time(), self._restarted.get(model.name)
+        what = f"{count} generations in a row failed and {problem}"
+        if last is not None and now - last < RESTART_INTERVAL:
+            log.error(
+                "%s: %s; it was restarted for that %.0f s ago and stays as it is: restart %s",
+                model.name,
+                what,
+                now - last,
+                model.unit,
+            )
+            return
+        self._restarted[model.name] = now
+        log.error("%s: %s; its engine is restarted when its answers have ended", model.name, what)
+        self._scheduler.restart(model.name)
 
     def _unit_changed(self, unit: str, state: UnitState) -> None:
         """What is certain is acted on at once; the step does the rest."""

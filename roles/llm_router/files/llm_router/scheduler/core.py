@@ -18,8 +18,9 @@ The rules for one device group, in the order in which they are asked:
    leases that are left.
 5. With nobody waiting, nothing loaded and a model to bring back after a failed switch: that one.
 6. A model that nobody has used for its ``ttl`` is unloaded.
-7. A stale model (changed or removed in the configuration) gets no new leases and is unloaded. When
-   that fails its requests are refused, and the unload is tried again after ``RETRY_STALE``.
+7. A stale model (changed or removed in the configuration, or with a sick engine) gets no new leases
+   and is unloaded. When that fails its requests are refused, and the unload is tried again after
+   ``RETRY_STALE``.
 8. A unit belongs to one group at a time: no switch begins to a model whose unit another group
    still uses. It begins when that group has released the unit.
 9. Nothing is granted or begun in a group while it is not known what runs there.
@@ -34,7 +35,7 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-Reason = Literal["request", "adopt", "rollback", "idle", "operator", "removed"]
+Reason = Literal["request", "adopt", "rollback", "idle", "operator", "removed", "restart"]
 State = Literal["loaded", "loading", "stopped", "asleep", "failed"]
 RefusalKind = Literal["failed", "unavailable", "overloaded", "pinned", "stopping", "removed"]
 
@@ -197,6 +198,8 @@ class Group:
     switching: bool = False
     stale: set[str] = field(default_factory=set)
     """Of what is loaded and what is being loaded: the models that are configured otherwise now."""
+    unhealthy: bool = False
+    """Whether the stale model that is loaded is stale for its engine's sake: `Core.restart`."""
     stuck: str | None = None
     """Why the stale model that is loaded could not be unloaded."""
     retry_at: float = 0.0
@@ -511,6 +514,16 @@ class Core:
                 actions += self._decide_all(name, now)
         return actions
 
+    def restart(self, model: str, now: float) -> list[Action]:
+        """The engine of a loaded model runs and fails: its answers may end, nobody else is served
+        by it, and then it is stopped. Nothing happens where a switch of its group runs."""
+        group = self.group_of(model)
+        if group.loaded != model or group.switching or model in group.stale:
+            return []
+        group.stale.add(model)
+        group.unhealthy = True
+        return self._decide(self._group_of[model], now)
+
     def clear(self, model: str) -> None:
         """Forget the model's failures."""
         self.failures.pop(model, None)
@@ -568,7 +581,7 @@ class Core:
         fenced = stale or (oldest is not None and self._fenced(group, oldest, now))
         actions: list[Action] = [] if fenced else self._grant_loaded(group)
         if stale and now >= group.retry_at:
-            actions.append(self._begin(name, None, "removed"))
+            actions.append(self._begin(name, None, "restart" if group.unhealthy else "removed"))
         elif oldest is not None:
             resident = now >= self._resident_from(group)
             if group.loaded is None or fenced or (resident and not group.held):
@@ -782,7 +795,7 @@ class Core:
     def _now_loaded(self, group: Group, model: str | None, now: float) -> None:
         group.loaded, group.loaded_at, group.idle_since, group.keep = model, now, now, None
         group.loaded_unit = None if model is None else self._units.get(model, model)
-        group.stuck, group.retry_at = None, 0.0
+        group.stuck, group.retry_at, group.unhealthy = None, 0.0, False
         group.changes += 1
         group.stale &= {model or ""}
 

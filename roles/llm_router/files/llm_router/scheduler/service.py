@@ -285,6 +285,14 @@ class Scheduler:
         """The engine of ``model`` is gone."""
         self._apply(self.core.lost(model, self._clock()))
 
+    def restart(self, model: str) -> None:
+        """Have the engine of a loaded model stopped when its answers have ended, and started again
+        unless others wait for the device."""
+        self._apply(self.core.restart(model, self._clock()))
+        group = self.core.group_of(model)
+        if group.switching and not any(other != model for other in group.queues):
+            self.load_in_background(model)
+
     def adopt(self, group: str, model: str) -> None:
         """Wait for a model whose engine was found running."""
         self._apply(self.core.adopt(group, model))

@@ -21,7 +21,7 @@ from llm_router.config.load import Settings
 from llm_router.config.schema import Model
 from llm_router.engine_keys import EngineKeys
 from llm_router.engines import ProbeAnswer, Readiness, engine_for
-from llm_router.engines.base import Probe
+from llm_router.engines.base import Probe, last_part
 from llm_router.engines.loading import Bar
 from llm_router.engines.memory import memory_need
 from llm_router.engines.residency import Call
@@ -366,6 +366,18 @@ class Switcher:
             with anyio.move_on_after(PROBE_WITHIN):
                 readiness = await self._probe(model)
         return state, readiness
+
+    async def sickness(self, model: Model) -> str | None:
+        """What the engine of ``model`` itself says of failures that only a restart ends; None where
+        it says nothing. Raises `UnitError`."""
+        probe = engine_for(model).sickness
+        if probe is None:
+            return None
+        with anyio.move_on_after(PROBE_WITHIN):
+            answer = await self._fetch(model, probe)
+            readiness = answer if isinstance(answer, Readiness) else probe.judge(answer, model)
+            return readiness.detail if readiness.verdict == "wrong" else None
+        return None
 
     def is_busy(self, group: str) -> bool:
         """Whether a switch of ``group`` runs, or a unit of it is being stopped."""
@@ -884,7 +896,9 @@ class Switcher:
     async def _wait_until_ready(self, model: Model, run: _Run) -> int | None:
         """Returns the length of its context, if its engine says that."""
         delay = FIRST_POLL
-        while (readiness := await self._probe(model)).verdict != "ready":
+        # whatever name its engine has, it is this model's: this run has started it
+        started = run.engine_since is not None
+        while (readiness := await self._probe(model, started=started)).verdict != "ready":
             run.said = readiness.detail
             await self._still_running(model, run)
             if readiness.verdict == "refused":
@@ -922,28 +936,64 @@ class Switcher:
                 f"again; see `journalctl -u {model.unit}`"
             )
 
-    async def _probe(self, model: Model) -> Readiness:
+    async def _probe(self, model: Model, *, started: bool = False) -> Readiness:
         """All probes of the model's engine; the first that is not ready speaks for them."""
-        return (await self._probe_all([model]))[model.name]
+        return (await self._probe_all([model], started=started))[model.name]
 
-    async def _probe_all(self, models: Sequence[Model]) -> dict[str, Readiness]:
+    async def _probe_all(
+        self, models: Sequence[Model], *, started: bool = False
+    ) -> dict[str, Readiness]:
         """What one engine says of each of the models that it may serve: every question is asked
-        once."""
+        once. ``started``: it was started as the model, and as no other."""
         answers: dict[str, ProbeAnswer | Readiness] = {}
-        return {model.name: await self._judge(model, answers) for model in models}
+        return {model.name: await self._judge(model, answers, started) for model in models}
 
-    async def _judge(self, model: Model, answers: dict[str, ProbeAnswer | Readiness]) -> Readiness:
+    async def _judge(
+        self, model: Model, answers: dict[str, ProbeAnswer | Readiness], started: bool
+    ) -> Readiness:
         context_length = None
+        named = self._learned.named(model) if self._learned is not None else model
+        nameless = model.takes_its_name and (
+            started or (named is model and self._is_alone(model, self._record.of(model.unit)))
+        )
         for probe in engine_for(model).probes:
             url = model.base_url + probe.path
             if url not in answers:
                 answers[url] = await self._fetch(model, probe)
             answer = answers[url]
-            readiness = answer if isinstance(answer, Readiness) else probe.judge(answer, model)
+            readiness = answer if isinstance(answer, Readiness) else probe.judge(answer, named)
+            if nameless and len(readiness.serves) == 1 and isinstance(answer, ProbeAnswer):
+                named = model.model_copy(update={"model_name": readiness.serves[0]})
+                readiness = probe.judge(answer, named)
             if readiness.verdict != "ready":
                 return readiness
             context_length = context_length or readiness.context_length
+        if not started and self._has_namesake(named):
+            return Readiness("wrong", f"it calls several models '{named.upstream_name}'")
+        if nameless and self._learned is not None:
+            self._learned.serves(model.name, named.upstream_name)
         return Readiness("ready", context_length=context_length)
+
+    def _has_namesake(self, model: Model) -> bool:
+        """Whether the answer of ``model`` may be another model's, of which TabbyAPI says no more
+        than the last part of its folder; the record of what was started tells them apart."""
+        if not engine_for(model).names_itself or self._record.last(model.unit) == model.name:
+            return False
+        own = last_part(model.upstream_name)
+        return any(
+            other.name != model.name
+            and other.unit == model.unit
+            and last_part(other.upstream_name) == own
+            for other in self._models.values()
+        )
+
+    def _is_alone(self, model: Model, recorded: Model | None) -> bool:
+        """Whether what runs in the unit of ``model`` can be no other model."""
+        if recorded is not None:
+            return recorded.name == model.name
+        return not any(
+            other.unit == model.unit and other.name != model.name for other in self._models.values()
+        )
 
     async def _fetch(self, model: Model, probe: Probe) -> ProbeAnswer | Readiness:
         """The answer to one probe, or what its absence means."""
@@ -978,7 +1028,8 @@ class Switcher:
         return ProbeAnswer(answer.status, _parsed(answer.body))
 
     async def _warm_up(self, model: Model, run: _Run) -> None:
-        call = engine_for(model).warm_up(model)
+        named = self._learned.named(model) if self._learned is not None else model
+        call = engine_for(model).warm_up(named)
         await self._ports.check(model)
         key = self._keys.headers(model, self._settings.config)
         try:

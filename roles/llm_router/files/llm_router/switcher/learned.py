@@ -31,6 +31,8 @@ class _Known:
 
     launch: str
     context_length: int | None = None
+    served_name: str | None = None
+    """What its engine calls it, where nothing in models.yml says that."""
     steps: dict[str, deque[float]] = field(default_factory=dict)
 
     def note(self, step: str, seconds: float) -> None:
@@ -70,6 +72,20 @@ class Learned:
             self._known[model].context_length = context_length
             self._write()
 
+    def serves(self, model: str, name: str) -> None:
+        """The engine of ``model`` calls it ``name``, and nothing in models.yml says that."""
+        known = self._known.get(model)
+        if known is not None and known.served_name != name:
+            known.served_name = name
+            self._write()
+
+    def named(self, model: Model) -> Model:
+        """The model under the name that its engine has for it, where only the engine knows that."""
+        known = self._known.get(model.name) if model.takes_its_name else None
+        if known is None or known.served_name is None:
+            return model
+        return model.model_copy(update={"model_name": known.served_name})
+
     def context_length(self, model: str) -> int | None:
         """Tokens, as the model's engine said when it was last ready; None if it never did."""
         known = self._known.get(model)
@@ -104,10 +120,11 @@ class Learned:
             name: {
                 "launch": known.launch,
                 "context_length": known.context_length,
+                "served_name": known.served_name,
                 "steps": {step: list(seen) for step, seen in known.steps.items()},
             }
             for name, known in self._known.items()
-            if known.steps or known.context_length
+            if known.steps or known.context_length or known.served_name
         }
         write_notes(self._path, entries)
 
@@ -116,8 +133,9 @@ def _read(entry: Any) -> _Known | None:
     """What another release, or somebody's editor, has written; what is strange is left out."""
     if not isinstance(entry, dict) or not isinstance(entry.get("launch"), str):
         return None
-    steps = entry.get("steps")
-    known = _Known(entry["launch"], count(entry.get("context_length")))
+    steps, name = entry.get("steps"), entry.get("served_name")
+    served_name = name if isinstance(name, str) else None
+    known = _Known(entry["launch"], count(entry.get("context_length")), served_name)
     for step, seen in steps.items() if isinstance(steps, dict) else ():
         for seconds in map(rate, seen) if isinstance(seen, list) else ():
             if seconds is not None:
