@@ -259,7 +259,7 @@ def test_every_task_of_the_router_has_somebody_who_sees_its_failure() -> None:
     assert tasks == {
         "background.py": 1,
         "api/shared_call.py": 1,  # awaited by those who share it
-        "runtime/reconcile.py": 2,  # kept running; a step, which handles all faults
+        "runtime/reconcile.py": 3,  # kept running; a step, which handles all faults; run once
         "api/reload.py": 1,  # awaited by those who ask for it; what is wrong is in the log
         "serve.py": 3,  # two kept running; the shutdown
         "switcher/executor.py": 2,  # read ahead, which handles all faults

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llm_router.api.generation import _as_error
+from llm_router.api.engine_errors import engine_error
 from llm_router.api.sse import SseRelay
 from llm_router.config.schema import Model
 from llm_router.engines import ENGINES
@@ -175,6 +175,6 @@ def test_a_long_id_is_not_copied_into_the_routers_own_chunks() -> None:
 )
 def test_a_refusal_of_an_engine_is_quoted_in_part(data: bytes) -> None:
     """In a stream that has begun it is an event of the router's."""
-    message = str(_as_error("m", 500, data))
+    message = str(engine_error("m", 500, data))
     assert message.startswith("The engine of 'm' answered 500: ")
     assert len(message) < 2 * LONGEST_TEXT

@@ -31,7 +31,7 @@ def sent(services: Services, model: str) -> str:
     """The name of ``model`` in a request to its engine."""
     body = json.dumps({"model": model, "messages": []}).encode()
     caller = Caller("c", frozenset({"use", "switch"}))
-    exchange = understand(CHAT)(Incoming(services, {}, caller, {}, body, 1))
+    exchange = understand(CHAT)(Incoming(services, {"headers": []}, caller, {}, body, 1))
     content = b"".join(map(bytes, exchange.call(exchange.model).content))
     return str(json.loads(content)["model"])
 

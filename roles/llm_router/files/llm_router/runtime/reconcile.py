@@ -12,10 +12,11 @@ import contextlib
 import logging
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from functools import partial
 
 import anyio
 
-from llm_router.background import keep_running, report_failure
+from llm_router.background import keep_running, report_failure, run_once
 from llm_router.config.schema import Model
 from llm_router.engines import engine_for
 from llm_router.events import EventStream, ModelLost
@@ -186,7 +187,9 @@ class Reconciler:
         count = count + 1 if since == group.changes else 1
         self._failures[model.name] = group.changes, count
         if count >= FAILURES and model.name not in self._examined:
-            examining = asyncio.get_running_loop().create_task(self._examine(model, count))
+            examine = partial(self._examine, model, count)
+            work = run_once("reconcile", examine, self._events)
+            examining = asyncio.get_running_loop().create_task(work)
             self._examined[model.name] = examining
             examining.add_done_callback(lambda _: self._examined.pop(model.name, None))
 
