@@ -261,7 +261,11 @@ def test_where_sglangs_compiler_comes_from(given: dict[str, Any], toolkit: str) 
 
 
 def test_a_host_without_the_compiler_that_pypi_has_not_is_refused() -> None:
-    older = {"wished_toolkit": "auto", "version": "0.5.10.post1", "driver": "535.183.01"}
+    older: dict[str, Any] = {
+        "wished_toolkit": "auto",
+        "version": "0.5.10.post1",
+        "driver": "535.183.01",
+    }
     remedy = (
         "install NVIDIA's CUDA 12 toolkit, or set sglang_cuda_toolkit to the path of one, or to "
         "none if the models need no kernel that is compiled."

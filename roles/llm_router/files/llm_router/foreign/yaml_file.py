@@ -11,12 +11,14 @@ from llm_router.foreign.errors import Unreadable
 from llm_router.yaml_bounds import YamlBoundError, bound
 
 Units = Literal["systemd", "child"]
+MOST_VALUES = 50_000
+"""Values of such a file: the one with most models has some 2,000."""
 
 
 def read_yaml(text: str) -> dict[str, Any]:
     """The document, which must be a mapping. Raises `Unreadable`."""
     try:
-        document = bound(YAML(typ="safe", pure=True)).load(text)
+        document = bound(YAML(typ="safe", pure=True), MOST_VALUES).load(text)
     except YamlBoundError as error:
         raise Unreadable(f"line {error.problem_mark.line + 1}: has {error.problem}") from error
     except MarkedYAMLError as error:
