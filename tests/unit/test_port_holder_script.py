@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import os
 import socket
 import subprocess
@@ -11,8 +12,10 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+import yaml
 
-SCRIPT = Path(__file__).parents[2] / "roles/llm_router/files/port_holder.py"
+ROLE = Path(__file__).parents[2] / "roles/llm_router"
+SCRIPT = ROLE / "files/port_holder.py"
 
 
 @pytest.fixture(scope="module")
@@ -71,3 +74,32 @@ def test_the_unit_of_a_process(
 ) -> None:
     monkeypatch.setattr(Path, "read_text", lambda _: text)
     assert script.unit_of(1) == unit
+
+
+def test_preflight_stops_at_a_taken_port(tmp_path: Path) -> None:
+    """The role's own two tasks, on this machine."""
+    tasks = yaml.safe_load((ROLE / "tasks/preflight.yml").read_text())
+    own = [task for task in tasks if "port" in task["name"] and "router" in task["name"]]
+    assert len(own) == 2
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        variables = {
+            "llm_router_host": "127.0.0.1",
+            "llm_router_port": port,
+            "role_path": str(ROLE),
+            "ansible_python_interpreter": sys.executable,
+        }
+        play = {"hosts": "localhost", "connection": "local", "gather_facts": False}
+        play |= {"vars": variables, "tasks": own}
+        (tmp_path / "play.yml").write_text(json.dumps([play]))
+        ansible = Path(sys.executable).with_name("ansible-playbook")
+        done = subprocess.run(
+            [str(ansible), "-i", "localhost,", "play.yml"],
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+    assert done.returncode == 2, done.stdout + done.stderr
+    assert f"port {port} of 127.0.0.1 is in use" in done.stdout
+    assert "as llm_router_port." in done.stdout
