@@ -101,5 +101,10 @@ def bound(yaml: YAML, most: int = MAX_NODES) -> YAML:
 
     Only for the pure parser (``typ="rt"``, or ``typ="safe", pure=True``).
     """
-    yaml.Composer = type("_BoundedComposer", (_BoundedComposer,), {"most": most})
+
+    class Bounded(_BoundedComposer):
+        pass
+
+    Bounded.most = most
+    yaml.Composer = Bounded
     return yaml
