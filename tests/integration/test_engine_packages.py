@@ -1,4 +1,4 @@
-"""The engines' real packages, as PyPI has them: nothing is installed, no wheel fetched whole.
+"""The engines' real packages, as PyPI has them: only the CUDA compiler is installed.
 
 What the roles' matrices say, and the options that the units give, are looked up in the wheels'
 own metadata and sources (read by range requests); and uv resolves the pins for the hosts that the
