@@ -14,7 +14,7 @@ from .scripted_engine import Scripted
 
 CHAT = "/v1/chat/completions"
 BODY: dict[str, Any] = {"messages": [{"role": "user", "content": "hi"}]}
-ANSWER = b'{"choices": []}'
+ANSWER = b'{"choices": [{"index": 0}]}'
 
 
 def serve(

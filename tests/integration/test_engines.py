@@ -147,7 +147,9 @@ def test_usage_reaches_who_asked_for_it(served: Router) -> None:
 def test_usage_does_not_reach_who_did_not_ask(served: Router) -> None:
     chunks = stream(served, "plain")
     assert not [chunk for chunk in chunks[:-1] if chunk.get("usage")]
-    assert chunks[-2]["choices"][0]["finish_reason"] == "stop"
+    # llama.cpp's timings, which come with the usage, are a chunk of their own behind it
+    reasons = [chunk["choices"][0]["finish_reason"] for chunk in chunks[:-1]]
+    assert [reason for reason in reasons if reason is not None] == ["stop"]
 
 
 @pytest.mark.parametrize("path", [CHAT, "/v1/completions"])

@@ -88,7 +88,8 @@ def test_a_client_gets_all_of_an_engines_fields_but_for_those_of_the_rule(
     router, engine = talked
     dropped = {*OF_CONNECTION, *ROUTERS_OWN, *OF_ORIGIN, "access-control-allow-origin"}
     dropped |= {"x-llm-router-model", "x-mine"}
-    dropped -= {"connection", "transfer-encoding", "upgrade"}  # they would be obeyed
+    # these would be obeyed
+    dropped -= {"connection", "content-type", "transfer-encoding", "upgrade"}
     fields = [f"{name}: engines" for name in sorted(dropped)]
     fields += ["connection: x-mine", *(f"{name}: {value}" for name, value in OTHERS)]
     if path == "stream":

@@ -144,11 +144,12 @@ def test_curl_that_offers_http_2_is_answered_by_http_1_1(bare: tuple[Router, Scr
     if curl is None or "HTTP2" not in subprocess.check_output([curl, "--version"], text=True):
         pytest.skip("no curl with HTTP/2")
     router, engine = bare
-    engine.whole("200 OK", "content-type: application/json", body=b'{"choices": []}')
+    engine.whole("200 OK", "content-type: application/json", body=b'{"choices": [{"index": 0}]}')
     before = len(engine.asked())
     form = " %{http_code} %{http_version} %{num_connects}\n"
     asked = ["-sS", "--http2", "-m", "20", "-w", form, "-d", json.dumps(BODY), router.url + CHAT]
     asked[1:1] = ["-H", "content-type: application/json"]
     done = subprocess.run([curl, *asked, "--next", *asked], capture_output=True, check=True)
-    assert done.stdout.decode() == '{"choices": []} 200 1.1 1\n{"choices": []} 200 1.1 0\n'
+    answer = '{"choices": [{"index": 0}]} 200 1.1'
+    assert done.stdout.decode() == f"{answer} 1\n{answer} 0\n"
     assert len(engine.asked()) == before + 2
