@@ -285,7 +285,7 @@ WHOLE_ANSWERS = (
     plain(
         "answers 500 with a page",
         whole("<html>oh</html>", "content-type: text/html\r\n", "500 Oh"),
-        gets="500, the engine's answer",
+        gets="500 engine_error",
     ),
     plain(
         "answers 200 with a page",
