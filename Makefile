@@ -121,7 +121,7 @@ test-suites: env ## opt-in: Molecule's scenarios on Debian 11 and Ubuntu 20.04, 
 	@tests/suites/run
 test-systemd: env ## units, helper and config writer against a real systemd, on a host
 	@tests/systemd/run
-test-uninstall: env ## engines in every state are uninstalled from hosts of two releases (ARGS="bullseye focal")
+test-uninstall: env ## engines in every state are uninstalled from hosts of two releases (ARGS="bullseye jammy")
 	@python tests/uninstall/uninstall.py $(ARGS)
 test-vllm: env ## opt-in: vLLM's CPU build for real, on a host (5 GB, some minutes; tests/vllm/run)
 	@tests/vllm/run
