@@ -404,6 +404,21 @@ def test_whole_answers_are_bounded_together() -> None:
     assert run(Server(part, part, part), three) == ([TooLarge], 0)
 
 
+def test_large_answers_that_are_held_leave_room_for_an_error() -> None:
+    async def error_beside_others(engines: Engines, url: str) -> bytes:
+        engines.held = 100  # a few answers, of which each may have 64 bytes
+        answer = await engines.ask(url, GET, 10.0)
+        error = engines.hold()
+        try:
+            await error.read(answer, 4, 64)
+            return b"".join(error.parts)
+        finally:
+            error.release()
+            answer.close()
+
+    assert run(Server(WHOLE), error_beside_others) == b"hi"
+
+
 @pytest.mark.parametrize(
     "behind", [b"x", b"\r\nx", WHOLE, b"HTTP/1.1 500 Oh\r\ncontent-length: 2\r\n\r\nno"]
 )

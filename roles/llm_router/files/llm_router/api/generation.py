@@ -355,7 +355,7 @@ class Proxy:
             limit = services.settings.config.requests.max_answer
             most = limit if well else min(limit, LONGEST_ERROR)
             try:
-                await held.read(answer, most)
+                await held.read(answer, most, limit)
             except Silent:
                 raise
             except TooLarge as error:

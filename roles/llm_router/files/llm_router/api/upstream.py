@@ -183,16 +183,17 @@ class Held:
     def __init__(self, engines: Engines) -> None:
         self._engines = engines
         self._size = 0
-        self._most = 0
+        self._most = self._together = 0
         self.parts: list[bytes] = []
 
-    async def read(self, answer: Answer, most: int) -> None:
+    async def read(self, answer: Answer, most: int, largest: int | None = None) -> None:
         """Have all of ``answer`` in `parts`.
 
-        Raises `TooLarge` for more than ``most`` bytes, or when the answers that are held at the
-        same time have more than `WHOLE_AT_ONCE` times as many; `UpstreamError`.
+        ``largest``: the bytes of the largest answer that may be held, where ``most`` is a lower
+        limit of this one. Raises `TooLarge` for more than ``most`` bytes, or when the answers that
+        are held at the same time have more than `WHOLE_AT_ONCE` times ``largest``; `UpstreamError`.
         """
-        self._most = most
+        self._most, self._together = most, WHOLE_AT_ONCE * (largest or most)
         announced = answer.headers.get("content-length", "")
         if announced.isdecimal() and int(announced) > most:
             raise TooLarge(f"sent an answer of {announced} bytes")
@@ -208,7 +209,7 @@ class Held:
     def _take(self, data: bytes) -> None:
         if self._size + len(data) > self._most:
             raise TooLarge(f"sent an answer of more than {self._most} bytes")
-        if self._engines.held + len(data) > WHOLE_AT_ONCE * self._most:
+        if self._engines.held + len(data) > self._together:
             raise TooLarge("sent a large answer while others were held")
         self._size += len(data)
         self._engines.held += len(data)
