@@ -70,7 +70,7 @@ test-long: env model ## the integration tests that take long
 	@$(PYTEST) -q -n 2 --dist loadfile -m long --junit-xml=$(REPORTS)/test-long.xml tests/integration $(ARGS)
 test-contracts: env ## each engine's contract: the stand-ins by themselves, and the router with each
 	@$(PYTEST) -q -n 2 --dist loadfile -m contracts --junit-xml=$(REPORTS)/test-contracts.xml tests/integration $(ARGS)
-test-packages: env ## the engines' real packages: what PyPI, their metadata and their sources say; the CUDA compiler compiles
+test-packages: env ## the engines' real packages: what PyPI, their metadata and their sources say; the CUDA compiler compiles (ROUNDHOUSE_ROWS=all: every row)
 	@$(PYTEST) -q -m packages --junit-xml=$(REPORTS)/test-packages.xml tests/integration $(ARGS)
 test-metrics: env ## /metrics, alerts and the dashboard, with promtool and a real Prometheus
 	@tools/bootstrap promtool

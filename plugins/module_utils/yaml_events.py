@@ -127,7 +127,7 @@ def values(found: list[Any], lines: Lines | None = None) -> Any:
             value = {} if kind is yaml.MappingStartEvent else []
         if not above:
             root = value
-        elif type(above[-1]) is list:
+        elif isinstance(above[-1], list):
             if lines is not None:
                 lines.note(above[-1], len(above[-1]), event.start_mark.line + 1)
             above[-1].append(value)
