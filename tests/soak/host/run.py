@@ -40,7 +40,8 @@ def main() -> int:
     given.add_argument("--seed", type=int, default=1)
     given.add_argument("--only", default="", help="faults, with commas between them")
     given.add_argument("--quiet", action="store_true", help="no clients beside the faults")
-    given.add_argument("--suite", default="bookworm", help="the host's Debian; SGLang has no build for 13's Python")
+    # SGLang has no wheels for the Python of Debian 13
+    given.add_argument("--suite", default="bookworm", help="the host's Debian")
     given.add_argument("--keep", action="store_true", help="leave the host; take it next time")
     options = given.parse_args()
     signal.signal(signal.SIGTERM, _interrupted)
