@@ -576,3 +576,5 @@ PASSED_ON = (
 )
 
 BEHAVIOURS: tuple[Behaviour, ...] = (*WHOLE_ANSWERS, *STREAMS, *PASSED_ON)
+AFTER = plain("is well again", whole(answer("well")), gets=TRUE)
+"""What is requested of the same model next."""

@@ -11,7 +11,6 @@ import json
 import math
 import os
 import re
-import signal
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -22,9 +21,8 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from bench.facts import most_rss, quantile
-from tests.hostile.behaviours import BEHAVIOURS, IDLE, MAX_ANSWER, Behaviour, plain, whole
-from tests.hostile.behaviours import answer as chat_answer
-from tests.hostile.beside import GOOD, good_clients, good_engine, hostile_engine
+from tests.hostile.behaviours import AFTER, BEHAVIOURS, IDLE, MAX_ANSWER, Behaviour
+from tests.hostile.beside import GOOD, MAX_LATE, good_clients, good_engine, hostile_engine
 from tests.hostile.outcome import Outcome, request
 from tests.hostile.table import NOTHING, rows, write, written
 from tests.integration.conftest import Router, wait_until
@@ -33,16 +31,12 @@ ENGINES = 8
 """Each has one behaviour at a time."""
 PATIENCE = IDLE + 18.0
 """Seconds in which each request must end."""
-MAX_LATE = 0.05
-"""Seconds, 99 % of tokens of other models, beyond twice what the same engine's tokens are late
-without the router: there is a process more on their way."""
 MAX_HEALTH = 0.05
 """Seconds, the median of health checks, beyond twice that of the good engine."""
 MAX_TURN = 0.05
 """Seconds on the processor of the longest turn of the router's event loop."""
 MAX_RSS = 200.0
 """MB."""
-AFTER = plain("is well again", whole(chat_answer("well")), gets="200, the engine's answer")
 
 
 @dataclass
@@ -138,9 +132,7 @@ def storm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Storm]:
         yield found
     finally:
         del os.environ["TURNS_BY"]
-        router.stop()
-        for pid in router.engine_pids().values():
-            os.killpg(pid, signal.SIGKILL)
+        router.end()
 
 
 @pytest.mark.parametrize("behaviour", BEHAVIOURS, ids=lambda behaviour: behaviour.name)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import random
@@ -179,6 +180,15 @@ class Router:
         """The chat requests that stand-in engines got."""
         return [json.loads(line) for line in self.record.read_text().splitlines()]
 
+    def end(self, *, may_be_gone: bool = False) -> None:
+        """Stop it, and kill its engines: they survive a router that was killed. ``may_be_gone``: an
+        engine that is recorded may have ended."""
+        self.stop()
+        missing = (ProcessLookupError,) if may_be_gone else ()
+        for pid in self.engine_pids().values():
+            with contextlib.suppress(*missing):
+                os.killpg(pid, signal.SIGKILL)
+
     def engine_pids(self) -> dict[str, int]:
         """By unit: the pid of each running child."""
         found = {}
@@ -194,10 +204,7 @@ class Router:
 def router(tmp_path: Path) -> Iterator[Router]:
     made = Router(tmp_path)
     yield made
-    made.stop()
-    # what a test killed a router over, its engines survive
-    for pid in made.engine_pids().values():
-        os.killpg(pid, signal.SIGKILL)
+    made.end()
 
 
 @pytest.fixture(scope="session")

@@ -4,8 +4,6 @@ what docs/api.md says."""
 from __future__ import annotations
 
 import json
-import os
-import signal
 import socket
 from collections.abc import Iterator
 from typing import Any
@@ -125,9 +123,7 @@ def both(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Router, Scr
     router.start()
     assert ask(router.port, CHAT, b'{"model": "a"}')[0] == 200
     yield router, engine
-    router.stop()
-    for pid in router.engine_pids().values():
-        os.killpg(pid, signal.SIGKILL)
+    router.end()
 
 
 @settings(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import resource
 import select
 import signal
@@ -53,9 +52,7 @@ def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Router]:
     router = Router(tmp_path_factory.mktemp("edge"))
     start(router, "one", "two", max_body=MIB, max_bodies=2 * MIB)
     yield router
-    router.stop()
-    for pid in router.engine_pids().values():
-        os.killpg(pid, signal.SIGKILL)
+    router.end()
 
 
 def connect(router: Router) -> socket.socket:

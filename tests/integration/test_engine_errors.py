@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import re
-import signal
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -71,9 +69,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Router]:
     )
     router.start()
     yield router
-    router.stop()
-    for pid in router.engine_pids().values():
-        os.killpg(pid, signal.SIGKILL)
+    router.end()
 
 
 def log_line(router: Router, identity: str) -> dict[str, str]:

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
-import signal
 from collections.abc import Iterator
 from typing import Any
 
@@ -70,9 +68,7 @@ def served(
     router.write(models, switch=switch)
     router.start()
     yield router
-    router.stop()
-    for pid in router.engine_pids().values():
-        os.killpg(pid, signal.SIGKILL)
+    router.end()
 
 
 @pytest.fixture

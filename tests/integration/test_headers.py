@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
 import socket
 from collections.abc import Iterator
 from typing import Any
@@ -33,9 +31,7 @@ def talked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Router, S
     engine.whole("200 OK", "content-type: application/json", body=ANSWER)
     router.start()
     yield router, engine
-    router.stop()
-    for pid in router.engine_pids().values():
-        os.killpg(pid, signal.SIGKILL)
+    router.end()
 
 
 def ask(router: Router, path: str = CHAT, **body: Any) -> httpx.Response:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
-import signal
 import socket
 from collections.abc import Iterator
 
@@ -38,18 +36,12 @@ def serve(router: Router, *, keys: bool) -> Scripted:
     return engine
 
 
-def stop(router: Router) -> None:
-    router.stop()
-    for pid in router.engine_pids().values():
-        os.killpg(pid, signal.SIGKILL)
-
-
 @pytest.fixture(scope="module")
 def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Router]:
     router = Router(tmp_path_factory.mktemp("guarded"))
     serve(router, keys=True)
     yield router
-    stop(router)
+    router.end()
 
 
 def get_paths(router: Router) -> list[str]:

@@ -196,9 +196,7 @@ def fleet(tmp_path: Path) -> Iterator[dict[str, Router]]:
         router.start()
     yield made
     for router in made.values():
-        router.stop()
-        for pid in router.engine_pids().values():
-            os.killpg(pid, signal.SIGKILL)
+        router.end()
 
 
 def chat(router: Router, model: str) -> None:

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import signal
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -51,9 +49,7 @@ def router(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Router]:
     (made.dir / "keys.yml").write_text(yaml.safe_dump({"keys": keys}))
     made.start()
     yield made
-    made.stop()
-    for pid in made.engine_pids().values():
-        os.killpg(pid, signal.SIGKILL)
+    made.end()
 
 
 @pytest.fixture(scope="module")

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import signal
 import socket
 from collections.abc import Iterator
 from typing import Any
@@ -81,9 +79,7 @@ def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Router]:
     router.write(models)
     router.start()
     yield router
-    router.stop()
-    for pid in router.engine_pids().values():
-        os.killpg(pid, signal.SIGKILL)
+    router.end()
 
 
 @pytest.mark.parametrize("backend", ENGINES)

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import signal
 import socket
 import subprocess
 import time
@@ -47,9 +45,7 @@ def bare(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Router, Scr
     router.write({"a": engine.entry()}, status={"style": "off", "usage_rate": False})
     router.start()
     yield router, engine
-    router.stop()
-    for pid in router.engine_pids().values():
-        os.killpg(pid, signal.SIGKILL)
+    router.end()
 
 
 def test_a_router_that_adds_nothing_to_usage_passes_every_byte(

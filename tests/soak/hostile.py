@@ -12,36 +12,28 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import contextlib
 import json
-import os
 import random
-import signal
 import sys
-import tempfile
 import time
 from collections import Counter
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import httpx
 
 from bench.facts import machine, quantile, rss
-from tests.hostile.behaviours import BEHAVIOURS, IDLE, MAX_ANSWER, plain, whole
-from tests.hostile.behaviours import answer as chat_answer
-from tests.hostile.beside import GOOD, good_clients, good_engine, hostile_engine
+from tests.hostile.behaviours import AFTER, BEHAVIOURS, IDLE, MAX_ANSWER
+from tests.hostile.beside import GOOD, MAX_LATE, good_clients, good_engine, hostile_engine
 from tests.hostile.outcome import request
 from tests.integration.conftest import Router, wait_until
+from tests.soak.router import judge
 
 ENGINES = 10
 PATIENCE = 60.0
 """Seconds in which each request must end."""
-MAX_LATE = 0.05
-"""Seconds, as in `tests.hostile.test_hostile`."""
 MAX_GROWN = 0.1
 """Of the router's memory."""
-AFTER = plain("is well again", whole(chat_answer("well")), gets="200, the engine's answer")
 
 
 @dataclass
@@ -132,18 +124,7 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=600.0)
     parser.add_argument("--seed", type=int, default=1)
     options = parser.parse_args()
-    with tempfile.TemporaryDirectory() as directory:
-        router = Router(Path(directory))
-        try:
-            well = soak(router, options.seconds, options.seed)
-        finally:
-            router.stop()
-            for pid in router.engine_pids().values():
-                with contextlib.suppress(ProcessLookupError):
-                    os.killpg(pid, signal.SIGKILL)
-        if not well:
-            print((router.dir / "router.log").read_text(errors="replace")[-3000:])
-    return 0 if well else 1
+    return judge(lambda router: soak(router, options.seconds, options.seed))
 
 
 if __name__ == "__main__":

@@ -20,17 +20,16 @@ import os
 import random
 import signal
 import sys
-import tempfile
 import time
 from collections import Counter
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import httpx
 
 from bench.facts import machine, quantile, raise_file_limit, rss
 from tests.integration.conftest import Router
 from tests.soak.client import Outcome, ask
+from tests.soak.router import judge
 
 MODELS = {"a": "one", "b": "one", "c": "one", "d": "two", "e": "two", "f": "two"}
 DEADLINE = 60.0
@@ -207,23 +206,12 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=1)
     options = parser.parse_args()
     raise_file_limit(4 * options.clients + 1000)
-    with tempfile.TemporaryDirectory() as directory:
-        router = Router(Path(directory))
-        try:
-            soak = Soak(router, options.seconds, options.clients, options.seed)
-            tally = asyncio.run(soak.run())
-            well = report(tally, options.seconds, options.clients)
-        except BaseException:
-            print((router.dir / "router.log").read_text(errors="replace")[-5000:])
-            raise
-        finally:
-            router.stop()
-            for pid in router.engine_pids().values():
-                with contextlib.suppress(ProcessLookupError):
-                    os.killpg(pid, signal.SIGKILL)
-        if not well:
-            print((router.dir / "router.log").read_text(errors="replace")[-3000:])
-    return 0 if well else 1
+
+    def soak(router: Router) -> bool:
+        tally = asyncio.run(Soak(router, options.seconds, options.clients, options.seed).run())
+        return report(tally, options.seconds, options.clients)
+
+    return judge(soak)
 
 
 if __name__ == "__main__":

@@ -25,15 +25,12 @@ import hashlib
 import json
 import os
 import random
-import signal
 import subprocess
 import sys
-import tempfile
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import httpx
 import yaml
@@ -41,6 +38,7 @@ import yaml
 from bench.facts import machine, most_rss, quantile, raise_file_limit
 from tests.integration.conftest import ROOT, Router
 from tests.soak.client import CHAT
+from tests.soak.router import judge
 
 KEY = "a good key of this soak"
 STREAMS = 4
@@ -393,26 +391,9 @@ def main() -> int:
         attacking = attack_all(options.attack, options.seconds, options.connections, options.only)
         print(json.dumps(asyncio.run(attacking)))
         return 0
-    with tempfile.TemporaryDirectory() as directory:
-        router = Router(Path(directory))
-        os.environ["TURNS_BY"] = "cpu"
-        try:
-            soaking = soak(
-                router,
-                options.seconds,
-                options.connections,
-                options.only,
-                max_health=options.max_health,
-            )
-            well = asyncio.run(soaking)
-        finally:
-            router.stop()
-            for pid in router.engine_pids().values():
-                with contextlib.suppress(ProcessLookupError):
-                    os.killpg(pid, signal.SIGKILL)
-        if not well:
-            print((router.dir / "router.log").read_text(errors="replace")[-3000:])
-    return 0 if well else 1
+    os.environ["TURNS_BY"] = "cpu"
+    given = options.seconds, options.connections, options.only
+    return judge(lambda router: asyncio.run(soak(router, *given, max_health=options.max_health)))
 
 
 if __name__ == "__main__":

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 import socket
@@ -14,18 +13,15 @@ from types import ModuleType
 import pytest
 import yaml
 
+from .programs import load
+
 ROLE = Path(__file__).parents[2] / "roles/llm_router"
 SCRIPT = ROLE / "files/port_holder.py"
 
 
 @pytest.fixture(scope="module")
 def script() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("port_holder", SCRIPT)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load(SCRIPT)
 
 
 def said(host: str, port: int) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import socket
 import subprocess
@@ -13,6 +12,8 @@ from typing import Any
 import pytest
 import yaml
 
+from .programs import load
+
 ROOT = Path(__file__).resolve().parents[2]
 ROLE = ROOT / "roles/uv"
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="gives files to another account")
@@ -22,16 +23,7 @@ BUILDER = 54321
 STRANGER = 54322
 
 
-def load() -> Any:
-    spec = importlib.util.spec_from_file_location("take_over", ROLE / "files/take_over.py")
-    assert spec
-    assert spec.loader
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-take_over = load()
+take_over: Any = load(ROLE / "files/take_over.py")
 
 
 @pytest.fixture

@@ -60,14 +60,16 @@ def create_app(settings: Settings, units: Units | None = None) -> FastAPI:
     class Described(FastAPI):
         async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
             """What is proxied goes by none of FastAPI's layers."""
+            if scope["type"] != "http":
+                await super().__call__(scope, receive, send)
+                return
             try:
                 origin = None
-                if scope["type"] == "http":
-                    origins = self.state.services.settings.config.listen.origins
-                    if origins:
-                        origin = cors.origin_of(scope["headers"], origins)
-                        scope[LINE].add(cors.allowed(origin))
-                proxy = direct.get(scope.get("path", "")) if scope.get("method") == "POST" else None
+                origins = self.state.services.settings.config.listen.origins
+                if origins:
+                    origin = cors.origin_of(scope["headers"], origins)
+                    scope[LINE].add(cors.allowed(origin))
+                proxy = direct.get(scope["path"]) if scope["method"] == "POST" else None
                 if proxy is not None:
                     scope["app"] = self
                     await proxy(scope, receive, send)
@@ -82,13 +84,10 @@ def create_app(settings: Settings, units: Units | None = None) -> FastAPI:
             self, scope: Scope, receive: Receive, send: Send, origin: str | None
         ) -> None:
             """What is not proxied as it comes. ``origin``: the page that asks, if it may."""
-            if scope["type"] == "http" and scope["path"] != "/health":
+            if scope["path"] != "/health":
                 # who asks what has ended is told all of it; a health check asks no such thing, and
                 # comes in the middle of a crowd that leaves
                 self.state.services.afterwards.now()
-            if scope["type"] != "http":
-                await super().__call__(scope, receive, send)
-                return
             methods = _methods(self, scope) if scope["method"] == "OPTIONS" else []
             if origin is not None and methods:
                 # a browser asks before it shows a key

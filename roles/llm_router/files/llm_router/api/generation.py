@@ -380,8 +380,7 @@ class Proxy:
                 return
         if reply.started or (answer.status >= 400 and not has_form(data)):
             raise _as_error(exchange, answer, data)
-        shown = headers_for(answer.headers.get("content-type"))
-        fields = [*shown, *headers.from_engine(answer.fields), *_headers(exchange)]
+        fields = [*_fields(exchange, answer), *_headers(exchange)]
         if exchange.rate is not None:
             fields.append(("x-llm-router-tokens-per-second", f"{exchange.rate:.1f}"))
         reply.whole(answer.status, data, fields)
@@ -398,12 +397,10 @@ class Proxy:
         """An answer of any kind and length, piece by piece, as it is."""
         if not reply.started:
             reply.passing = True
-            fields = headers.from_engine(answer.fields, unchanged=True, stream=events)
+            fields = _fields(exchange, answer, unchanged=True, stream=events)
             if events:
                 fields += [("cache-control", "no-cache"), ("x-accel-buffering", "no")]
-            own = exchange.operation is UPSTREAM
-            shown = headers_for(answer.headers.get("content-type"), own_path=own)
-            reply.start(answer.status, [*shown, *fields, *_headers(exchange)])
+            reply.start(answer.status, [*fields, *_headers(exchange)])
         try:
             answer.deliver(reply.write)
             await answer.delivered()
@@ -541,8 +538,7 @@ async def _send_pieces(
     """Send a large answer as it is, as fast as its client takes it: to put its pieces together, to
     read it, or to give it to the connection at once would hold up other streams."""
     if not reply.started:
-        shown = headers_for(answer.headers.get("content-type"))
-        fields = [*shown, *headers.from_engine(answer.fields)]
+        fields = _fields(exchange, answer)
         size = ("content-length", str(sum(map(len, parts))))
         reply.start(answer.status, [*fields, size, *_headers(exchange)])
     room = asyncio.Event()
@@ -664,6 +660,15 @@ def _headers(exchange: Exchange) -> list[tuple[str, str]]:
         fields.append(("x-llm-router-queue-seconds", f"{exchange.queue_seconds:.3f}"))
         fields.append(("x-llm-router-switch-seconds", f"{exchange.switch_seconds:.3f}"))
     return fields
+
+
+def _fields(
+    exchange: Exchange, answer: Answer, *, unchanged: bool = False, stream: bool = False
+) -> list[tuple[str, str]]:
+    """What a client gets of an engine's header, with the type that its body is shown as."""
+    own = exchange.operation is UPSTREAM
+    shown = headers_for(answer.headers.get("content-type"), own_path=own)
+    return [*shown, *headers.from_engine(answer.fields, unchanged=unchanged, stream=stream)]
 
 
 def _last_words(exchange: Exchange, measured: Measured) -> bytes:

@@ -69,6 +69,7 @@ OF_ORIGIN = frozenset(
 """Fields that act on everything at the router's address; so do all that begin with
 ``access-control-``."""
 PREFIXES = ("access-control-", "x-llm-router-")
+_NEVER = OF_CONNECTION | ROUTERS_OWN | OF_ORIGIN
 OF_BODY = frozenset(
     {
         "accept-ranges",
@@ -117,15 +118,16 @@ def from_engine(
         if name == "connection"
         for one in value.split(",")
     }
-    dropped = OF_CONNECTION | ROUTERS_OWN | OF_ORIGIN | named
-    if not unchanged:
-        dropped |= OF_BODY
-    if stream:
-        dropped |= OF_STREAM
     return [
         (name, value)
         for name, value in given
-        if name not in dropped and not name.startswith(PREFIXES)
+        if not (
+            name in _NEVER
+            or name in named
+            or (name in OF_BODY and not unchanged)
+            or (name in OF_STREAM and stream)
+            or name.startswith(PREFIXES)
+        )
     ]
 
 

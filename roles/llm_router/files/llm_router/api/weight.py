@@ -32,7 +32,4 @@ def from_engine(data: bytes) -> Any:
     """
     if not is_light(data):
         raise ValueError("too large to be parsed here")
-    try:
-        return from_json(data)
-    except RecursionError as error:
-        raise ValueError("nested too deep") from error
+    return from_json(data)
