@@ -136,3 +136,25 @@ async def test_an_unforeseen_failure_is_told_and_logged_with_its_trace(
             assert await units.problem() == "the units cannot be watched: RuntimeError: odd"
     assert caplog.records[0].exc_info is not None
     assert host.connections < 20
+
+
+@pytest.mark.anyio
+async def test_a_bus_that_was_away_for_long_is_tried_every_second(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("DBUS_SYSTEM_BUS_ADDRESS", f"unix:path={tmp_path}/nothing")
+    pauses: list[float] = []
+    enough = asyncio.Event()
+
+    async def no_pause(seconds: float) -> None:
+        pauses.append(seconds)
+        if len(pauses) == 30:
+            enough.set()
+        await asyncio.sleep(0)
+
+    monkeypatch.setattr(systemd.anyio, "sleep", no_pause)
+    with anyio.fail_after(5), caplog.at_level(logging.WARNING):
+        async with SystemdUnits({"m": MODEL}, str(tmp_path / "helper.sock")):
+            await enough.wait()
+    assert max(pauses) <= 1
+    assert len([r for r in caplog.records if "cannot be reached" in r.message]) == 1

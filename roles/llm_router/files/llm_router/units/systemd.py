@@ -20,7 +20,9 @@ from llm_router.units.dbus import BusUnavailable, ManagerError, SystemdManager, 
 HELPER_UNIT = "llm-router-helper.socket"
 START_TIMEOUT = 180.0
 FIRST_BACKOFF = 0.1
-MAX_BACKOFF = 5.0
+# Seconds. The bus is a socket of this host, so a try costs little, and a lost bus that is back
+# must be noticed well within the five seconds in which /health has to agree with systemd.
+MAX_BACKOFF = 1.0
 
 log = logging.getLogger(__name__)
 
@@ -163,11 +165,14 @@ class SystemdUnits(Units):
                     self._manager, self._problem = manager, None
                     await self._tell_changes(manager, tried)
             except UnitError as error:
+                if self._problem != str(error):
+                    log.warning("%s; trying again", error)
                 self._problem = str(error)
-                log.warning("%s; trying again", error)
             except Exception as error:
-                self._problem = f"the units cannot be watched: {type(error).__name__}: {error}"
-                log.exception("the units cannot be watched; trying again")
+                problem = f"the units cannot be watched: {type(error).__name__}: {error}"
+                if self._problem != problem:
+                    log.exception("the units cannot be watched; trying again")
+                self._problem = problem
             finally:
                 self._manager = None
                 tried.set()
