@@ -1,7 +1,9 @@
-"""Runs the stages of `make check` or `make test` one after the other and sums them up.
+"""Run the stages of `make check` or `make test` and report all of them.
 
-A stage is a make target, so each can be run by hand. The first that fails ends the run. The
-linters run side by side: each has one CPU's work.
+A stage is a make target, so each can be run alone. A stage that fails does not stop the others:
+one run reports every failure. The linters run side by side, as each uses one CPU. Stages on test
+hosts run two at a time, as they mostly wait for downloads and boots; the output of such a stage is
+printed when it ends. All other stages run one after the other.
 The last line counts tests: those of pytest from its reports, and one for each stage that is a
 single check.
 """
@@ -13,6 +15,7 @@ import subprocess
 import sys
 import time
 import xml.etree.ElementTree as ET
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,25 +47,19 @@ TEST = (
     "build",
     "sanity",
     "test-demo",
-    "test-systemd",
-    "test-uninstall",
-    "soak-systemd-short",
-    "test-adopt",
-    "test-install",
-    "test-monitoring",
-    "test-fleet",
-    "molecule",
 )
-ON_HOSTS = {
+# The longest first: with two at a time, a long stage that starts last runs alone.
+ON_HOSTS = (
     "molecule",
-    "test-systemd",
-    "test-uninstall",
+    "test-fleet",
     "soak-systemd-short",
     "test-adopt",
+    "test-uninstall",
     "test-install",
     "test-monitoring",
-    "test-fleet",
-}
+    "test-systemd",
+)
+HOST_STAGES_AT_ONCE = 2
 
 
 @dataclass
@@ -75,18 +72,20 @@ class Result:
     skipped: int = 0
 
 
-def run_stage(stage: str) -> Result:
+def run_stage(stage: str, *, together: bool = False) -> Result:
+    """Run one make target. With ``together`` its output is kept and printed when it ends."""
     report = REPORTS / f"{stage}.xml"
     report.unlink(missing_ok=True)
     start = time.monotonic()
     command = ["make", "--no-print-directory", stage]
-    if stage in LINTERS:
+    print(f"\n===> {stage}", flush=True)
+    output = ""
+    if together:
         made = subprocess.run(
             command, cwd=ROOT, check=False, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
         )
-        print(f"\n===> {stage}\n{made.stdout.decode(errors='replace')}", end="", flush=True)
+        output = made.stdout.decode(errors="replace")
     else:
-        print(f"\n===> {stage}", flush=True)
         made = subprocess.run(command, cwd=ROOT, check=False)
     result = Result(stage, "failed" if made.returncode else "passed", time.monotonic() - start)
     if report.exists():
@@ -100,8 +99,15 @@ def run_stage(stage: str) -> Result:
         result.failed = 1
     elif not made.returncode and not result.passed:
         result.passed = 1
-    print(f"===> {stage}: {result.outcome} ({result.seconds:.1f} s)", flush=True)
+    # one call of print: the stage beside it must not write in between
+    print(f"{output}===> {stage}: {result.outcome} ({result.seconds:.1f} s)", flush=True)
     return result
+
+
+def run_together(stages: Sequence[str], at_once: int) -> list[Result]:
+    """Run stages side by side, at most ``at_once`` at a time; results in the stages' order."""
+    with ThreadPoolExecutor(max_workers=at_once) as pool:
+        return list(pool.map(lambda stage: run_stage(stage, together=True), stages))
 
 
 def why_no_hosts() -> str | None:
@@ -133,7 +139,6 @@ def summary(results: list[Result], seconds: float) -> None:
 def main(what: str) -> int:
     start = time.monotonic()
     REPORTS.mkdir(parents=True, exist_ok=True)
-    stages = TEST if what == "test" else CHECK
     no_hosts = None
     if what == "test":
         if os.environ.get("HOST") == "no":
@@ -145,13 +150,12 @@ def main(what: str) -> int:
             print("0 passed, 1 failed")
             return 1
 
-    with ThreadPoolExecutor(max_workers=os.cpu_count()) as linting:
-        results = list(linting.map(run_stage, LINTERS))
-    for stage in stages[len(LINTERS) :]:
-        if any(result.failed for result in results) or (no_hosts and stage in ON_HOSTS):
-            results.append(Result(stage, "not run"))
-        else:
-            results.append(run_stage(stage))
+    results = run_together(LINTERS, os.cpu_count() or 1)
+    results += [run_stage(stage) for stage in (TEST if what == "test" else CHECK)[len(LINTERS) :]]
+    if what == "test" and no_hosts:
+        results += [Result(stage, "not run") for stage in ON_HOSTS]
+    elif what == "test":
+        results += run_together(ON_HOSTS, HOST_STAGES_AT_ONCE)
     summary(results, time.monotonic() - start)
 
     failed = sum(result.failed for result in results)
@@ -164,9 +168,9 @@ def main(what: str) -> int:
         else:
             failed += 1
             print("`make test HOST=no` leaves it out on purpose.")
-    first = next((result.stage for result in results if result.failed), None)
-    if first:
-        print(f"The first stage that failed: {first}. Again, alone: make {first}")
+    red = [result.stage for result in results if result.failed]
+    if red:
+        print(f"Stages that failed: {', '.join(red)}. To run them again: make {' '.join(red)}")
     passed = sum(result.passed for result in results)
     print(f"{passed} passed, {failed} failed" + (f", {skipped} skipped" if skipped else ""))
     return 1 if failed else 0
