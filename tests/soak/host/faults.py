@@ -408,6 +408,31 @@ async def model_moved(host: Host) -> str:
     return f"{name} to group two"
 
 
+async def disk_full(host: Host) -> str:
+    """No file of a shared unit can be written while its other model is asked for."""
+    loaded = host.belief.loaded.get("one") if host.belief else None
+    name = "gamma" if loaded == "delta" else "delta"
+    folder = f"/etc/{MODELS[name].backend}"
+    filled = f"""
+        set -e
+        copy=$(mktemp -d)
+        cp -a {folder}/. $copy
+        mount -t tmpfs -o size=256k,mode=0755 full {folder}
+        cp -a $copy/. {folder}
+        rm -r $copy
+        ! cat /dev/zero 2>/dev/null >{folder}/filler
+    """
+    await command("/bin/sh", "-c", filled)
+    try:
+        outcome = await ask(ROUTER_PORT, name, deadline=30)
+    finally:
+        await command("umount", "--lazy", folder)
+    if outcome.kind == "answered" and loaded in ("gamma", "delta"):
+        raise RuntimeError(f"{name} was loaded although {folder} is full")
+    host.asked.append(outcome)
+    return f"{name}: {outcome.kind} {outcome.code}"
+
+
 # ---- the router
 
 
@@ -467,6 +492,7 @@ async def router_away_two_started(host: Host) -> str:
 FAULTS = [
     Fault("engine_restarted", engine_restarted, starts=True),
     Fault("config_changed", config_changed),
+    Fault("disk_full", disk_full, blameless=True),
     Fault("sleeper_restarted", sleeper_restarted, starts=True),
     Fault("sleeper_killed", sleeper_killed, starts=True),
     Fault("bus_restarted", bus_restarted, harmless=True, blameless=True),
