@@ -169,6 +169,8 @@ model: ## the 253 MB test model, in $ROUNDHOUSE_CACHE
 	@tools/bootstrap model
 docs: env ## docs/reference anew: configuration, HTTP API, roles, modules
 	@$(MODULE) tools.docs
+public-names: env ## the list of names that users rely on, with new names added (tests/golden/public_names.json)
+	@$(MODULE) tools.public_names
 lock: ## write every requirements lock anew
 	@tools/lock
 clean: ## forget environments and caches of this checkout (first: make demo-down)
