@@ -29,8 +29,9 @@ options:
   wish:
     description:
       - >-
-        C(source), C(backend) and C(architectures) as the role's variables have them, C(archive) and
-        C(binary) (whether one is given), and C(package) (the distribution's package).
+        C(source), C(backend), C(architectures) and C(variant) (of an archive of a release) as the
+        role's variables have them, C(archive) and C(binary) (whether one is given), and C(package)
+        (the distribution's package).
     type: dict
     required: true
 """
@@ -56,6 +57,7 @@ EXAMPLES = r"""
       source: auto
       backend: auto
       architectures: []
+      variant: ''
       archive: false
       binary: false
       package: llama.cpp-tools
@@ -69,7 +71,8 @@ _value:
       C(reason), why, without a full stop; and C(problem), one sentence, empty where it can be done.
     - >-
       For a build also C(backend) (V(cpu), V(cuda), V(vulkan) or V(hip)), C(architectures) (of the
-      GPUs) and C(toolkit) (V(packages) for PyPI's CUDA toolkit, or its path on the host).
+      GPUs) and C(toolkit) (V(packages) for PyPI's CUDA toolkit, or its path on the host); for a
+      release C(variant), as in the name of its archive.
   type: dict
 """
 
@@ -89,6 +92,9 @@ PACKAGED_CUDA = 13
 NEWEST_GLIBC = "2.41"
 """The newest C library that the headers of PyPI's CUDA 13.0 compiler can be used with."""
 
+VARIANTS = {"cpu": "", "vulkan": "vulkan"}
+"""How llama.cpp's releases name their archives; the names for CUDA and ROCm have versions."""
+
 VULKAN_PACKAGES = ("libvulkan-dev", "glslc", "spirv-headers")
 """What a build for Vulkan needs of the distribution."""
 
@@ -100,6 +106,8 @@ def llamacpp_source(host: Mapping[str, Any], wish: Mapping[str, Any]) -> dict[st
         return _automatic(host, wish)
     if source == "build":
         return _build(host, wish, "llamacpp_source is build")
+    if source == "release":
+        return _release(host, wish)
     problem = ""
     if source == "package" and wish["package"] not in host["packages"]:
         problem = (
@@ -148,15 +156,31 @@ def _build(
         backend = backend or wish["backend"]
     architectures = [str(each) for each in wish["architectures"]] or _architectures(host, backend)
     if not problem and backend in ("cuda", "hip") and not architectures:
-        problem = "the architecture of the GPU is unknown; set llamacpp_build_architectures"
+        problem = "the architecture of the GPU is unknown; set llamacpp_architectures"
     if problem:
         problem = (
-            f"llama.cpp cannot be built for {host['name']}: {problem}; set llamacpp_build_backend "
+            f"llama.cpp cannot be built for {host['name']}: {problem}; set llamacpp_backend "
             "to one that this host can have, or llamacpp_source to wheel (CPU)."
         )
     return _result(
         "build", reason, backend=backend, toolkit=toolkit, gpus=architectures, problem=problem
     )
+
+
+def _release(host: Mapping[str, Any], wish: Mapping[str, Any]) -> dict[str, Any]:
+    backend = wish["backend"]
+    if backend == "auto":
+        backend = "vulkan" if _gpu(host) else "cpu"
+    variant = wish["variant"] or VARIANTS.get(backend)
+    problem = ""
+    if variant is None:
+        problem = (
+            f"llamacpp_backend is {backend}, and the names of such archives have a version: "
+            "set llamacpp_release_variant to the part of the name before the architecture, such as "
+            "cuda-13.4 or rocm-10.0."
+        )
+    result = _result("release", "llamacpp_source is release", backend=backend, problem=problem)
+    return {**result, "variant": variant or ""}
 
 
 def _gpu(host: Mapping[str, Any]) -> str:
@@ -245,6 +269,7 @@ def _result(
         "source": source,
         "backend": backend,
         "toolkit": toolkit,
+        "variant": "",
         "architectures": list(gpus),
         "reason": reason,
         "problem": problem,

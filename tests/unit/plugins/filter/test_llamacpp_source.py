@@ -58,6 +58,7 @@ def source(release: str = "Debian 12", gpu: str = "none", **wished: Any) -> dict
         "source": "auto",
         "backend": "auto",
         "architectures": [],
+        "variant": "",
         "archive": False,
         "binary": False,
         "package": PACKAGE,
@@ -167,6 +168,27 @@ def test_a_build_that_cannot_be_is_refused(
     assert problem.startswith("llama.cpp cannot be built for gpu1: ")
     assert cause in problem
     assert "set llamacpp_" in problem
+
+
+@pytest.mark.parametrize(
+    ("gpu", "wished", "variant"),
+    [
+        ("none", {}, ""),
+        ("nvidia", {}, "vulkan"),
+        ("amd", {"backend": "cpu"}, ""),
+        ("amd", {"backend": "hip", "variant": "rocm-10.0"}, "rocm-10.0"),
+    ],
+)
+def test_a_release_has_an_archive_for_each_backend(
+    gpu: str, wished: dict[str, str], variant: str
+) -> None:
+    found = source("Debian 12", gpu, source="release", **wished)
+    assert (found["variant"], found["problem"]) == (variant, "")
+
+
+def test_a_release_for_cuda_needs_the_name_of_its_archive() -> None:
+    problem = source("Debian 12", "nvidia", source="release", backend="cuda")["problem"]
+    assert "set llamacpp_release_variant" in problem
 
 
 def test_a_build_may_be_for_a_gpu_of_another_host() -> None:
