@@ -1,10 +1,10 @@
 """The role llamacpp by `auto`, or by another source, on throwaway hosts: it ends in an answer.
 
-    python tests/llamacpp/llamacpp.py [SUITE ...] [SOURCE ...]
+    python tests/llamacpp/llamacpp.py [SUITE ...] [SOURCE]
 
 SUITE is a release (bookworm and trixie by default), SOURCE `cpu` or `vulkan` for a build from
 source in place of `auto`, which takes a quarter of an hour of two cores. Needs root. Hosts whose
-Python is older than 3.10 get the one that tests/suites/python builds. KEEP=yes leaves a host up.
+Python is older than 3.10 get the one that tests/suites/python builds. KEEP=yes leaves hosts up.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ ROOT = Path(__file__).resolve().parents[2]
 WORK = ROOT / ".cache/llamacpp"
 BUILDS = ("cpu", "vulkan")
 EXPECTED = {"forky": "package"}
-"""Every other release has no package of llama.cpp."""
+"""By `auto`: no other release has a package of llama.cpp."""
 WITHOUT_PYTHON = ("bullseye", "focal")
 MODEL = "tiny-a"
 VARIABLES: dict[str, Any] = {
@@ -75,38 +75,56 @@ def hosts(*words: str) -> str:
     return run("tests/hosts/hosts.py", *words)
 
 
+def name_of(suite: str) -> str:
+    return f"llama{suite}"
+
+
 @contextmanager
-def host(suite: str) -> Iterator[str]:
+def host(suite: str) -> Iterator[None]:
     """A host of the release with two models, for as long as the block runs."""
-    name, models = f"llama{suite}", WORK / "models"
-    models.mkdir(parents=True, exist_ok=True)
-    for seed, model in enumerate(VARIABLES["llm_router_models"]):
-        made = str(models / f"{model}.gguf")
-        run(sys.executable, "tests/hosts/tiny_gguf.py", made, "--seed", str(seed))
-    binds = ["--bind", f"{models}:/srv/models:ro"]
+    binds = ["--bind", f"{WORK}/models:/srv/models:ro"]
     if suite in WITHOUT_PYTHON:
         pythons = run("tests/suites/python").split()[-1]
         binds += ["--bind", f"{pythons}:/srv/pythons:ro"]
-    hosts("up", name, "--suite", suite, *binds)
+    hosts("up", name_of(suite), "--suite", suite, *binds)
     try:
-        yield name
+        yield
     finally:
         if not os.environ.get("KEEP"):
-            hosts("down", name)
+            hosts("down", name_of(suite))
 
 
-def site(name: str, variables: dict[str, Any], *arguments: str) -> str:
-    given = WORK / f"{name}.json"
-    given.write_text(json.dumps(variables), encoding="utf-8")
-    return run(
-        *("ansible-playbook", "playbooks/site.yml", "--inventory=.cache/hosts/inventory.yml"),
-        *(f"--limit={name}", f"--extra-vars=@{given}", *arguments),
+def inventory(suites: list[str], build: str) -> str:
+    """The running hosts with what the roles are told, as a file."""
+    shared = dict(VARIABLES)
+    if build:
+        shared.update(llamacpp_source="build", llamacpp_backend=build)
+    python = "/srv/pythons/python/bin/python3"
+    older = {"llm_router_python": python, "llamacpp_python": python}
+    given = {
+        "llm_servers": {
+            "hosts": {name_of(suite): older if suite in WITHOUT_PYTHON else {} for suite in suites},
+            "vars": shared,
+        }
+    }
+    path = WORK / "given.json"
+    path.write_text(json.dumps(given), encoding="utf-8")
+    return str(path)
+
+
+def site(suites: list[str], given: str, *arguments: str) -> str:
+    """The playbook on all of them at once."""
+    said = run(
+        *("ansible-playbook", "playbooks/site.yml"),
+        *("--inventory=.cache/hosts/inventory.yml", f"--inventory={given}"),
+        *(f"--limit={','.join(map(name_of, suites))}", *arguments),
         shown=True,
     )
+    return " ".join(said.split())
 
 
 def answer(name: str, model: str) -> dict[str, Any]:
-    """A real request over the router."""
+    """To a real request over the router."""
     asked = json.dumps(
         {"model": model, "max_tokens": 8, "messages": [{"role": "user", "content": "Hello"}]}
     )
@@ -118,46 +136,45 @@ def answer(name: str, model: str) -> dict[str, Any]:
     return found
 
 
-def in_words(text: str) -> str:
-    return " ".join(text.split())
-
-
-def check(suite: str, build: str) -> None:
+def check(suites: list[str], build: str) -> None:
     """Dry run, first run, an answer of each model, a second run that changes nothing."""
-    started = time.monotonic()
-    variables = dict(VARIABLES)
-    if build:
-        variables.update(llamacpp_source="build", llamacpp_backend=build)
-    if suite in WITHOUT_PYTHON:
-        variables["llm_router_python"] = "/srv/pythons/python/bin/python3"
-        variables["llamacpp_python"] = "/srv/pythons/python/bin/python3"
-    expected = "build" if build else EXPECTED.get(suite, "wheel")
-    with host(suite) as name:
-        site(name, variables, "--check")
-        assert "llamacpp" not in hosts("ssh", name, "--", "ls /opt /etc"), "the dry run made it"
-        told = in_words(site(name, variables))
-        reason = re.search(rf"llama\.cpp on {name} comes from (\w+).*?(?= TASK)", told)
-        assert reason is not None, "the role does not say where llama.cpp comes from"
-        assert reason[1] == expected, reason[0]
-        if build:
-            assert re.search(r"[0-9]+ of [0-9]+ steps, [1-9][0-9]* %", told), "no progress"
+    given = inventory(suites, build)
+    site(suites, given, "--check")
+    for suite in suites:
+        left = hosts("ssh", name_of(suite), "--", "ls /opt /etc")
+        assert "llamacpp" not in left, f"{suite}: the dry run made it"
+    told = site(suites, given)
+    assert not build or re.search(r"[0-9]+ of [0-9]+ steps, [1-9][0-9]* %", told), "no progress"
+    for suite in suites:
+        name = name_of(suite)
+        reason = re.search(rf"llama\.cpp on {name} comes from (\w+).*?(?=\" }})", told)
+        assert reason is not None, f"{suite}: the role does not say where llama.cpp comes from"
+        assert reason[1] == ("build" if build else EXPECTED.get(suite, "wheel")), reason[0]
         for model in (MODEL, "tiny-b", MODEL):
             found = answer(name, model)
             assert found.get("model") == model, found
             assert found["usage"]["completion_tokens"] > 0, found
-        again = in_words(site(name, variables))
-        assert re.search(rf"{name} : ok=[0-9]+ changed=0 .* failed=0 ", again), again[-300:]
         size = hosts("ssh", name, "--", "du -shL /opt/llamacpp/current 2>/dev/null || true")
-        print(f"llamacpp: {suite}: {reason[0]}; {size.strip()}")
-    print(f"llamacpp: {suite}: as it should be, after {time.monotonic() - started:.0f} s")
+        print(f"llamacpp: {reason[0]} {' '.join(size.split())}")
+    again = site(suites, given)
+    for suite in suites:
+        assert re.search(rf"{name_of(suite)} : ok=[0-9]+ changed=0 .*? failed=0 ", again), suite
 
 
 def main(words: list[str]) -> None:
+    started = time.monotonic()
     suites = [word for word in words if word not in BUILDS] or ["bookworm", "trixie"]
-    builds = [word for word in words if word in BUILDS] or [""]
-    for suite in suites:
-        for build in builds:
-            check(suite, build)
+    build = next((word for word in words if word in BUILDS), "")
+    (WORK / "models").mkdir(parents=True, exist_ok=True)
+    for seed, model in enumerate(VARIABLES["llm_router_models"]):
+        made = str(WORK / f"models/{model}.gguf")
+        run(sys.executable, "tests/hosts/tiny_gguf.py", made, "--seed", str(seed))
+    with ExitStack() as stack:
+        for suite in suites:
+            stack.enter_context(host(suite))
+        check(suites, build)
+    seconds = time.monotonic() - started
+    print(f"llamacpp: {', '.join(suites)}: as it should be, after {seconds:.0f} s")
 
 
 if __name__ == "__main__":
