@@ -154,7 +154,9 @@ def _build(
     elif backend != "cpu" and not toolkit:
         backend, toolkit, problem = _gpu_backend(host, backend)
         backend = backend or wish["backend"]
-    architectures = [str(each) for each in wish["architectures"]] or _architectures(host, backend)
+    architectures = [str(each) for each in wish["architectures"]] or _architectures(
+        host, backend, toolkit
+    )
     if not problem and backend in ("cuda", "hip") and not architectures:
         problem = "the architecture of the GPU is unknown; set llamacpp_architectures"
     if problem:
@@ -240,11 +242,19 @@ def _unfit(host: Mapping[str, Any], cuda: int) -> str:
     return ""
 
 
-def _architectures(host: Mapping[str, Any], backend: str) -> list[str]:
-    """As CMake names them: ``86``; ``gfx1100``."""
+def _architectures(host: Mapping[str, Any], backend: str, toolkit: str) -> list[str]:
+    """As CMake names them: ``86``; ``gfx1100``. For Blackwell's of 12.x llama.cpp has kernels that
+    need the suffix. A GPU that the toolkit has no code for stays unused."""
     if backend == "cuda":
-        found = {Version(each) for each in host["compute_capabilities"]}
-        return [f"{each.major}{each.minor}" for each in sorted(found)]
+        own = str(host["toolkit"]).partition(".")[0] if toolkit == HOST_TOOLKIT else ""
+        major = int(own or PACKAGED_CUDA)
+        least = Version(OLDEST_GPUS[major])
+        found = sorted({Version(each) for each in host["compute_capabilities"]})
+        return [
+            f"{each.major}{each.minor}{'a' if each.major == 12 else ''}"
+            for each in found
+            if each >= least
+        ]
     if backend == "hip":
         return sorted({gfx_name(int(each)) for each in host["gfx_versions"]})
     return []

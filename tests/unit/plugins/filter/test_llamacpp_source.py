@@ -32,6 +32,7 @@ GPUS: dict[str, dict[str, Any]] = {
         "compute_capabilities": ["8.6"],
         "toolkit": "12.2",
     },
+    "nvidia, three": {"driver": "580.65.06", "compute_capabilities": ["12.0", "7.0", "8.6"]},
     "volta": {"driver": "580.65.06", "compute_capabilities": ["7.0"]},
     "amd": {"amd": True, "gfx_versions": ["110000"]},
     "amd, rocm": {"amd": True, "gfx_versions": ["110000"], "hip": True},
@@ -73,6 +74,8 @@ EXPECTED: dict[str, dict[str, str]] = {
     "none": {"Debian forky": "package", EVERY_OTHER: "wheel"},
     # its C library is too new for the compiler of CUDA 13.0
     "nvidia": {"Debian forky": "package", EVERY_OTHER: "build cuda packages 86"},
+    # one is too old for CUDA 13
+    "nvidia, three": {"Debian forky": "package", EVERY_OTHER: "build cuda packages 86 120a"},
     "nvidia old driver": {"Debian forky": "package", EVERY_OTHER: "wheel"},
     "nvidia old driver, toolkit": {EVERY_OTHER: "build cuda /usr/local/cuda 86"},
     "volta": {"Debian forky": "package", EVERY_OTHER: "wheel"},
