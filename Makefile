@@ -13,7 +13,7 @@ BIN := $(CURDIR)/.venv/bin
 PYTEST := $(BIN)/pytest
 REPORTS := .cache/reports
 MODULE := PYTHONPATH=$(CURDIR):$(CURDIR)/roles/llm_router/files $(BIN)/python -m
-TYPED := $(wildcard tests/unit tests/integration tests/soak tests/hostile tests/hosts tests/docs tests/monitoring tests/standin tests/uninstall bench demo tools)
+TYPED := $(wildcard tests/unit tests/integration tests/soak tests/hostile tests/hosts tests/docs tests/monitoring tests/standin tests/uninstall tests/llamacpp bench demo tools)
 
 export PATH := $(BIN):$(PATH)
 export ANSIBLE_COLLECTIONS_PATH := $(CURDIR)/.cache/collections
@@ -123,6 +123,8 @@ test-systemd: env ## units, helper and config writer against a real systemd, on 
 	@tests/systemd/run
 test-uninstall: env ## engines in every state are uninstalled from hosts of two releases (ARGS="bullseye jammy")
 	@python tests/uninstall/uninstall.py $(ARGS)
+test-llamacpp: env ## llama.cpp by `auto` on hosts of two releases (ARGS="bullseye jammy"; ARGS="trixie cpu", "trixie vulkan": from source)
+	@python tests/llamacpp/llamacpp.py $(ARGS)
 test-vllm: env ## opt-in: vLLM's CPU build for real, on a host (5 GB, some minutes; tests/vllm/run)
 	@tests/vllm/run
 test-open-webui: env ## Open WebUI from PyPI (750 MB) in front of the router, used over its own API and socket

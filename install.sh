@@ -15,7 +15,7 @@
 #   listen              address: 127.0.0.1 for this machine alone, 0.0.0.0 for the network
 #   port                8002, for example
 #   key                 generate (it is shown once), file:PATH, env:VARIABLE, or none (127.0.0.1 only)
-#   llamacpp-archive    path or URL of a llama.cpp build for your GPU; without it, the distribution's package
+#   llamacpp-archive    path or URL of a llama.cpp build for your GPU; without it, the role chooses one for the host
 #   llamacpp-checksum   sha256:… of it
 #
 # Further options:
@@ -101,7 +101,7 @@ ask_all() {
     ask port 'Port' 8002
     ask key 'Key of the API (generate, file:PATH, env:VARIABLE, none)' generate
     if [ -t 0 ]; then # these have no answer where the distribution's package will do
-        ask llamacpp-archive 'A llama.cpp build for your GPU, path or URL (nothing: the package)' ''
+        ask llamacpp-archive 'A llama.cpp build for your GPU, path or URL (nothing: one is made)' ''
         if [ -n "${answers[llamacpp-archive]}" ]; then ask llamacpp-checksum 'Its checksum, sha256:...' ''; fi
     fi
 }

@@ -54,6 +54,7 @@ ON_HOSTS = (
     "test-fleet",
     "soak-systemd-short",
     "test-adopt",
+    "test-llamacpp",
     "test-uninstall",
     "test-install",
     "test-monitoring",
