@@ -125,6 +125,8 @@ test-uninstall: env ## engines in every state are uninstalled from hosts of two 
 	@python tests/uninstall/uninstall.py $(ARGS)
 test-vllm: env ## opt-in: vLLM's CPU build for real, on a host (5 GB, some minutes; tests/vllm/run)
 	@tests/vllm/run
+test-sglang: env ## opt-in: the real SGLang on a host without a GPU: installed, its compiler compiles (4 GB, SUITE=noble; tests/sglang/run)
+	@tests/sglang/run
 test-open-webui: env ## Open WebUI from PyPI (750 MB) in front of the router, used over its own API and socket
 	@tools/bootstrap open-webui
 	@$(PYTEST) -q -m open_webui --junit-xml=$(REPORTS)/test-open-webui.xml tests/integration/test_open_webui.py $(ARGS)
@@ -170,7 +172,7 @@ model: ## the 253 MB test model, in $ROUNDHOUSE_CACHE
 docs: env ## docs/reference anew: configuration, HTTP API, roles, modules
 	@$(MODULE) tools.docs
 lock: ## write every requirements lock anew
-	@tools/lock
+	@tools/lock $(ARGS)
 clean: ## forget environments and caches of this checkout (first: make demo-down)
 	@rm -rf .venv .cache .mypy_cache .ruff_cache .pytest_cache .hypothesis .ansible dist
 

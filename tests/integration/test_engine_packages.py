@@ -320,24 +320,33 @@ def test_a_python_that_is_not_in_the_newest_row_has_no_solution(package: str) ->
         assert "No solution found" in done.stderr, done.stderr
 
 
+LOCKS = [
+    (role, row, name, architecture, python)
+    for role in ("sglang", "vllm")
+    for version, name in role_vars(role)[f"__{role}_locks"].items()
+    for row in role_vars(role)[f"__{role}_matrix"][role]
+    if row["newest"] == version
+    for architecture in row.get("architectures", ARCHITECTURES)
+    for python in row["pythons"]
+]
+
+
 @pytest.mark.parametrize(
-    ("role", "python"),
-    [
-        (role, python)
-        for role in ("sglang", "vllm")
-        for python in role_vars(role)[f"__{role}_matrix"][role][0]["pythons"]
-    ],
+    ("role", "row", "name", "architecture", "python"),
+    LOCKS,
+    ids=[f"{role}-{row['newest']}-{arch}-{python}" for role, row, _, arch, python in LOCKS],
 )
-def test_the_lock_is_whole_for_every_python_of_its_row(
-    role: str, python: str, tmp_path: Path
+def test_the_locks_are_whole_for_every_host_of_their_row(
+    role: str, row: dict[str, Any], name: str, architecture: str, python: str, tmp_path: Path
 ) -> None:
     # a dependency that the lock lacks, or a package without a wheel, is an error
+    platform = f"{architecture}-manylinux_{glibc(row, architecture).replace('.', '_')}"
     found = subprocess.run(
         [
             *(str(UV), "--no-config", "pip", "install", "--dry-run", "--require-hashes"),
             *("--only-binary", ":all:", "--default-index", INDEX),
-            *("--python-version", python, "--python-platform", "x86_64-manylinux_2_34"),
-            *("--target", str(tmp_path), "-r", str(ROOT / f"roles/{role}/files/requirements.lock")),
+            *("--python-version", python, "--python-platform", platform),
+            *("--target", str(tmp_path), "-r", str(ROOT / f"roles/{role}/files/{name}")),
         ],
         capture_output=True,
         text=True,
@@ -345,7 +354,7 @@ def test_the_lock_is_whole_for_every_python_of_its_row(
         check=False,
     )
     assert found.returncode == 0, found.stderr
-    assert f" + {role}==" in found.stderr
+    assert f" + {role}=={row['newest']}\n" in found.stderr
 
 
 def test_the_toolkit_of_the_lock_compiles_a_kernel(tmp_path: Path) -> None:

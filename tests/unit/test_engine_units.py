@@ -25,6 +25,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     cases: dict[str, tuple[str, dict[str, Any]]] = {
         "vllm": ("vllm", {}),
         "older": ("vllm", {"vllm_version": "0.19.1"}),
+        "not locked": ("vllm", {"vllm_version": "0.31.0"}),
         "loader": ("vllm", {"vllm_load_format": "runai_streamer"}),
         "other loader": ("sglang", {"sglang_load_format": "sharded_state"}),
         "sleep": ("vllm", {"vllm_sleep": True}),
@@ -214,30 +215,45 @@ def test_the_line_in_which_sglang_logs_its_key_is_kept_out_of_the_journal() -> N
 
 
 @pytest.mark.parametrize("role", ["sglang", "vllm"])
-def test_the_lock_pins_the_newest_row_with_hashes(role: str) -> None:
+def test_the_newest_version_and_the_last_for_cuda_12_are_locked_with_hashes(role: str) -> None:
     known = yaml.safe_load((ROOT / f"roles/{role}/vars/main.yml").read_text(encoding="utf-8"))
-    lock = (ROOT / f"roles/{role}/files/requirements.lock").read_text(encoding="utf-8")
-    newest = known[f"__{role}_matrix"][role][0]["newest"]
-    assert f"\n{role}=={newest} ; " in lock
-    pins = [
-        block
-        for block in re.split(r"\n(?=\S)", lock)
-        if re.match(r"[a-z0-9._-]+(\[.*\])?==", block)
-    ]
-    assert len(pins) > 100
-    assert [pin for pin in pins if "--hash=sha256:" not in pin] == []
+    rows = known[f"__{role}_matrix"][role]
+    # of PyPI's wheels, which are for the first of a row's CUDA versions
+    cuda_12 = next(row["newest"] for row in rows if row["cuda"][0] == 12)
+    locks = known[f"__{role}_locks"]
+    assert set(locks) == {rows[0]["newest"], cuda_12}
+    for version, name in locks.items():
+        lock = (ROOT / f"roles/{role}/files" / name).read_text(encoding="utf-8")
+        assert f"\n{role}=={version} ; " in lock
+        pins = [
+            block
+            for block in re.split(r"\n(?=\S)", lock)
+            if re.match(r"[a-z0-9._-]+(\[.*\])?==", block)
+        ]
+        assert len(pins) > 100
+        assert [pin for pin in pins if "--hash=sha256:" not in pin] == []
+        row = next(row for row in rows if row["newest"] == version)
+        for architecture in row.get("architectures", ["x86_64", "aarch64"]):
+            assert f"'{architecture}'" in next(pin for pin in pins if pin.startswith("torch=="))
 
 
 def test_the_lock_is_used_only_where_nothing_else_is_asked_for(made: dict[str, Any]) -> None:
     locked = {case for case, each in made.items() if each["locked"]}
-    assert locked == {*("vllm", "sglang", "sleep", "words", "other loader", "toolkit", "no GPU")}
-    assert set(made) - locked == {"older", "loader", "index", "cpu", "wheels"}
+    assert locked == {
+        *("vllm", "older", "sglang", "sleep", "words", "other loader", "toolkit", "no GPU")
+    }
+    assert set(made) - locked == {"not locked", "loader", "index", "cpu", "wheels"}
 
 
 @pytest.mark.parametrize("role", ["sglang", "vllm"])
 def test_the_locks_have_no_pre_release_that_nobody_asked_for(role: str) -> None:
-    lock = (ROOT / f"roles/{role}/files/requirements.lock").read_text(encoding="utf-8")
-    found = re.findall(r"(?m)^([a-z0-9._-]+)==\S*\d(?:a|b|rc|[.]dev)\d\S* ;", lock)
+    found = [
+        name
+        for lock in (ROOT / f"roles/{role}/files").glob("*.lock")
+        for name in re.findall(
+            r"(?m)^([a-z0-9._-]+)==\S*\d(?:a|b|rc|[.]dev)\d\S* ;", lock.read_text(encoding="utf-8")
+        )
+    ]
     # of these there is no other version
     assert [each for each in found if not each.startswith(("flash-attn-4", "opentelemetry-"))] == []
 
