@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -101,6 +102,44 @@ def test_a_first_load_that_compiles_is_waited_for_and_says_why(router: Router) -
     assert ask(router, "slow").status_code == 200
     assert time.monotonic() - began < seconds
     assert "loading" not in httpx.get(router.url + "/health").json()
+
+
+def test_a_release_loads_each_model_once_before_anybody_waits_for_it(router: Router) -> None:
+    program, folder = sys.executable, router.dir / "engines"
+    for release in ("1", "2"):
+        (folder / release).mkdir(parents=True)
+        (folder / release / "python").symlink_to(program)
+    (folder / "current").symlink_to("1")
+    entry = router.standin("slow")
+    entry["command"] = [str(folder / "current/python"), *entry["command"][1:]]
+    router.write({"slow": entry, "b": router.standin("b")}, switch=COMPILES)
+    router.start()
+    assert ask(router, "b").status_code == 200
+
+    def first_load(**more: bool) -> bool:
+        url, body = router.url + "/admin/first-load", {"model": "slow", **more}
+        answer = httpx.post(url, json=body, timeout=60).raise_for_status().json()
+        assert answer["model"] == "slow"
+        return bool(answer["changed"])
+
+    def loaded() -> str:
+        return str(router.status()["groups"]["default"]["loaded"])
+
+    assert first_load(dry_run=True)
+    assert loaded() == "b"
+    assert first_load()
+    assert loaded() == "slow"
+    assert not first_load()
+    assert ask(router, "b").status_code == 200
+    assert not first_load()
+    # known to the next router, too, and gone with the next release
+    router.stop()
+    router.start()
+    assert not first_load()
+    (folder / "new").symlink_to("2")
+    (folder / "new").rename(folder / "current")
+    assert first_load()
+    assert not first_load()
 
 
 @pytest.mark.timing

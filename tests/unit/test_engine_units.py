@@ -262,7 +262,7 @@ def pins_of(lock: str) -> dict[str, str]:
     return dict(re.findall(r"(?m)^([a-z0-9._-]+)==(\S+) ", text))
 
 
-TABBY = {
+TABBY: dict[str, tuple[dict[str, Any], bool]] = {
     "exl3 cu12": ({}, True),
     "exl3 cu13": ({"tabbyapi_cuda": 13}, True),
     "exl2 cu12": ({"__tabbyapi_flavor": "exl2"}, True),

@@ -83,8 +83,9 @@ class Learned:
 
     def loaded_by(self, model: str, release: str) -> None:
         """A release of its engine, or one that nobody can name (empty), has loaded ``model``."""
-        if model in self._known:
-            self._known[model].release = release  # kept with the switch, which ends now
+        if model in self._known and self._known[model].release != release:
+            self._known[model].release = release
+            self._write()
 
     def is_first(self, model: str, release: str) -> bool:
         """Whether no load of ``model`` by this release of its engine has succeeded, as far as is
