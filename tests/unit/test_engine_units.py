@@ -38,6 +38,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
             "sglang",
             {"sglang_cuda_toolkit": "/opt/cuda-13.0", "__sglang_nvcc": {"stdout": "13.0"}},
         ),
+        "vocabulary": ("sglang", {"sglang_harmony_vocabulary": "o200k_base.tiktoken"}),
         "no GPU": ("sglang", {"sglang_require_gpu": False}),
     }
     plays = [
@@ -199,6 +200,13 @@ def test_what_is_compiled_outlives_the_process(
     assert "CacheDirectory={{ engine_name }}" in template
 
 
+def test_a_vocabulary_is_read_from_the_host(made: dict[str, Any]) -> None:
+    """openai-harmony 0.0.4 takes a directory in the place of the address that it fetches from."""
+    name = "TIKTOKEN_ENCODINGS_BASE"
+    assert made["vocabulary"]["env"][name] == "/opt/sglang/vocabularies"
+    assert name not in made["sglang"]["env"]
+
+
 def test_a_loader_comes_with_its_package(made: dict[str, Any]) -> None:
     assert "--load-format runai_streamer --config" in made["loader"]["units"][0]["exec"]
     assert made["loader"]["loader"] == ["runai-model-streamer"]
@@ -241,7 +249,8 @@ def test_the_newest_version_and_the_last_for_cuda_12_are_locked_with_hashes(role
 def test_the_lock_is_used_only_where_nothing_else_is_asked_for(made: dict[str, Any]) -> None:
     locked = {case for case, each in made.items() if each["locked"]}
     assert locked == {
-        *("vllm", "older", "sglang", "sleep", "words", "other loader", "toolkit", "no GPU")
+        *("vllm", "older", "sglang", "sleep", "words", "other loader", "toolkit", "no GPU"),
+        "vocabulary",
     }
     assert set(made) - locked == {"not locked", "loader", "index", "cpu", "wheels"}
 
