@@ -68,7 +68,7 @@ def test_a_first_load_that_compiles_is_waited_for_and_says_why(router: Router) -
     entry = router.standin("slow", engine="sglang", compile=str(seconds), kernels=kernels)
     router.write(
         {"slow": {**entry, "backend": "sglang"}, "b": router.standin("b")},
-        switch={**COMPILES, "first_timeout": 60 + seconds},
+        switch={**COMPILES, "timeout": min(180, seconds / 2), "first_timeout": 60 + seconds},
         status={"interval": 0.5},
     )
     router.start()

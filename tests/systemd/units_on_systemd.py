@@ -744,7 +744,8 @@ async def a_lock_of_a_killed_compiler_goes() -> None:
         f"Environment=TORCH_EXTENSIONS_DIR={cache}\n{UNLOCK}\nExecStart=/bin/sleep 1000\n"
     )
     await _systemctl("daemon-reload")
-    holding = ["setpriv", "--reuid=sglang", "--clear-groups", "sleep", "1000"]
+    account = ("--reuid=sglang", "--regid=sglang", "--clear-groups")
+    holding = ["setpriv", *account, "sleep", "1000"]
     with held.open() as file:
         compiler = subprocess.Popen(holding, stdin=file)
     try:
