@@ -200,6 +200,36 @@ def test_what_is_compiled_outlives_the_process(
     assert "CacheDirectory={{ engine_name }}" in template
 
 
+def test_a_lock_of_a_killed_compiler_is_removed_and_one_in_use_stays(tmp_path: Path) -> None:
+    """What the units run before an engine: `torch.utils.file_baton` before 2.14 waits for the file
+    itself to go."""
+    template = (ROOT / "roles/engine/templates/engine.service.j2").read_text(encoding="utf-8")
+    (line,) = [each for each in template.splitlines() if "TORCH_EXTENSIONS_DIR" in each]
+    command = shlex.split(line.removeprefix("ExecStartPre=-").replace("$$", "$"))
+    cache = tmp_path / "torch extensions"
+
+    def run() -> None:
+        environment = {"PATH": "/usr/bin:/bin", "TORCH_EXTENSIONS_DIR": str(cache)}
+        subprocess.run(command, env=environment, check=True)
+
+    run()  # nothing has been compiled yet
+    stale, held, kept = cache / "a/lock", cache / "b c/lock", cache / "b c/kernel.so"
+    for path in (stale, held, kept):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    with held.open() as file, subprocess.Popen(["sleep", "60"], stdin=file) as compiler:
+        file.close()
+        try:
+            run()
+            assert not stale.exists()
+            assert held.exists()
+        finally:
+            compiler.kill()
+    run()
+    assert not held.exists()
+    assert kept.exists()
+
+
 def test_a_vocabulary_is_read_from_the_host(made: dict[str, Any]) -> None:
     """openai-harmony 0.0.4 takes a directory in the place of the address that it fetches from."""
     name = "TIKTOKEN_ENCODINGS_BASE"
