@@ -39,6 +39,17 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
             {"sglang_cuda_toolkit": "/opt/cuda-13.0", "__sglang_nvcc": {"stdout": "13.0"}},
         ),
         "vocabulary": ("sglang", {"sglang_harmony_vocabulary": "o200k_base.tiktoken"}),
+        "B200": (
+            "vllm",
+            {
+                "__engine_host": {
+                    "name": "gpu1",
+                    "glibc": "2.39",
+                    "driver": "580.65.06",
+                    "compute_capabilities": ["9.0", "10.0", "12.0"],
+                }
+            },
+        ),
         "no GPU": ("sglang", {"sglang_require_gpu": False}),
     }
     plays = [
@@ -59,6 +70,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
                         "content": f"{{{{ {{'units': __{role}_units, 'env': __{role}_environment,"
                         f" 'loader': __{role}_loader, 'locked': __{role}_locked,"
                         f" 'toolkit': __{role}_toolkit | default([]),"
+                        f" 'kernels': __{role}_needs_kernels,"
                         f" 'constrained': __{role}_cpu_locked | default(false)}}"
                         " | to_json }}",
                         "dest": str(directory / f"{case}.json"),
@@ -230,6 +242,16 @@ def test_a_lock_of_a_killed_compiler_is_removed_and_one_in_use_stays(tmp_path: P
     assert kept.exists()
 
 
+def test_gpus_that_need_precompiled_kernels_are_reported(made: dict[str, Any]) -> None:
+    assert made["B200"]["kernels"] == ["10.0"]
+    assert made["sglang"]["kernels"] == []
+    for role in ("sglang", "vllm"):
+        tasks = yaml.safe_load((ROOT / f"roles/{role}/tasks/preflight.yml").read_text())
+        (report,) = [task for task in tasks if "precompiled" in task["name"]]
+        assert f"__{role}_needs_kernels | length > 0" in report["when"]
+        assert f"{role}_extra_packages" in report["ansible.builtin.debug"]["msg"]
+
+
 def test_a_vocabulary_is_read_from_the_host(made: dict[str, Any]) -> None:
     """openai-harmony 0.0.4 takes a directory in the place of the address that it fetches from."""
     name = "TIKTOKEN_ENCODINGS_BASE"
@@ -280,7 +302,7 @@ def test_the_lock_is_used_only_where_nothing_else_is_asked_for(made: dict[str, A
     locked = {case for case, each in made.items() if each["locked"]}
     assert locked == {
         *("vllm", "older", "sglang", "sleep", "words", "other loader", "toolkit", "no GPU"),
-        "vocabulary",
+        *("vocabulary", "B200"),
     }
     assert set(made) - locked == {"not locked", "loader", "index", "cpu", "wheels"}
 
