@@ -127,6 +127,8 @@ test-llamacpp: env ## llama.cpp by `auto` on hosts of two releases (ARGS="bullse
 	@python tests/llamacpp/llamacpp.py $(ARGS)
 test-vllm: env ## opt-in: vLLM's CPU build for real, on a host (5 GB, some minutes; tests/vllm/run)
 	@tests/vllm/run
+test-sglang: env ## opt-in: the real SGLang on a host without a GPU: installed, its compiler compiles (4 GB, SUITE=noble; tests/sglang/run)
+	@tests/sglang/run
 test-open-webui: env ## Open WebUI from PyPI (750 MB) in front of the router, used over its own API and socket
 	@tools/bootstrap open-webui
 	@$(PYTEST) -q -m open_webui --junit-xml=$(REPORTS)/test-open-webui.xml tests/integration/test_open_webui.py $(ARGS)
@@ -174,7 +176,7 @@ docs: env ## docs/reference anew: configuration, HTTP API, roles, modules
 public-names: env ## the list of names that users rely on, with new names added (tests/golden/public_names.json)
 	@$(MODULE) tools.public_names
 lock: ## write every requirements lock anew
-	@tools/lock
+	@tools/lock $(ARGS)
 clean: ## forget environments and caches of this checkout (first: make demo-down)
 	@rm -rf .venv .cache .mypy_cache .ruff_cache .pytest_cache .hypothesis .ansible dist
 

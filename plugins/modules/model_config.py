@@ -104,7 +104,7 @@ EXAMPLES = r"""
       service: sglang.service
       model_path: /srv/models/Mistral-Large-2411-AWQ
       settings:
-        quantization: awq
+        dtype: half
         mem-fraction-static: 0.88
 
 - name: Give it a longer context, and keep the file as it was

@@ -16,6 +16,7 @@ description:
   - Asks the router that runs on the host to load a model, and waits until the model has answered.
   - Or to unload one, and waits until its GPUs are free.
   - Or to have one fall asleep for the first time, which takes long, before somebody waits for it.
+  - Or to load one for the first time, before somebody waits while kernels are compiled.
   - Answers that are being streamed by the model of before are finished first.
   - A model that is loaded already is left alone.
 extends_documentation_fragment: [roundhouse.llm.router]
@@ -37,9 +38,9 @@ options:
   name:
     description:
       - The model, by its name in C(models.yml).
-      - Needed with O(state=loaded) and O(state=slept). With O(state=unloaded), nothing is unloaded
-        unless it is this model that is loaded; without a name, it is whatever is loaded in
-        O(group).
+      - Needed with O(state=loaded), O(state=slept) and O(state=warmed). With O(state=unloaded),
+        nothing is unloaded unless it is this model that is loaded; without a name, it is whatever
+        is loaded in O(group).
     type: str
   state:
     description:
@@ -47,8 +48,10 @@ options:
       - V(slept) is for models whose C(residency) is V(sleep). One that has not been asleep since
         the host's boot is loaded and put to sleep. Nothing happens to any other, nor to one that
         would not fit into the memory for sleepers. What was loaded before is not brought back.
+      - V(warmed) loads a model that has never been loaded by the release of its engine that is in
+        use. What was loaded before is not brought back.
     type: str
-    choices: [loaded, unloaded, slept]
+    choices: [loaded, unloaded, slept, warmed]
     default: loaded
   group:
     description:
@@ -89,6 +92,11 @@ EXAMPLES = r"""
   roundhouse.llm.model_switch:
     name: mistral-large-2411-awq
     state: slept
+
+- name: Compile what a model needs, once for each release of its engine
+  roundhouse.llm.model_switch:
+    name: mistral-large-2411-awq
+    state: warmed
 
 - name: Unload this model, but no other that may be loaded instead
   roundhouse.llm.model_switch:
@@ -243,20 +251,34 @@ def sleep(path: str, name: str, timeout: Optional[float], check_mode: bool) -> d
     }
 
 
+def warm(path: str, name: str, timeout: Optional[float], check_mode: bool) -> dict[str, Any]:
+    """Have ``name`` loaded once by the release of its engine. Raises `RouterError`."""
+    body = {"model": name, "dry_run": check_mode}
+    done = call(path, timeout, "POST", "/admin/first-load", body)
+    changed = bool(done["changed"])
+    return {
+        "changed": changed,
+        "model": name if changed else done.get("previous"),
+        "previous": done.get("previous"),
+        "seconds": done.get("seconds", 0.0),
+        "steps": done.get("steps", []),
+    }
+
+
 def main() -> None:
     module = AnsibleModule(
         argument_spec={
             "name": {"type": "str"},
             "state": {
                 "type": "str",
-                "choices": ["loaded", "unloaded", "slept"],
+                "choices": ["loaded", "unloaded", "slept", "warmed"],
                 "default": "loaded",
             },
             "group": {"type": "str", "default": "default"},
             "timeout": {"type": "float"},
             "socket": {"type": "path", "default": SOCKET},
         },
-        required_if=[("state", "loaded", ["name"]), ("state", "slept", ["name"])],
+        required_if=[("state", state, ["name"]) for state in ("loaded", "slept", "warmed")],
         supports_check_mode=True,
     )
     wanted = module.params
@@ -264,6 +286,8 @@ def main() -> None:
     try:
         if wanted["state"] == "loaded":
             result = load(path, wanted["name"], timeout, module.check_mode)
+        elif wanted["state"] == "warmed":
+            result = warm(path, wanted["name"], timeout, module.check_mode)
         elif wanted["state"] == "slept":
             result = sleep(path, wanted["name"], timeout, module.check_mode)
         else:

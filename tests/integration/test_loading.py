@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import sys
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -41,6 +44,102 @@ def test_a_slow_load_that_goes_on_is_waited_for_and_shown(router: Router) -> Non
     assert len(set(percents)) > 1
     assert percents == sorted(percents)
     assert any(part for part in shown if part is not None)
+
+
+COMPILES = {"timeout": 3, "stall_timeout": 5, "max_timeout": 60, "stop_timeout": 0.5}
+
+
+def told_in(router: Router, style: str, seen: Callable[[], None]) -> str:
+    """All that the client of a stream reads; ``seen`` is called for each line about kernels."""
+    body = {"model": "slow", "stream": True, "messages": [{"role": "user", "content": "hi"}]}
+    told, headers = "", {"x-llm-router-status": style}
+    with httpx.stream("POST", router.url + CHAT, json=body, headers=headers, timeout=600) as reply:
+        for line in reply.iter_lines():
+            told += line
+            if "compiling" in line:
+                seen()
+    return told
+
+
+@pytest.mark.long
+def test_a_first_load_that_compiles_is_waited_for_and_says_why(router: Router) -> None:
+    seconds = float(os.environ.get("ROUNDHOUSE_COMPILE_SECONDS", "6"))
+    kernels = router.dir / "kernels"
+    entry = router.standin("slow", engine="sglang", compile=str(seconds), kernels=kernels)
+    router.write(
+        {"slow": {**entry, "backend": "sglang"}, "b": router.standin("b")},
+        switch={**COMPILES, "timeout": min(180, seconds / 2), "first_timeout": 60 + seconds},
+        status={"interval": 0.5},
+    )
+    router.start()
+    why = "compiling kernels (first start)"
+    health: set[str | None] = set()
+    shown: set[str | None] = set()
+    plain: list[str] = []
+
+    def look() -> None:
+        health.add(httpx.get(router.url + "/health").json().get("loading", {}).get("slow"))
+        health.add(httpx.get(router.url + "/health", params={"model": "slow"}).json().get("doing"))
+        switches = router.status()["switches"]
+        shown.update(step.get("doing") for one in switches for step in one["steps"])
+        plain.extend([] if plain else [router.cli("status").stdout])
+
+    began = time.monotonic()
+    with ThreadPoolExecutor() as pool:
+        styles = ("content", "event", "reasoning", "off")
+        looks = (look, *[lambda: None] * 3)
+        answers = list(pool.map(told_in, [router] * 4, styles, looks))
+    assert time.monotonic() - began > seconds
+    assert [why in told for told in answers] == [True, True, True, False]
+    assert all("[DONE]" in told and '"error"' not in told for told in answers)
+    # after the last line the model may be ready
+    assert why in health
+    assert why in shown
+    assert f"WaitUntilReady, {why}" in plain[0]
+    # what it has compiled is there: its next start takes no longer than any other
+    assert ask(router, "b").status_code == 200
+    began = time.monotonic()
+    assert ask(router, "slow").status_code == 200
+    assert time.monotonic() - began < seconds
+    assert "loading" not in httpx.get(router.url + "/health").json()
+
+
+def test_a_release_loads_each_model_once_before_anybody_waits_for_it(router: Router) -> None:
+    program, folder = sys.executable, router.dir / "engines"
+    for release in ("1", "2"):
+        (folder / release).mkdir(parents=True)
+        (folder / release / "python").symlink_to(program)
+    (folder / "current").symlink_to("1")
+    entry = router.standin("slow")
+    entry["command"] = [str(folder / "current/python"), *entry["command"][1:]]
+    router.write({"slow": entry, "b": router.standin("b")}, switch=COMPILES)
+    router.start()
+    assert ask(router, "b").status_code == 200
+
+    def first_load(**more: bool) -> bool:
+        url, body = router.url + "/admin/first-load", {"model": "slow", **more}
+        answer = httpx.post(url, json=body, timeout=60).raise_for_status().json()
+        assert answer["model"] == "slow"
+        return bool(answer["changed"])
+
+    def loaded() -> str:
+        return str(router.status()["groups"]["default"]["loaded"])
+
+    assert first_load(dry_run=True)
+    assert loaded() == "b"
+    assert first_load()
+    assert loaded() == "slow"
+    assert not first_load()
+    assert ask(router, "b").status_code == 200
+    assert not first_load()
+    # known to the next router, too, and gone with the next release
+    router.stop()
+    router.start()
+    assert not first_load()
+    (folder / "new").symlink_to("2")
+    (folder / "new").rename(folder / "current")
+    assert first_load()
+    assert not first_load()
 
 
 @pytest.mark.timing

@@ -42,6 +42,8 @@ class Options(argparse.Namespace):
     answers_as: str
     load: float
     shards: int
+    compile: float
+    kernels: str | None
     first: float
     interval: float
     tokens: int
@@ -80,6 +82,10 @@ def parse(argv: list[str]) -> Options:
     add("--answers-as", help="another id, given where the engine should give --name")
     add("--load", type=float, default=0.0, help="seconds until it is ready")
     add("--shards", type=int, default=0, help="draws the bar of a load of so many files")
+    add(
+        "--compile", type=float, default=0.0, help="seconds of a process cc1plus before it is ready"
+    )
+    add("--kernels", metavar="DIRECTORY", help="what was compiled is kept here, for the next start")
     add("--first", type=float, default=0.0, help="seconds to the first token")
     add("--interval", type=float, default=0.0, help="seconds between tokens")
     add("--tokens", type=int, default=5, help="where the request does not say")

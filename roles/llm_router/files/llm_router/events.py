@@ -112,6 +112,16 @@ class LoadProgress:
 
 
 @dataclass(frozen=True)
+class LoadActivity:
+    """What the load of ``model`` does now, for a person, beside its step; empty: nothing that is
+    known."""
+
+    group: str
+    model: str
+    doing: str
+
+
+@dataclass(frozen=True)
 class BackgroundFailed:
     """Work that nobody awaits has failed, which is a fault of the router."""
 
@@ -132,6 +142,7 @@ Event = (
     | ModelLost
     | MemoryNotReleased
     | LoadProgress
+    | LoadActivity
     | BackgroundFailed
     | RouterStopping
 )

@@ -12,6 +12,7 @@ from typing import Any
 _LINE = (
     r"(?:🔄 Switching to [^\n]+\.\.\."
     r"|⏳ Loading model\.\.\. \d+s / ~?\d+s(?: \(\d+%\))?"
+    r"(?:, compiling kernels(?: \(first start\))?)?"
     r"|⏳ Waiting for [^\n]+\.\.\. \d+s"
     r"|✅ Model ready! \(\d+s\))"
 )

@@ -201,3 +201,21 @@ def test_who_slept_before_sleeps_no_more_for_that(router: Any, run: Any) -> None
     result = run(name="big", state="slept")
     assert not result["changed"]
     assert result["diff"] == {"before": "small\n", "after": "small\n"}
+
+
+@pytest.mark.parametrize("check_mode", [True, False])
+def test_a_first_load_is_the_routers_to_know(router: Any, run: Any, check_mode: bool) -> None:
+    loaded = {"changed": True, "previous": "small", "seconds": 400.0, "steps": STEPS}
+    asked = router({"POST /admin/first-load": (200, loaded)}).asked
+    result = run(name="big", state="warmed", _ansible_check_mode=check_mode)
+    assert asked == [("POST /admin/first-load", {"model": "big", "dry_run": check_mode})]
+    assert result["changed"]
+    assert result["diff"] == {"before": "small\n", "after": "big\n"}
+
+
+def test_what_a_release_has_loaded_is_not_loaded_again_for_that(router: Any, run: Any) -> None:
+    before = {"changed": False, "previous": "small", "seconds": 0.0, "steps": []}
+    router({"POST /admin/first-load": (200, before)})
+    result = run(name="big", state="warmed")
+    assert not result["changed"]
+    assert result["diff"] == {"before": "small\n", "after": "small\n"}

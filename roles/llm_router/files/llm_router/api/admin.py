@@ -99,14 +99,14 @@ class _GroupCall(BaseModel):
     group: str = "default"
 
 
-class SleepCall(_ModelCall):
+class OnceCall(_ModelCall):
     """``dry_run``: only say whether it would be done."""
 
     dry_run: bool = False
 
 
 @router.post("/sleep")
-async def sleep(call: SleepCall, services: Admin) -> dict[str, Any]:
+async def sleep(call: OnceCall, services: Admin) -> dict[str, Any]:
     """Have a model fall asleep for the first time since the boot, which can take half a minute, so
     that no person waits for that: it is loaded where it is not, and then gives up its device.
 
@@ -132,6 +132,27 @@ async def sleep(call: SleepCall, services: Admin) -> dict[str, Any]:
         "steps": [*loaded["steps"], *gone["steps"]],
         "reason": "",
     }
+
+
+@router.post("/first-load")
+async def first_load(call: OnceCall, services: Admin) -> dict[str, Any]:
+    """Have a model loaded for the first time by the release of its engine that is in use, so that
+    no person waits while kernels are compiled. Nothing happens if that release has loaded it, as it
+    is configured now."""
+    _known(services, call.model)
+    before = services.scheduler.core.group_of(call.model).current
+    found: dict[str, Any] = {"model": call.model, "previous": before, "seconds": 0.0, "steps": []}
+    try:
+        release = await services.units.release(services.models[call.model])
+    except UnitError as error:
+        raise ApiError(503, "units_unavailable", f"{error}.", kind="server_error") from error
+    if before == call.model or not services.learned.is_first(call.model, release):
+        return {"changed": False, **found}
+    if call.dry_run:
+        return {"changed": True, **found}
+    done = await switch(SwitchCall(model=call.model, timeout=None), services)
+    services.learned.loaded_by(call.model, release)
+    return done
 
 
 @router.post("/unload")

@@ -640,10 +640,11 @@ def _progress(services: Services, exchange: Exchange, ticket: Ticket) -> str:
     model = exchange.model
     switch = services.scheduler.switches.get(model.group)
     if switch is not None and switch.target == model.name and switch.step not in ("", "Drain"):
-        timeout = services.switcher.load_timeout(model)
+        timeout = switch.limit or services.switcher.load_timeout(model)
         elapsed = services.scheduler.seconds_since(switch.drained_at or switch.started)
-        expected = services.learned.total(switch.plan) or None
-        return status.loading(elapsed, timeout, expected, switch.progress)
+        # what earlier loads took says nothing of one that compiles
+        expected = None if switch.doing else services.learned.total(switch.plan) or None
+        return status.loading(elapsed, timeout, expected, switch.progress, switch.doing)
     elapsed = services.scheduler.seconds_since(ticket.since)
     loaded = services.scheduler.core.groups[model.group].current
     others = switch.target if switch is not None and switch.target != model.name else None

@@ -30,7 +30,8 @@ async def health(
     ``status`` is healthy, degraded, draining or unhealthy (``problem`` has the reason). It is
     degraded when some model's last switch failed (``failures`` has the reasons), when it is not
     known yet what runs in some group (``unknown_groups``), and when what runs in a group is not
-    what should run there (``unsettled`` has the reasons, by group).
+    what should run there (``unsettled`` has the reasons, by group). ``loading`` has what a load
+    does that takes long, by model: ``compiling kernels``.
 
     Names of models, and with them ``failures``, are shown to a caller that may use these models:
     where keys are configured, a request without one learns the status only. A balancer needs no
@@ -96,6 +97,13 @@ async def _of_router(services: Services, caller: Caller | None) -> JsonResponse:
             body["unknown_groups"] = unknown
         if unsettled and told:
             body["unsettled"] = dict(unsettled)
+    doing = {
+        switch.target: switch.doing
+        for switch in services.scheduler.switches.values()
+        if switch.doing and switch.target in visible
+    }
+    if doing:
+        body["loading"] = doing
     problem = await services.units_problem()
     if problem is not None:
         body["status"] = "unhealthy"
@@ -125,4 +133,7 @@ async def _of_model(
     free = not failed and core.group_of(name).pinned in (None, name)
     fit = here or (want == "loadable" and free and await services.units_problem() is None)
     body = {"model": name, "state": state, "draining": services.draining}
+    switch = services.scheduler.switches.get(services.models[name].group)
+    if switch is not None and switch.target == name and switch.doing:
+        body["doing"] = switch.doing
     return JsonResponse(body, 200 if fit and not services.draining else 503)

@@ -78,6 +78,7 @@ def switch_statuses(services: Services) -> list[Entry]:
             "previous": switch.previous,
             "reason": switch.reason,
             "step": switch.step,
+            "doing": switch.doing or None,
             "seconds": round(services.scheduler.seconds_since(switch.started), 3),
             "steps": services.progress.steps(switch.group),
         }

@@ -11,6 +11,7 @@ from typing import Any
 
 from llm_router.events import (
     Event,
+    LoadActivity,
     LoadProgress,
     StepEnded,
     StepStarted,
@@ -32,6 +33,8 @@ class _Watched:
     since: float = 0.0
     part: float | None = None
     """How far the running step's load is, by its engine's own word."""
+    doing: str = ""
+    """What the running step's load does, for a person."""
     taken: list[StepEnded] = field(default_factory=list)
     plan: tuple[Step, ...] = ()
     """As it was when a step last began or ended."""
@@ -54,6 +57,9 @@ class Progress:
         elif isinstance(event, LoadProgress):
             if event.group in self._watched:
                 self._watched[event.group].part = event.part
+        elif isinstance(event, LoadActivity):
+            if event.group in self._watched:
+                self._watched[event.group].doing = event.doing
         elif isinstance(event, (StepStarted, StepEnded, SwitchEnded)):
             watched = self._watched.get(event.group)
             if watched is None:
@@ -62,7 +68,8 @@ class Progress:
             if switch is not None:
                 watched.plan = tuple(step for step in switch.plan if isinstance(step, Step))
             if isinstance(event, StepStarted):
-                watched.running, watched.since, watched.part = event, time.time(), None
+                watched.running, watched.since = event, time.time()
+                watched.part, watched.doing = None, ""
             elif isinstance(event, StepEnded):
                 watched.running = None
                 watched.taken.append(event)
@@ -114,6 +121,7 @@ class Progress:
                     "state": "running",
                     "started": round(watched.since, 3),
                     "progress": watched.part,
+                    "doing": watched.doing or None,
                 }
             )
         # steps are taken in the order of the plan

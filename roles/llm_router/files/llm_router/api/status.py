@@ -62,18 +62,23 @@ def switching(model: str) -> str:
 
 
 def loading(
-    elapsed: float, timeout: float, expected: float | None = None, progress: float | None = None
+    elapsed: float,
+    timeout: float,
+    expected: float | None = None,
+    progress: float | None = None,
+    doing: str = "",
 ) -> str:
     """The countdown: to what is expected, or to the end of all patience.
 
     That is where nothing is expected yet, or where the wait is well past it. ``progress`` is the
-    part that is done, by the engine's own word.
+    part that is done, by the engine's own word. ``doing``: why it takes longer than others.
     """
     until = f"{timeout:.0f}s"
     if expected is not None and elapsed <= expected * LATE:
         until = f"~{max(expected, 1):.0f}s"
     done = f" ({progress:.0%})" if progress is not None else ""
-    return f"⏳ Loading model... {elapsed:.0f}s / {until}{done}"
+    why = f", {doing}" if doing else ""
+    return f"⏳ Loading model... {elapsed:.0f}s / {until}{done}{why}"
 
 
 def waiting(busy_with: str, elapsed: float) -> str:

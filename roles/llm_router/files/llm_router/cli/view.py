@@ -82,7 +82,9 @@ def switch_line(switch: Mapping[str, Any]) -> str:
         what = f"switching to {switch['model']}"
     else:
         what = f"switching from {switch['previous']} to {switch['model']}"
-    return f"{what}: {switch['step'] or 'beginning'}, {switch['seconds']:.0f} s"
+    # a router that is older than this command does not say what a step does
+    doing = f", {switch['doing']}" if switch.get("doing") else ""
+    return f"{what}: {switch['step'] or 'beginning'}{doing}, {switch['seconds']:.0f} s"
 
 
 def _model_lines(

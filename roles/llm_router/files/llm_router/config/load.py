@@ -109,6 +109,18 @@ def load_settings(
                 f"use `loaded`, or a name of models.yml; known names: {', '.join(known) or 'none'}",
             )
         )
+    limits = config.switch
+    if "first_timeout" in limits.model_fields_set and limits.first_timeout < limits.timeout:
+        problems.append(
+            Problem(
+                str(config_path),
+                config_doc.line(("switch", "first_timeout")),
+                "switch.first_timeout",
+                f"{limits.first_timeout:g} s is less than switch.timeout, {limits.timeout:g} s",
+                "the first load of a model takes longer than later ones: set it to at least "
+                f"{limits.timeout:g}, or leave it out",
+            )
+        )
     if not _loopback(config.listen.host) and not keys and not config.allow_open and not problems:
         problems.append(
             Problem(

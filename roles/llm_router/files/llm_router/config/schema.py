@@ -187,6 +187,9 @@ class SwitchConfig(_Section):
     """Seconds that may pass in such a load without anything new."""
     max_timeout: Deadline = 1800.0
     """Seconds after which such a load is ended, whatever it says."""
+    first_timeout: Deadline = 3600.0
+    """Seconds after which the first load of a model by a release of its engine is ended while
+    kernels are compiled; no less than ``max_timeout``."""
     memory_timeout: Deadline = 30.0
     """Seconds that the memory of a GPU may take to come back after an engine went."""
     stop_timeout: Deadline = 30.0

@@ -108,6 +108,10 @@ class RunningSwitch:
     """The runner's own steps, once it knows them."""
     progress: float | None = None
     """The part of the load that is done, where the engine says so."""
+    doing: str = ""
+    """What the load does beside its step, for a person."""
+    limit: float | None = None
+    """Seconds that the load may take in all, once it was given more than it had at first."""
     drained_at: float | None = None
     """When it went on to what comes after the drain."""
     error: SwitchFailed | None = None

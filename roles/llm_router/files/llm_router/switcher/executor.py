@@ -28,6 +28,7 @@ from llm_router.engines.residency import Call
 from llm_router.engines.values import count, cut_text
 from llm_router.events import (
     EventStream,
+    LoadActivity,
     LoadProgress,
     StepEnded,
     StepStarted,
@@ -38,8 +39,9 @@ from llm_router.json_codec import from_json
 from llm_router.runtime.assess import Seen
 from llm_router.scheduler.core import Reason
 from llm_router.scheduler.service import RunningSwitch, SwitchFailed
+from llm_router.switcher import following
 from llm_router.switcher.engine_client import AnswerRefused, EngineClient
-from llm_router.switcher.following import follow_load
+from llm_router.switcher.following import follow_compilers, follow_load
 from llm_router.switcher.learned import Learned
 from llm_router.switcher.plan import (
     Activate,
@@ -107,8 +109,16 @@ class _Run:
     """When its engine was started, in seconds since 1970; None: not by this run."""
     bar: Bar | None = None
     """The last that its engine said of its load."""
+    advanced: float = 0.0
+    """When it said that."""
     said: str = ""
     """What its engine last answered to a probe, and why it is not ready."""
+    release: str | None = None
+    """Of its engine, once that was asked."""
+    compiled: float | None = None
+    """When a compiler was last seen in its unit."""
+    first: bool = False
+    """Whether it compiles for the first load of the model by its release."""
     asleep: str | None = None
     """The model that fell asleep on the way."""
     gone: dict[str, Model] = field(default_factory=dict)
@@ -425,6 +435,8 @@ class Switcher:
                     await self._memory.loaded(target)
                     # last: what ends after this is seen by the step that follows every switch
                     run.main_pid = await self._still_there(target)
+                    if self._learned is not None and run.release is not None:
+                        self._learned.loaded_by(target.name, run.release)
                 return
         except _StepError as error:
             raise await self._give_up(switch, target, run, error) from error
@@ -608,26 +620,61 @@ class Switcher:
 
     def _advanced(self, switch: RunningSwitch, run: _Run, bar: Bar) -> None:
         """The engine goes on loading: that buys it time, up to a limit."""
-        limits = self._settings.config.switch
-        run.bar, switch.progress = bar, bar.part
+        run.bar, run.advanced, switch.progress = bar, self._clock(), bar.part
         if bar.part is not None and switch.target is not None:
             self._events.publish(LoadProgress(switch.group, switch.target, bar.part))
-        now = self._clock()
+        self._give_time(switch, run)
+
+    def _compiles(self, switch: RunningSwitch, run: _Run, target: Model, compiling: bool) -> None:
+        """A compiler runs in the engine's unit: the load goes on, and says why it takes so long."""
+        doing = ""
+        if compiling:
+            if run.compiled is None and self._learned is not None:
+                run.first = self._learned.is_first(target.name, run.release or "")
+            run.compiled = self._clock()
+            self._give_time(switch, run)
+            doing = "compiling kernels (first start)" if run.first else "compiling kernels"
+        self._does(switch, doing)
+
+    def _does(self, switch: RunningSwitch, doing: str) -> None:
+        if doing == switch.doing or switch.target is None:
+            return
+        switch.doing = doing
+        self._events.publish(LoadActivity(switch.group, switch.target, doing))
+        if doing:
+            log.info("%s is %s; its load may go on for that", switch.target, doing)
+
+    def _give_time(self, switch: RunningSwitch, run: _Run) -> None:
+        now, limits = self._clock(), self._settings.config.switch
         if run.load_until is None or run.load_scope is None or run.load_scope.cancel_called:
             return
-        until = min(now + limits.stall_timeout, run.load_from + limits.max_timeout)
+        until = min(now + limits.stall_timeout, run.load_from + self._longest(run)[0])
         if until > run.load_until:
-            run.load_until = until
+            run.load_until, switch.limit = until, self._longest(run)[0]
             run.load_scope.deadline = anyio.current_time() + until - now
 
+    def _longest(self, run: _Run) -> tuple[float, str]:
+        """Seconds that the load may take in all, and the key that says so."""
+        limits = self._settings.config.switch
+        if run.first and limits.first_timeout > limits.max_timeout:
+            return limits.first_timeout, "switch.first_timeout"
+        return limits.max_timeout, "switch.max_timeout"
+
     def _late(self, step: Step, run: _Run) -> str:
-        if not isinstance(step, (*LOADING, TakeBack)) or run.bar is None:
+        loads = isinstance(step, (*LOADING, TakeBack))
+        if not loads or (run.bar is None and run.compiled is None):
             last = run.said if isinstance(step, WaitUntilReady) else ""
             return f"not done within {step.deadline:g} s{last and f'; its last answer: {last}'}"
-        took = self._clock() - run.load_from
-        limits = self._settings.config.switch
-        if took >= limits.max_timeout:
-            return f"not done within {limits.max_timeout:g} s (switch.max_timeout)"
+        now = self._clock()
+        took, (longest, key) = now - run.load_from, self._longest(run)
+        if took >= longest:
+            return f"not done within {longest:g} s ({key})"
+        if run.bar is None or (run.compiled or 0.0) > run.advanced:
+            quiet = now - (run.compiled or now)
+            return (
+                f"not done within {took:.0f} s; it compiled kernels, and no compiler has run for "
+                f"the last {quiet:.0f} s"
+            )
         what = "weights" if run.bar.weights else "CUDA graphs"
         return (
             f"not done within {took:.0f} s, and it came no further than {what} "
@@ -667,8 +714,11 @@ class Switcher:
         elif isinstance(step, WaitUntilReady):
             async with self._following(switch, target, run):
                 run.context_length = await self._wait_until_ready(target, run)
+            switch.progress = None
         elif isinstance(step, WarmUp):
-            await self._warm_up(target, run)
+            # some kernels are compiled for the first token
+            async with self._following_compilers(switch, target, run):
+                await self._warm_up(target, run)
         else:
             raise TypeError(f"no such step: {step!r}")
 
@@ -676,18 +726,34 @@ class Switcher:
     async def _following(
         self, switch: RunningSwitch, target: Model, run: _Run
     ) -> AsyncIterator[None]:
-        """Meanwhile, what the engine's log says of the load."""
-        if not engine_for(target).draws_bars:
-            yield
-            return
+        """Meanwhile, what the engine's log says of the load, and what runs in its unit."""
 
         def advanced(bar: Bar) -> None:
             self._advanced(switch, run, bar)
 
-        follow = partial(follow_load, self._units, target, run.engine_since, advanced)
+        async with self._following_compilers(switch, target, run):
+            if not engine_for(target).draws_bars:
+                yield
+                return
+            follow = partial(follow_load, self._units, target, run.engine_since, advanced)
+            async with in_background("load_progress", follow, self._events):
+                yield
+
+    @contextlib.asynccontextmanager
+    async def _following_compilers(
+        self, switch: RunningSwitch, target: Model, run: _Run
+    ) -> AsyncIterator[None]:
+        async def follow() -> None:
+            await anyio.sleep(following.EVERY)  # most loads are done by then
+            if run.release is None:
+                with contextlib.suppress(UnitError):
+                    run.release = await self._units.release(target)
+            compiles = partial(self._compiles, switch, run, target)
+            await follow_compilers(self._units, target, compiles)
+
         async with in_background("load_progress", follow, self._events):
             yield
-        switch.progress = None
+        self._does(switch, "")
 
     @contextlib.contextmanager
     def _reading_ahead(self, target: Model | None, plan: Sequence[Step]) -> Iterator[None]:

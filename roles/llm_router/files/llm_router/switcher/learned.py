@@ -33,6 +33,8 @@ class _Known:
     context_length: int | None = None
     served_name: str | None = None
     """What its engine calls it, where nothing in models.yml says that."""
+    release: str | None = None
+    """The release of its engine that last loaded it; None where nobody has looked."""
     steps: dict[str, deque[float]] = field(default_factory=dict)
 
     def note(self, step: str, seconds: float) -> None:
@@ -79,6 +81,21 @@ class Learned:
             known.served_name = name
             self._write()
 
+    def loaded_by(self, model: str, release: str) -> None:
+        """A release of its engine, or one that nobody can name (empty), has loaded ``model``."""
+        if model in self._known and self._known[model].release != release:
+            self._known[model].release = release
+            self._write()
+
+    def is_first(self, model: str, release: str) -> bool:
+        """Whether no load of ``model`` by this release of its engine has succeeded, as far as is
+        known."""
+        known = self._known.get(model)
+        # a load that failed has notes of its first steps
+        if known is None or "WaitUntilReady" not in known.steps:
+            return True
+        return known.release is not None and known.release != release
+
     def named(self, model: Model) -> Model:
         """The model under the name that its engine has for it, where only the engine knows that."""
         known = self._known.get(model.name) if model.takes_its_name else None
@@ -121,6 +138,7 @@ class Learned:
                 "launch": known.launch,
                 "context_length": known.context_length,
                 "served_name": known.served_name,
+                "release": known.release,
                 "steps": {step: list(seen) for step, seen in known.steps.items()},
             }
             for name, known in self._known.items()
@@ -136,6 +154,7 @@ def _read(entry: Any) -> _Known | None:
     steps, name = entry.get("steps"), entry.get("served_name")
     served_name = name if isinstance(name, str) else None
     known = _Known(entry["launch"], count(entry.get("context_length")), served_name)
+    known.release = release if isinstance(release := entry.get("release"), str) else None
     for step, seen in steps.items() if isinstance(steps, dict) else ():
         for seconds in map(rate, seen) if isinstance(seen, list) else ():
             if seconds is not None:

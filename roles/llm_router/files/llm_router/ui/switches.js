@@ -133,7 +133,8 @@ function timeOf(step, seconds) {
     const left = step.deadline === undefined ? "" : `, at most ${duration(step.deadline)}`;
     const about = step.expected_seconds ? ` of about ${duration(step.expected_seconds)}` : left;
     const loaded = step.progress == null ? "" : `, ${Math.round(step.progress * 100)} % loaded`;
-    return duration(seconds) + about + loaded;
+    const doing = step.doing ? `, ${step.doing}` : "";
+    return duration(seconds) + about + loaded + doing;
   }
   if (step.state === "waiting") return step.expected_seconds ? `about ${duration(step.expected_seconds)}` : "";
   if (step.state === "left out") return "not done";

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
@@ -109,6 +111,15 @@ class Units(ABC):
     async def processes_among(self, model: Model, pids: Collection[int]) -> frozenset[int]:
         """Those of ``pids`` that are the unit's."""
 
+    async def programs(self, model: Model) -> frozenset[str]:
+        """The names of the programs that run in the unit now."""
+        return frozenset()
+
+    async def release(self, model: Model) -> str:
+        """Which release of its engine the unit starts: the directory that the link ``current`` in
+        its command line points to. Empty where the command line has no such link."""
+        return ""
+
     async def account(self, model: Model) -> int | None:
         """The user id that the unit's processes have; None where these units cannot tell."""
         return None
@@ -147,6 +158,15 @@ class Units(ABC):
     def _changed(self, unit: str, state: UnitState) -> None:
         for listener in self._listeners:
             listener(unit, state)
+
+
+_CURRENT = re.compile(r"(?<![^\s\"'=(])/[A-Za-z0-9/._-]*/current(?![A-Za-z0-9._-])")
+
+
+def release_in(command_line: str) -> str:
+    """Where the first link ``current`` of a command line points to. It blocks on the disk."""
+    link = _CURRENT.search(command_line)
+    return os.path.realpath(link[0]) if link is not None and Path(link[0]).is_symlink() else ""
 
 
 def _name_of(pid: int) -> str:

@@ -24,8 +24,8 @@ from llm_router.config.schema import Config, Model
 from llm_router.engine_keys import known_keys
 from llm_router.logs.masking import masked
 from llm_router.prewarm import in_thread
-from llm_router.units.base import ManagerUnavailable, UnitError, Units, UnitState
-from llm_router.units.child_records import MARK, ChildRecords, Found
+from llm_router.units.base import ManagerUnavailable, UnitError, Units, UnitState, release_in
+from llm_router.units.child_records import MARK, ChildRecords, Found, programs_of
 
 log = logging.getLogger(__name__)
 
@@ -177,6 +177,16 @@ class ChildUnits(Units):
         """By the session, which each child begins."""
         child = self._children.get(model.unit)
         return frozenset(pid for pid in pids if child is not None and _session(pid) == child.pid)
+
+    async def programs(self, model: Model) -> frozenset[str]:
+        """Those of its session, and of their descendants, which may have begun other sessions."""
+        child = self._children.get(model.unit)
+        if child is None:
+            return frozenset()
+        return await anyio.to_thread.run_sync(programs_of, child.pid)
+
+    async def release(self, model: Model) -> str:
+        return await anyio.to_thread.run_sync(release_in, " ".join(self._argv(model)))
 
     async def account(self, model: Model) -> int | None:
         """The router's own."""

@@ -118,6 +118,37 @@ def _with_token(unit: str, token: str) -> Found | None:
     return None
 
 
+def programs_of(leader: int) -> frozenset[str]:
+    """The names of the programs in the session of ``leader`` and of all descendants, 15 characters
+    of each."""
+    names: dict[int, str] = {}
+    parents: dict[int, int] = {}
+    found: list[int] = []
+    for directory in Path("/proc").iterdir():
+        if not directory.name.isdecimal():
+            continue
+        try:
+            stat = (directory / "stat").read_text(encoding="utf-8", errors="replace")
+        except OSError:  # it ended meanwhile
+            continue
+        before, _, after = stat.rpartition(")")
+        fields, pid = after.split(), int(directory.name)
+        if fields[0] == "Z":
+            continue
+        names[pid], parents[pid] = before.partition("(")[2], int(fields[1])
+        if int(fields[3]) == leader:
+            found.append(pid)
+    children: dict[int, list[int]] = {}
+    for pid, parent in parents.items():
+        children.setdefault(parent, []).append(pid)
+    members = set(found)
+    while found:
+        new = [pid for pid in children.get(found.pop(), ()) if pid not in members]
+        members.update(new)
+        found += new
+    return frozenset(names[pid] for pid in members)
+
+
 def start_time(pid: int) -> str | None:
     """When the process was started, in clock ticks since boot: with the pid it names one."""
     try:

@@ -192,13 +192,26 @@ class SystemdManager:
 
     async def processes(self, unit: str) -> list[int]:
         """The ids of the processes in the unit's control group."""
+        return [pid for pid, _ in await self.commands(unit)]
+
+    async def commands(self, unit: str) -> list[tuple[int, str]]:
+        """The processes in the unit's control group: id and command line. systemd tells everybody,
+        also who is not shown other users' processes in /proc."""
         try:
             (processes,) = await self._manager("GetUnitProcesses", "s", unit)
         except ManagerError as error:
             if error.name == "NoSuchUnit":
                 return []
             raise
-        return [pid for _, pid, _ in processes]
+        return [(pid, command_line) for _, pid, command_line in processes]
+
+    async def start_command(self, unit: str) -> str:
+        """A service's ExecStart=, its arguments with a space between them."""
+        path, interface = unit_path(unit), f"{_SYSTEMD}.Service"
+        (lines,) = await self._call(
+            _SYSTEMD, path, _PROPERTIES, "Get", "ss", interface, "ExecStart"
+        )
+        return " ".join(word for line in lines.value for word in line[1])
 
     async def unit_of(self, pid: int) -> str:
         """The unit that a process belongs to, be it a session's or a container's."""

@@ -10,11 +10,13 @@ from pathlib import Path
 from typing import cast
 
 import anyio
+import anyio.to_thread
 from typing_extensions import Self
 
 from llm_router.config.schema import Model
+from llm_router.engines.compilers import program_of
 from llm_router.helper.client import HelperClient
-from llm_router.units.base import Active, UnitError, Units, UnitState
+from llm_router.units.base import Active, UnitError, Units, UnitState, release_in
 from llm_router.units.dbus import BusUnavailable, ManagerError, SystemdManager, UnitFacts
 
 HELPER_UNIT = "llm-router-helper.socket"
@@ -119,6 +121,18 @@ class SystemdUnits(Units):
         if self._manager is None:
             raise BusUnavailable(self._problem or "the system bus cannot be reached")
         return frozenset(await self._manager.processes(model.unit)) & frozenset(pids)
+
+    async def programs(self, model: Model) -> frozenset[str]:
+        if self._manager is None:
+            raise BusUnavailable(self._problem or "the system bus cannot be reached")
+        commands = await self._manager.commands(model.unit)
+        return frozenset(program_of(command_line) for _, command_line in commands)
+
+    async def release(self, model: Model) -> str:
+        if self._manager is None:
+            raise BusUnavailable(self._problem or "the system bus cannot be reached")
+        command = await self._manager.start_command(model.unit)
+        return await anyio.to_thread.run_sync(release_in, command)
 
     async def account(self, model: Model) -> int | None:
         if self._manager is None:
