@@ -161,7 +161,7 @@ def _no_driver(label: str, wish: Mapping[str, Any], host: Mapping[str, Any], cud
         )
     return (
         f"{host['name']} has no working NVIDIA driver ({host['no_driver']}), but {label} "
-        f"needs {DRIVERS[cuda]} or newer: install it, or {without}."
+        f"needs {DRIVERS[cuda]} or newer: install it (docs/gpu-host.md), or {without}."
     )
 
 
