@@ -115,6 +115,14 @@ EXAMPLES = r"""
         context-length: 32768
     backup: true
 
+- name: Give it two GPUs, and its engine a variable
+  roundhouse.llm.model_config:
+    name: mistral-large-2411-awq
+    entry:
+      gpus: [0, 1]
+      environment:
+        NCCL_DEBUG: WARN
+
 - name: Have TabbyAPI load this model when it is started next
   roundhouse.llm.model_config:
     name: monstral-123b-exl2-4bpw

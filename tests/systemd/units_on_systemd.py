@@ -127,8 +127,7 @@ ExecStart=/usr/bin/python3 {SCRATCH}/dump.py %i $LLAMACPP_ARGS
     "shared.service": "[Service]\nType=exec\nExecStart=/bin/sleep 1001\n",
     "alone.service": "[Service]\nType=exec\nExecStart=/bin/sleep 1004\n",
     "gpus.service": (
-        "[Service]\nType=exec\nEnvironment=OWN=unit BOTH=unit\n"
-        f"ExecStart=/usr/bin/python3 {SCRATCH}/environment.py\n"
+        "[Service]\nType=exec\nEnvironment=OWN=unit BOTH=unit\nExecStart=/bin/sleep 1007\n"
     ),
     "listening.service": (
         "[Service]\nType=exec\nUser=sglang\n"
@@ -203,6 +202,7 @@ MODELS = {
     "gpus": {
         "backend": "vllm",
         "service": "gpus.service",
+        "script": f"/usr/bin/python3 {SCRATCH}/environment.py",
         "gpus": ["GPU-22222222-aaaa-bbbb-cccc-000000000002", 0],
         "environment": {
             "BOTH": "model",

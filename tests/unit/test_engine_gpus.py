@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import stat
 from pathlib import Path
 from typing import Any
@@ -174,6 +175,18 @@ def test_one_process_cannot_serve_two_models_with_different_variables(tmp_path: 
     )
     one["residency"] = "stop"
     settings_of(tmp_path, {"one": one, "two": two})
+
+
+def test_the_examples_of_the_page_are_valid(tmp_path: Path) -> None:
+    page = (Path(__file__).parents[2] / "docs/gpu-host.md").read_text(encoding="utf-8")
+    models, config, _ = re.findall(r"(?s)```yaml\n(.*?)```", page)
+    (tmp_path / "config.yml").write_text(config)
+    (tmp_path / "models.yml").write_text(models)
+    # left lists its own numbers again; right is 2 in the one and a UUID in the other
+    assert [model.gpus for model in load_settings(tmp_path / "config.yml").models.values()] == [
+        [0, 1],
+        ["GPU-6e1c3b50-8b2e-4f43-9f3a-0c5d7c1a2b3d"],
+    ]
 
 
 # what stays as it was
