@@ -1,4 +1,4 @@
-"""What an engine's unit waits for at boot, as Ansible makes it out of the role's template."""
+"""An engine's unit, as the role's template makes it: what it waits for, and its steps as root."""
 
 from __future__ import annotations
 
@@ -69,6 +69,12 @@ def test_it_starts_after_the_file_systems_and_not_without_that_of_the_models(
     assert "RequiresMountsFor=/srv/models" in units["bare"]
     assert "RequiresMountsFor=/mnt/nas/models" in units["elsewhere"]
     assert 'RequiresMountsFor="/srv/my models/100%%"' in units["awkward"]
+
+
+def test_no_step_that_runs_as_root_gets_a_models_variables(units: dict[str, list[str]]) -> None:
+    steps = [line for line in units["gpus"] if line.startswith("ExecStartPre=")]
+    assert len(steps) == 2
+    assert all(step.startswith("ExecStartPre=-+/usr/bin/env -i /usr/bin/") for step in steps)
 
 
 def test_with_a_gpu_it_starts_after_the_drivers_own_services(units: dict[str, list[str]]) -> None:
