@@ -181,24 +181,6 @@ def spec_of_entry(
     )
 
 
-def process_environment(
-    name: str, entry: Mapping[str, Any], host: Optional[Sequence[HostGpu]]
-) -> dict[str, str]:
-    """The variables that a model's ``gpus`` and ``environment`` make. Raises `SpecError`."""
-    gpus = (entry.get("gpus") or ()) if host is not None else ()
-    try:
-        visible = visible_devices(resolve(gpus, host or ()), entry["backend"]) if gpus else {}
-    except UnknownGpu as error:
-        what, _, remedy = str(error).partition("; ")
-        raise SpecError(name, "gpus", f"cannot be used: {what}", remedy) from error
-    variables = {key: str(each) for key, each in (entry.get("environment") or {}).items()}
-    for key, value in variables.items():
-        problem = variable_problem(key) or value_problem(value)
-        if problem is not None:
-            raise SpecError(name, f"environment.{key}", *problem)
-    return {**visible, **variables}
-
-
 def read_key(path: Optional[str]) -> Optional[str]:
     """The key in a file of one line; None where there is no such file.
 
@@ -570,6 +552,24 @@ def _script_lines(spec: EngineSpec) -> list[str]:
             f"model {spec.name}: script {spec.script!r} would not stay one line in a unit file"
         )
     return ["ExecStart=", f"ExecStart={spec.script}"]
+
+
+def process_environment(
+    name: str, entry: Mapping[str, Any], host: Optional[Sequence[HostGpu]]
+) -> dict[str, str]:
+    """The variables that a model's ``gpus`` and ``environment`` make. Raises `SpecError`."""
+    gpus = (entry.get("gpus") or ()) if host is not None else ()
+    try:
+        visible = visible_devices(resolve(gpus, host or ()), entry["backend"]) if gpus else {}
+    except UnknownGpu as error:
+        what, _, remedy = str(error).partition("; ")
+        raise SpecError(name, "gpus", f"cannot be used: {what}", remedy) from error
+    variables = {key: str(each) for key, each in (entry.get("environment") or {}).items()}
+    for key, value in variables.items():
+        problem = variable_problem(key) or value_problem(value)
+        if problem is not None:
+            raise SpecError(name, f"environment.{key}", *problem)
+    return {**visible, **variables}
 
 
 def _environment_file(spec: EngineSpec, path: str) -> FileEdit:

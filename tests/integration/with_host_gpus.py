@@ -7,11 +7,11 @@ import os
 import sys
 from pathlib import Path
 
-from llm_router import activation
+from llm_router import model_gpus
 from llm_router.cli import main
 from llm_router.host_gpus import read_host_gpus
 
 if __name__ == "__main__":
     root = Path(os.environ["GPU_ROOT"])
-    vars(activation)["read_host_gpus"] = lambda: read_host_gpus(root)
+    vars(model_gpus)["read_host_gpus"] = lambda: read_host_gpus(root)
     sys.exit(main(sys.argv[1:]))

@@ -12,7 +12,7 @@ from typing import Any
 import anyio
 import pytest
 
-from llm_router import activation
+from llm_router import activation, model_gpus
 from llm_router.activation import run_activate
 from llm_router.cli import main
 from llm_router.config import ConfigError, Settings, load_settings
@@ -38,7 +38,7 @@ def anyio_backend() -> str:
 def host(monkeypatch: pytest.MonkeyPatch) -> list[HostGpu]:
     """Two GPUs, as the driver lists them."""
     gpus = list(HOST)
-    monkeypatch.setattr(activation, "read_host_gpus", lambda: gpus)
+    monkeypatch.setattr(model_gpus, "read_host_gpus", lambda: gpus)
     return gpus
 
 

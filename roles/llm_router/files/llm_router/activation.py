@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -10,11 +9,10 @@ from typing import Any
 from llm_router.config.load import Settings
 from llm_router.config.schema import Config, Model
 from llm_router.config.spec import dirs_of, spec_of
-from llm_router.engine_environment import HostGpu, UnknownGpu, resolve
 from llm_router.engine_files import desired_files, read_key
 from llm_router.engine_keys import key_file
 from llm_router.file_edits import EngineFileError, FileResult, apply
-from llm_router.host_gpus import read_host_gpus
+from llm_router.model_gpus import gpus_for, see_that_no_other_group_has
 
 
 def activate(
@@ -36,37 +34,6 @@ def activate(
         alone = users[model.unit] == 1
         edits += desired_files(spec_of(model, api_key=key, alone=alone, host=host), dirs)
     return apply(edits, check)
-
-
-def gpus_for(models: Mapping[str, Model]) -> list[HostGpu]:
-    """The GPUs of this host if one of ``models`` lists some; else nobody asks. Blocks on files."""
-    return read_host_gpus() if any(model.gpus for model in models.values()) else []
-
-
-def see_that_no_other_group_has(
-    model: Model, models: Mapping[str, Model], host: list[HostGpu]
-) -> None:
-    """Two groups run side by side: a GPU is one group's, by whichever of its names it is listed.
-
-    Raises `EngineFileError`.
-    """
-    mine = _listed(model, host)
-    for other in models.values() if mine else ():
-        both = mine & _listed(other, host) if other.group != model.group else frozenset()
-        if both:
-            raise EngineFileError(
-                f"model {model.name}: gpus has the GPU {min(both)}, which {other.name} in group "
-                f"{other.group} uses too; give both models one `group:`, or other GPUs"
-            )
-
-
-def _listed(model: Model, host: list[HostGpu]) -> frozenset[str]:
-    """Each GPU that it lists, by one name; none that is not there."""
-    found = set()
-    for gpu in model.gpus:
-        with contextlib.suppress(UnknownGpu):
-            found |= {one.uuid or one.address for one in resolve([gpu], host)}
-    return frozenset(found)
 
 
 def provisioned(models: dict[str, Model]) -> list[Model]:
