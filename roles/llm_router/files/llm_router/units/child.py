@@ -100,9 +100,11 @@ class ChildUnits(Units):
         await self.check(model)
         return False
 
-    async def check(self, model: Model) -> None:
-        """Raise for a GPU that is not there, or that another group uses."""
+    async def check(self, model: Model) -> str:
+        """Raise for a GPU that is not there, or that another group uses. No file can be in the
+        way."""
         await anyio.to_thread.run_sync(self._environment_of, model)
+        return ""
 
     def _environment_of(self, model: Model) -> dict[str, str]:
         """The variables that the model's process gets beside the router's own. Reads files."""
