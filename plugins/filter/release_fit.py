@@ -33,8 +33,9 @@ options:
       - >-
         C(label) (the engine's name), C(prefix) (of its role's variables), C(version), C(cuda) (its
         major version, or 0 for that of PyPI's wheels), C(gpu) (whether an NVIDIA driver must be
-        there), C(compute_capability) (of the oldest GPU that the engine runs on) and C(toolkit)
-        (for an engine that compiles kernels: V(auto), V(none) or the path of a CUDA toolkit).
+        there), C(compute_capability) (of the oldest GPU that the engine runs on), C(amd) (what to
+        do on a host with a GPU of AMD, if there is something) and C(toolkit) (for an engine that
+        compiles kernels: V(auto), V(none) or the path of a CUDA toolkit).
     type: dict
     required: true
   host:
@@ -154,14 +155,19 @@ def _no_driver(label: str, wish: Mapping[str, Any], host: Mapping[str, Any], cud
     if host.get("amd"):
         return (
             f"{host['name']} has a GPU of AMD and no working NVIDIA driver ({host['no_driver']}), "
-            f"but PyPI's {label} is for NVIDIA GPUs: use llama.cpp, which has builds for AMD; or "
+            f"but PyPI's {label} is for NVIDIA GPUs: {_for_amd(wish)}; or "
             f"install the NVIDIA driver {DRIVERS[cuda]} or newer if there is an NVIDIA GPU, too; "
             f"or {without}."
         )
     return (
         f"{host['name']} has no working NVIDIA driver ({host['no_driver']}), but {label} "
-        f"needs {DRIVERS[cuda]} or newer: install it, or {without}."
+        f"needs {DRIVERS[cuda]} or newer: install it (docs/gpu-host.md), or {without}."
     )
+
+
+def _for_amd(wish: Mapping[str, Any]) -> str:
+    other = "use llama.cpp, which has builds for AMD"
+    return f"{wish['amd']}, or {other}" if wish.get("amd") else other
 
 
 def _toolkit(row: Row, wish: Mapping[str, Any], host: Mapping[str, Any], cuda: int) -> str:

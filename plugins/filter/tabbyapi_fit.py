@@ -184,7 +184,8 @@ def _wrong_host(
         )
     if not host["driver"]:
         return (
-            f"{name} has no working NVIDIA driver ({host['no_driver']}), but {needs}: install it, "
+            f"{name} has no working NVIDIA driver ({host['no_driver']}), but {needs}: install it "
+            "(docs/gpu-host.md), "
             "or set tabbyapi_require_gpu to false if no GPU is meant to be there."
         )
     if not _new_enough(host["driver"], build["driver"]):

@@ -15,6 +15,9 @@ What is written:
 * a model with a ``script``: the drop-in ``<units>/<unit>.d/50-llm-router.conf``, which makes the
   script the unit's ExecStart, word for word. The whole file is ours. For a model without a script
   it must not be there: the unit would go on running the script of another model that shares it.
+* a model with ``gpus`` or ``environment``, whatever its backend: the same drop-in names
+  ``50-llm-router.env`` beside it as an EnvironmentFile, which comes after the unit's own. systemd
+  reads it as root, so nobody else may; what stands in the drop-in itself, D-Bus tells everybody.
 
 For the target's Python (>= 3.9), since Ansible modules import this file. Standard library only.
 """
@@ -28,6 +31,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Optional
 
+from .engine_environment import (
+    MASK,
+    UnknownGpu,
+    resolve,
+    value_problem,
+    variable_problem,
+    visible_devices,
+)
 from .file_edits import (
     EngineFileError,
     EnvironmentKey,
@@ -38,12 +49,15 @@ from .file_edits import (
     YamlKeys,
     YamlValue,
     apply,
+    environment_line,
     option_name,
 )
 from .safe_path import PathRefused, open_file
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
+
+    from .engine_environment import HostGpu
 
 __all__ = [
     "DEFAULT_PORTS",
@@ -66,6 +80,7 @@ __all__ = [
 ]
 
 DROP_IN = "50-llm-router.conf"
+ENVIRONMENT = "50-llm-router.env"
 LOOPBACK = "127.0.0.1"
 MAX_KEY = 4096
 DEFAULT_PORTS: Mapping[str, int] = {
@@ -122,6 +137,8 @@ class EngineSpec:
     """The engine's key itself; what models.yml has is the file that it is in."""
     alone: bool = True
     """Whether no other model has a say in what its unit serves."""
+    environment: Mapping[str, str] = field(default_factory=dict, repr=False)
+    """What its process is started with beside what its unit says, its GPUs included."""
 
 
 @dataclass(frozen=True)
@@ -134,10 +151,19 @@ class EngineDirs:
 
 
 def spec_of_entry(
-    name: str, entry: Mapping[str, Any], *, api_key: Optional[str] = None, alone: bool = True
+    name: str,
+    entry: Mapping[str, Any],
+    *,
+    api_key: Optional[str] = None,
+    alone: bool = True,
+    host: Optional[Sequence[HostGpu]] = None,
 ) -> EngineSpec:
     """An entry of models.yml as the config writer sees it; keys that it has no use for are passed
-    over. ``entry`` has been checked."""
+    over. ``entry`` has been checked. ``host``: the GPUs that its ``gpus`` are looked up in;
+    None: they are not, which will do to check an entry and not to write its files.
+
+    Raises `SpecError` for a GPU that is not there.
+    """
     return EngineSpec(
         name=name,
         backend=entry["backend"],
@@ -151,6 +177,7 @@ def spec_of_entry(
         config_file=entry.get("config_file"),
         api_key=api_key,
         alone=alone,
+        environment=process_environment(name, entry, host),
     )
 
 
@@ -202,8 +229,7 @@ def desired_files(spec: EngineSpec, dirs: EngineDirs) -> list[FileEdit]:
             edits += _server_file(spec, dirs)
         elif spec.backend == "tabby":
             edits += _tabby_files(spec, dirs)
-    edits.append(_drop_in(spec, dirs))
-    return edits
+    return [*edits, *_drop_in(spec, dirs)]
 
 
 def config_path(spec: EngineSpec, dirs: EngineDirs) -> Optional[str]:
@@ -488,23 +514,83 @@ def _tabby_settings(spec: EngineSpec, folder: str) -> FileEdit:
     return FileEdit(path, content, directory=False, of_unit=False)
 
 
-def _drop_in(spec: EngineSpec, dirs: EngineDirs) -> FileEdit:
-    path = os.path.join(dirs.units, f"{spec.unit}.d", DROP_IN)  # noqa: PTH118
+def _drop_in(spec: EngineSpec, dirs: EngineDirs) -> list[FileEdit]:
+    """The unit's drop-in and the variables beside it."""
+    folder = os.path.join(dirs.units, f"{spec.unit}.d")  # noqa: PTH118
+    path, variables = (os.path.join(folder, name) for name in (DROP_IN, ENVIRONMENT))  # noqa: PTH118
+    lines = _script_lines(spec)
+    if spec.environment:
+        if "\\" in spec.unit:
+            # EnvironmentFile= is a glob pattern, and there a backslash is no ordinary character
+            raise SpecError(
+                spec.name,
+                "environment",
+                f"cannot be given to {spec.unit}: its name has a backslash",
+                "use a unit whose name has letters, digits and . _ : - only",
+            )
+        lines += [
+            "# `gpus:` and `environment:` of the model; root alone can read their values.",
+            f"EnvironmentFile={variables}",
+        ]
+    left = None if spec.environment else ENVIRONMENT
+    if not lines:
+        return [FileEdit(path, NoFile(), daemon_reload=True, leftover=left)]
+    head = f"# Written by llm-router: {spec.unit} serves {spec.name}. Changes here will be lost."
+    text = "".join(f"{line}\n" for line in (head, "[Service]", *lines))
+    drop_in = FileEdit(path, WholeFile(text), daemon_reload=True, leftover=left)
+    # the variables first: a unit that names a file that is not there does not start
+    return [drop_in] if left else [_environment_file(spec, variables), drop_in]
+
+
+def _script_lines(spec: EngineSpec) -> list[str]:
     if spec.script is None:
-        return FileEdit(path, NoFile(), daemon_reload=True)
+        return []
     if not spec.script.startswith("/"):
         raise EngineFileError(f"model {spec.name}: script {spec.script!r} does not begin with /")
     if _control_character(spec.script) is not None or spec.script.endswith("\\"):
         raise EngineFileError(
             f"model {spec.name}: script {spec.script!r} would not stay one line in a unit file"
         )
-    text = (
-        f"# Written by llm-router: {spec.unit} serves {spec.name}. Changes here will be lost.\n"
-        "[Service]\n"
-        "ExecStart=\n"
-        f"ExecStart={spec.script}\n"
-    )
-    return FileEdit(path, WholeFile(text), daemon_reload=True)
+    return ["ExecStart=", f"ExecStart={spec.script}"]
+
+
+def process_environment(
+    name: str, entry: Mapping[str, Any], host: Optional[Sequence[HostGpu]]
+) -> dict[str, str]:
+    """The variables that a model's ``gpus`` and ``environment`` make. Raises `SpecError`."""
+    gpus = (entry.get("gpus") or ()) if host is not None else ()
+    try:
+        visible = visible_devices(resolve(gpus, host or ()), entry["backend"]) if gpus else {}
+    except UnknownGpu as error:
+        what, _, remedy = str(error).partition("; ")
+        raise SpecError(name, "gpus", f"cannot be used: {what}", remedy) from error
+    variables = {key: str(each) for key, each in (entry.get("environment") or {}).items()}
+    for key, value in variables.items():
+        problem = variable_problem(key) or value_problem(value)
+        if problem is not None:
+            raise SpecError(name, f"environment.{key}", *problem)
+    return {**visible, **variables}
+
+
+def _environment_file(spec: EngineSpec, path: str) -> FileEdit:
+    head = f"# Written by llm-router: what {spec.unit} starts with. Changes here will be lost."
+    lines = [environment_line(name, value) for name, value in spec.environment.items()]
+    text = "".join(f"{line}\n" for line in (head, *lines))
+    return FileEdit(path, WholeFile(text), private=True, shown=_without_values)
+
+
+def _without_values(text: str) -> str:
+    """An environment file as a diff shows it: a value may be a password. Those that name GPUs are
+    none, and the only numbers that an operator has to compare."""
+    shown = []
+    for line in text.splitlines():
+        name = line.partition("=")[0]
+        open_to_all = line.startswith("#") or name in _OF_GPUS or not line.strip()
+        shown.append(line if open_to_all else f"{name[:100]}={MASK}")
+    return "\n".join(shown)
+
+
+_OF_GPUS = frozenset(("CUDA_VISIBLE_DEVICES", "CUDA_DEVICE_ORDER", "HIP_VISIBLE_DEVICES"))
 
 
 def join_arguments(argv: Sequence[str]) -> str:

@@ -19,7 +19,7 @@ import re
 import secrets
 import stat
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Optional, Union
@@ -111,6 +111,12 @@ class FileEdit:
     """Whether a missing directory is made; else it is somebody else's matter, and an error."""
     of_unit: bool = True
     """Whether it says what a unit serves, so that models of one unit take turns at it."""
+    private: bool = False
+    """Whether its owner alone may read it (mode 0600), even if others could before."""
+    shown: Optional[Callable[[str], str]] = None
+    """What a diff shows of its text, where that is not all of it."""
+    leftover: Optional[str] = field(default=None, compare=False)
+    """The name of another file in its directory that has to go; only its removal is a result."""
 
 
 @dataclass(frozen=True)
@@ -359,7 +365,7 @@ def apply(edits: Sequence[FileEdit], check: bool = False) -> list[FileResult]:
     """
     with contextlib.ExitStack() as stack:
         planned = []
-        for edit in edits:
+        for edit in [each for one in edits for each in (one, *_leftover(one))]:
             place = _place(edit.path)
             if place is not None:
                 stack.enter_context(place)
@@ -378,9 +384,16 @@ def apply(edits: Sequence[FileEdit], check: bool = False) -> list[FileResult]:
             changed = wanted != current
             if changed and not check:
                 _write(edit, place, wanted, status)
-            diff = _diff(edit.path, current, wanted) if changed else ""
+            diff = _shown_diff(edit, current, wanted) if changed else ""
             results.append(FileResult(edit.path, changed, diff, changed and edit.daemon_reload))
         return results
+
+
+def _leftover(edit: FileEdit) -> list[FileEdit]:
+    """The removal of the file that has to go with an edit, if it is there."""
+    path = os.path.join(os.path.dirname(edit.path), edit.leftover or "")  # noqa: PTH118, PTH120
+    there = edit.leftover is not None and os.path.lexists(path)
+    return [FileEdit(path, NoFile(), shown=lambda _: "(not shown)")] if there else []
 
 
 @contextlib.contextmanager
@@ -500,6 +513,8 @@ def _access(
     edit: FileEdit, status: os.stat_result | None, place: safe_path.Place | None
 ) -> _Access:
     """Who may do what with the file. Raises `EngineFileError` if a key could be read by all."""
+    if edit.private:
+        return _Access(None, None, 0o600)
     reader = None
     if edit.reader is not None:
         with contextlib.suppress(KeyError):
@@ -584,6 +599,14 @@ def _replace(directory: int, name: str, data: bytes, access: _Access) -> None:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(temporary, dir_fd=directory)
         raise
+
+
+def _shown_diff(edit: FileEdit, before: str | None, after: str | None) -> str:
+    if edit.shown is None:
+        return _diff(edit.path, before, after)
+    hidden = [edit.shown(text) if text is not None else None for text in (before, after)]
+    shown = _diff(edit.path, *hidden)
+    return shown or f"--- {edit.path}\n+++ {edit.path}\n(only values that are not shown changed)\n"
 
 
 def _diff(path: str, before: str | None, after: str | None) -> str:

@@ -115,6 +115,14 @@ EXAMPLES = r"""
         context-length: 32768
     backup: true
 
+- name: Give it two GPUs, and its engine a variable
+  roundhouse.llm.model_config:
+    name: mistral-large-2411-awq
+    entry:
+      gpus: [0, 1]
+      environment:
+        NCCL_DEBUG: WARN
+
 - name: Have TabbyAPI load this model when it is started next
   roundhouse.llm.model_config:
     name: monstral-123b-exl2-4bpw
@@ -139,7 +147,9 @@ EXAMPLES = r"""
 
 RETURN = r"""
 entry:
-  description: The entry, as C(models.yml) has it now, or would have it.
+  description:
+    - The entry, as C(models.yml) has it now, or would have it. Values of its C(environment) are not
+      shown.
   type: dict
   returned: success, not with O(state=absent)
   sample:
@@ -183,6 +193,7 @@ from ansible.module_utils.common.respawn import (
     respawn_module,
 )
 from ansible_collections.roundhouse.llm.plugins.module_utils import yaml_edit
+from ansible_collections.roundhouse.llm.plugins.module_utils.engine_environment import MASK
 from ansible_collections.roundhouse.llm.plugins.module_utils.engine_files import (
     DEFAULT_PORTS,
     KEY_FILES,
@@ -204,6 +215,7 @@ from ansible_collections.roundhouse.llm.plugins.module_utils.file_edits import (
     read,
     render,
 )
+from ansible_collections.roundhouse.llm.plugins.module_utils.host_gpus import read_host_gpus
 
 ROUTER_PYTHON = "/opt/llm-router/current/venv/bin/python"
 BACKENDS = (*DEFAULT_PORTS, "command")
@@ -236,7 +248,15 @@ class _Files:
         key = read_key(entry.get("api_key_file") or keys[entry["backend"]])
         others = [other for each, other in self.models.items() if each != name]
         alone = all(other.get("service") != entry.get("service") for other in others)
-        return spec_of_entry(name, entry, api_key=key, alone=alone)
+        gpus = entry.get("gpus") or self._gpus_of(entry.get("group") or "default")
+        host = read_host_gpus() if gpus else None
+        return spec_of_entry(name, {**entry, "gpus": gpus}, api_key=key, alone=alone, host=host)
+
+    def _gpus_of(self, group: str) -> Any:
+        """The GPUs that config.yml gives to a group; none where it says nothing of it."""
+        groups = self.config.get("groups") or {}
+        known = groups.get(group) if isinstance(groups, dict) else None
+        return (known.get("gpus") if isinstance(known, dict) else None) or []
 
 
 def _mapping(path: Path) -> dict[str, Any]:
@@ -322,9 +342,27 @@ def planned(wanted: Mapping[str, Any]) -> tuple[Optional[dict[str, Any]], list[F
     if wanted["in_models_file"] and (files.text or text):
         whole = WholeFile(text)
         edits.append(
-            FileEdit(str(files.models_path), whole, 0o640, reader="llm-router", directory=False)
+            FileEdit(
+                str(files.models_path),
+                whole,
+                0o640,
+                reader="llm-router",
+                directory=False,
+                shown=without_values,
+            )
         )
     return (None if absent else entry), edits, files
+
+
+def without_values(text: str) -> str:
+    """A list of models as a diff shows it: a variable's value may be a password."""
+    try:
+        for name, entry in (yaml_edit.mapping(text).get("models") or {}).items():
+            for variable in (entry or {}).get("environment") or {}:
+                text = yaml_edit.set_value(text, ("models", name, "environment", variable), MASK)
+    except (yaml_edit.YamlError, yaml_edit.NotEditable, AttributeError, TypeError):
+        return "(not shown)"
+    return text
 
 
 def _taken_away(edit: FileEdit, spec: EngineSpec) -> list[FileEdit]:
@@ -387,7 +425,9 @@ def run(module: AnsibleModule) -> dict[str, Any]:
         "diff": [{"prepared": result.diff} for result in results if result.changed],
     }
     if entry is not None:
-        answer["entry"] = entry
+        variables = entry.get("environment")
+        hidden = {"environment": dict.fromkeys(variables, MASK)} if variables else {}
+        answer["entry"] = {**entry, **hidden}
     return answer
 
 

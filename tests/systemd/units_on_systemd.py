@@ -74,6 +74,14 @@ with open("{SCRATCH}/" + sys.argv[1] + ".json", "w") as file:
 time.sleep(1000)
 """
 
+DUMP_ENVIRONMENT = f"""\
+import json, os, time
+with open("{SCRATCH}/environment.json.new", "w") as file:
+    json.dump(dict(os.environ), file)
+os.rename("{SCRATCH}/environment.json.new", "{SCRATCH}/environment.json")
+time.sleep(1000)
+"""
+
 UNIT_FILES = {
     "llamacpp@.service": f"""\
 [Service]
@@ -119,6 +127,9 @@ ExecStart=/usr/bin/python3 {SCRATCH}/dump.py %i $LLAMACPP_ARGS
     ),
     "shared.service": "[Service]\nType=exec\nExecStart=/bin/sleep 1001\n",
     "alone.service": "[Service]\nType=exec\nExecStart=/bin/sleep 1004\n",
+    "gpus.service": (
+        "[Service]\nType=exec\nEnvironment=OWN=unit BOTH=unit\nExecStart=/bin/sleep 1007\n"
+    ),
     "listening.service": (
         "[Service]\nType=exec\nUser=sglang\n"
         "ExecStart=/usr/bin/python3 -m http.server --bind 127.0.0.1 8123\n"
@@ -156,6 +167,7 @@ PrivateTmp=yes
 PrivateDevices=yes
 PrivateNetwork=yes
 ProtectProc=noaccess
+ProtectKernelTunables=yes
 RestrictAddressFamilies=AF_UNIX
 RestrictSUIDSGID=yes
 MemoryDenyWriteExecute=yes
@@ -194,6 +206,18 @@ MODELS = {
         }
         for seconds, more in ((2001, {"tool-call-parser": "qwen25"}), (2002, {}))
     },
+    "gpus": {
+        "backend": "vllm",
+        "service": "gpus.service",
+        "script": f"/usr/bin/python3 {SCRATCH}/environment.py",
+        "gpus": ["GPU-22222222-aaaa-bbbb-cccc-000000000002", 0],
+        "environment": {
+            "BOTH": "model",
+            **{f"AWKWARD_{number}": value for number, value in enumerate(AWKWARD)},
+        },
+    },
+    "no-gpus": {"backend": "vllm", "service": "gpus.service", "script": "/bin/sleep 1006"},
+    "no-such-gpu": {"backend": "vllm", "service": "plain2.service", "port": 8001, "gpus": [7]},
     **{name: {"backend": "tabby", "service": "tabbyapi.service"} for name in ("EXL2", "EXL3")},
     "shared-a": {
         "backend": "sglang", "service": "shared.service", "script": "/bin/sleep 1002",
@@ -613,6 +637,42 @@ async def systemd_is_executed_anew_in_a_call() -> None:
                         print("   ", error)
 
 
+async def gpus_and_variables_reach_the_process() -> None:
+    """By the driver's list in /proc, which the helper's sandbox must not hide. Values are in a file
+    of root's, and not in what systemd tells everybody."""
+    client = HelperClient(SOCKET)
+    sentence = await refused(client.activate("no-such-gpu"))
+    assert sentence == (
+        "model no-such-gpu: gpus cannot be used: GPU 7 is not on this host; it has "
+        "0 (GPU-11111111-aaaa-bbbb-cccc-000000000001), 1 (GPU-22222222-aaaa-bbbb-cccc-000000000002)"
+    ), sentence
+    assert await client.activate("gpus") is True
+    assert await client.activate("gpus") is False
+    variables = UNITS / "gpus.service.d" / "50-llm-router.env"
+    assert (variables.owner(), oct(variables.stat().st_mode)) == ("root", "0o100600")
+    dumped = SCRATCH / "environment.json"
+    await client.start("gpus", 20)
+    with anyio.fail_after(10):
+        while not dumped.exists():
+            await anyio.sleep(0.02)
+    environment = json.loads(dumped.read_text())
+    assert environment["CUDA_VISIBLE_DEVICES"] == "1,0", environment
+    assert environment["CUDA_DEVICE_ORDER"] == "PCI_BUS_ID"
+    assert (environment["OWN"], environment["BOTH"]) == ("unit", "model")
+    for number, value in enumerate(AWKWARD):
+        assert environment[f"AWKWARD_{number}"] == value, (value, environment)
+    shown = subprocess.run(
+        ["systemctl", "show", "gpus.service"], capture_output=True, text=True, check=True
+    ).stdout
+    assert "AWKWARD" not in shown, shown
+    await client.stop("gpus", 5)
+    # the unit's other model has none, and none are left for it
+    assert await client.activate("no-gpus") is True
+    assert not variables.exists()
+    await client.start("no-gpus", 20)
+    await client.stop("no-gpus", 5)
+
+
 async def the_bus_is_restarted() -> None:
     await _survives(lambda: _systemctl("restart", "dbus.service"))
 
@@ -772,6 +832,7 @@ PRIVILEGED = [
     the_helper_is_gone,
     the_helper_believes_only_root,
     a_lock_of_a_killed_compiler_goes,
+    gpus_and_variables_reach_the_process,
 ]
 
 
@@ -804,6 +865,9 @@ def prepare() -> None:
         path.chmod(0o600)
     os.chown(tabby, engine.pw_uid, -1)
     (SCRATCH / "dump.py").write_text(DUMP)
+    (SCRATCH / "environment.py").write_text(DUMP_ENVIRONMENT)
+    (SCRATCH / "environment.json").unlink(missing_ok=True)
+    pretend_a_driver()
     (SCRATCH / "b.sh").write_text("#!/bin/sh\nsleep 1003\n")
     (SCRATCH / "b.sh").chmod(0o755)
     Path("/opt/standin/1").mkdir(parents=True, exist_ok=True)
@@ -818,6 +882,18 @@ def prepare() -> None:
     subprocess.run(["systemctl", "stop", "llm-router-helper.service"], check=False)
     subprocess.run(["systemctl", "daemon-reload"], check=True)
     subprocess.run(["systemctl", "restart", "llm-router-helper.socket"], check=True)
+
+
+def pretend_a_driver() -> None:
+    """Two GPUs in /proc, as NVIDIA's driver lists them."""
+    driver = Path("/proc/driver")
+    if not driver.is_mount():
+        subprocess.run(["mount", "-t", "tmpfs", "-o", "mode=755", "tmpfs", driver], check=True)
+    for number, address in ((2, "0000:65:00.0"), (1, "0000:17:00.0")):
+        place = driver / "nvidia/gpus" / address
+        place.mkdir(parents=True, exist_ok=True)
+        uuid = f"GPU-{str(number) * 8}-aaaa-bbbb-cccc-00000000000{number}"
+        (place / "information").write_text(f"Model: \t NVIDIA H200\nGPU UUID: \t {uuid}\n")
 
 
 def run(checks: list[Callable[[], Coroutine[None, None, None]]]) -> None:

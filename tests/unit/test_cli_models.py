@@ -65,7 +65,8 @@ def test_every_key_of_an_entry_can_be_given() -> None:
     options = parse(given)
     by_hand = {"repairs", "aliases", "variants", "defaults", "force", "strip"}
     by_hand |= {"context_length", "upstream_paths", "settings", "config_file", "api_key_file"}
-    by_hand |= {"residency", "display_name", "description", "tags"}
+    by_hand |= {"residency", "display_name", "description", "tags", "gpus"}
+    by_hand |= {"environment"}  # whose values no list of processes may show
     assert set(FIELDS) == set(ModelEntry.model_fields) - by_hand
     fields = {name: getattr(options, name) for name in FIELDS}
     assert fields["args"] == ["--ctx-size", "4096", "-x"]

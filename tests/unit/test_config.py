@@ -128,8 +128,8 @@ def test_yaml_of_ansible_may_have_made_off_false(tmp_path: Path) -> None:
             "models.yml:16: models.org/gemma:3.timout: is not a known key; did you mean `timeout`? "
             "known keys: backend, service, script, model_name, model_path, repo, revision, files, "
             "command, args, settings, config_file, api_key_file, port, timeout, "
-            "status, group, ttl, residency, preload, warm_up, repairs, aliases, variants, "
-            "defaults, force, strip, context_length, display_name, description, tags, "
+            "status, group, gpus, environment, ttl, residency, preload, warm_up, repairs, aliases, "
+            "variants, defaults, force, strip, context_length, display_name, description, tags, "
             "upstream_paths",
         ),
         (

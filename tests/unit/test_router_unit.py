@@ -148,3 +148,77 @@ def test_the_units_of_an_older_release_wait_for_nothing_that_it_does_not_send(
         assert not [line for line in unit if "Watchdog" in line or "Abort" in line]
     assert "Type=exec" in units["older helper"]
     assert "Type=notify" in units["older"]
+
+
+def test_with_gpus_it_starts_after_what_keeps_the_driver_ready(units: dict[str, list[str]]) -> None:
+    assert "After=nvidia-persistenced.service" in units["two"]
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, str]]:
+    """By case: what the helper may write, and config.yml."""
+    directory = tmp_path_factory.mktemp("paths")
+    vllm = {"backend": "vllm", "service": "vllm@a.service", "model_path": "/m/a"}
+    cases = {
+        "bare": {"llm_router_models": {"a": vllm}},
+        "gpus": {"llm_router_models": {"a": {**vllm, "gpus": [0]}}},
+        "environment": {"llm_router_models": {"a": {**vllm, "environment": {"A": "1"}}}},
+        "groups": {
+            "llm_router_models": {"a": vllm},
+            "llm_router_groups": {"default": {"gpus": [0]}},
+        },
+    }
+    said = "{{ {'paths': __llm_router_write_paths, 'config': __llm_router_config_text} | to_json }}"
+    plays = [
+        {
+            "hosts": "localhost",
+            "connection": "local",
+            "gather_facts": False,
+            "vars_files": [
+                *(str(ROLE / f"{part}/main.yml") for part in ("defaults", "vars")),
+                str(directory / f"{case}.yml"),
+            ],
+            "vars": {"role_path": str(ROLE)},
+            "tasks": [
+                {
+                    "ansible.builtin.copy": {
+                        "content": said,
+                        "dest": str(directory / f"{case}.json"),
+                        "mode": "0600",
+                    }
+                }
+            ],
+        }
+        for case in cases
+    ]
+    for case, given in cases.items():
+        (directory / f"{case}.yml").write_text(json.dumps(given))
+    (directory / "templates").symlink_to(ROLE / "templates")
+    (directory / "play.yml").write_text(json.dumps(plays))
+    done = subprocess.run(
+        [str(Path(sys.executable).with_name("ansible-playbook")), "-i", "localhost,", "play.yml"],
+        cwd=directory,
+        env=os.environ | {"ANSIBLE_COLLECTIONS_PATH": str(ROOT / ".cache/collections")},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return {case: json.loads((directory / f"{case}.json").read_text()) for case in cases}
+
+
+def test_the_helper_may_write_drop_ins_where_models_need_them(
+    written: dict[str, dict[str, str]],
+) -> None:
+    units = "/etc/systemd/system"
+    assert {case for case, each in written.items() if units in each["paths"]} == {
+        *("gpus", "environment", "groups")
+    }
+    assert written["bare"]["paths"] == ["/etc/vllm"]
+
+
+def test_groups_are_in_the_configuration_only_where_there_are_some(
+    written: dict[str, dict[str, str]],
+) -> None:
+    assert "groups" not in written["bare"]["config"]
+    assert written["groups"]["config"].endswith("groups:\n  default:\n    gpus:\n    - 0\n")

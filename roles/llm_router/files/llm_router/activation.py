@@ -12,6 +12,7 @@ from llm_router.config.spec import dirs_of, spec_of
 from llm_router.engine_files import desired_files, read_key
 from llm_router.engine_keys import key_file
 from llm_router.file_edits import EngineFileError, FileResult, apply
+from llm_router.model_gpus import gpus_for, see_that_no_other_group_has
 
 
 def activate(
@@ -24,11 +25,14 @@ def activate(
     """
     users = Counter(model.unit for model in models.values())
     dirs = dirs_of(config)
+    host = gpus_for(models)
     edits = []
     for name in names:
         model = models[name]
+        see_that_no_other_group_has(model, models, host)
         key = read_key(key_file(model, config))
-        edits += desired_files(spec_of(model, api_key=key, alone=users[model.unit] == 1), dirs)
+        alone = users[model.unit] == 1
+        edits += desired_files(spec_of(model, api_key=key, alone=alone, host=host), dirs)
     return apply(edits, check)
 
 

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from llm_router.config.schema import Config, Model
+from llm_router.engine_environment import is_secret
 from llm_router.engine_files import EngineFileError, read_key
 
 log = logging.getLogger(__name__)
@@ -20,11 +21,17 @@ def key_file(model: Model, config: Config) -> str | None:
 
 
 def known_keys(models: Mapping[str, Model], config: Config) -> frozenset[str]:
-    """The keys of all engines, as their files are now; none of a file that cannot be read.
+    """The keys of all engines, as their files are now; none of a file that cannot be read. With
+    them what models' ``environment`` has of keys and passwords.
 
     Blocks on the disk.
     """
-    found = set()
+    found: set[str | None] = {
+        value
+        for model in models.values()
+        for name, value in model.environment.items()
+        if is_secret(name)
+    }
     for path in {key_file(model, config) for model in models.values()} - {None}:
         with contextlib.suppress(EngineFileError):
             found.add(read_key(path))

@@ -1,6 +1,7 @@
 """What NVIDIA's management library says of this host's GPUs. All calls block.
 
-Where there is no driver, or its devices are not shown to this process, there is no NVML.
+Where there is no driver, or its devices are not shown to this process, there is no NVML. On a host
+with GPUs of AMD instead, `amd_gpus` answers the same calls.
 """
 
 from __future__ import annotations
@@ -9,6 +10,8 @@ import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
+
+from llm_router.amd_gpus import open_amd
 
 log = logging.getLogger(__name__)
 
@@ -24,16 +27,18 @@ class Gpu:
 
 
 def open_nvml() -> Any:
-    """NVML, or None where there is no driver to ask."""
+    """NVML, or what answers in its place, or None where there is no driver to ask."""
     try:
         import pynvml
     except ImportError:
-        return None
+        return open_amd()
     try:
         pynvml.nvmlInit()
     except pynvml.NVMLError as error:
-        log.info("no GPU is shown: %s", error)
-        return None
+        amd = open_amd()
+        if amd is None:
+            log.info("no GPU is shown: %s", error)
+        return amd
     return pynvml
 
 

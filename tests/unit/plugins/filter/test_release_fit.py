@@ -116,7 +116,8 @@ def test_todays_version_fits_todays_hosts(package: str, glibc: str) -> None:
             "sglang",
             {"driver": ""},
             "gpu1 has no working NVIDIA driver (no nvidia-smi), but SGLang 0.5.23 needs 580 or "
-            "newer: install it, or set sglang_require_gpu to false if no GPU is meant to be there.",
+            "newer: install it (docs/gpu-host.md), or set sglang_require_gpu to false if no GPU is "
+            "meant to be there.",
         ),
         (
             "vllm",

@@ -79,7 +79,8 @@ def test_a_host_that_it_fits(given: dict[str, Any]) -> None:
         (
             {"driver": ""},
             "gpu1 has no working NVIDIA driver (nvidia-smi: not found), but TabbyAPI with CUDA 12 "
-            "needs 525 or newer: install it, or set tabbyapi_require_gpu to false if no GPU is "
+            "needs 525 or newer: install it (docs/gpu-host.md), or set tabbyapi_require_gpu to "
+            "false if no GPU is "
             "meant to be there.",
         ),
         (

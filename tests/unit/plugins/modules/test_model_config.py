@@ -14,6 +14,7 @@ import pytest
 import yaml
 from ansible.module_utils.testing import patch_module_args
 from ansible_collections.roundhouse.llm.plugins.module_utils import yaml_edit
+from ansible_collections.roundhouse.llm.plugins.module_utils.engine_environment import HostGpu
 from ansible_collections.roundhouse.llm.plugins.module_utils.engine_files import desired_files
 from ansible_collections.roundhouse.llm.plugins.modules import model_config
 
@@ -298,3 +299,46 @@ def test_keys_are_masked(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
     assert "very-secret" not in json.dumps(result)
     assert "+api-key: ********" in diff_of(result)
     assert host.read("sglang/sglang.yml")["api-key"] == "very-secret"
+
+
+def test_no_value_of_a_variable_is_shown(host: Host) -> None:
+    for value in ("very-secret", "other-secret"):
+        entry = {"environment": {"DB": value, "PLAIN": "text-of-it"}}
+        result = host.run("big", state="active", entry=entry)
+        assert {"50-llm-router.env", "models.yml"} <= set(host.changed(result))
+        shown = json.dumps({**result, "invocation": None})
+        assert value not in shown
+        assert "text-of-it" not in shown
+        assert result["entry"]["environment"] == {"DB": "********", "PLAIN": "********"}
+    assert "only values that are not shown changed" in json.dumps(result["diff"])
+    written = host.root / "systemd/sglang.service.d/50-llm-router.env"
+    assert 'DB="other-secret"\n' in written.read_text()
+    assert stat.S_IMODE(written.stat().st_mode) == 0o600
+    host.run("big", state="active", entry={"environment": None})
+    assert not written.exists()
+
+
+def test_a_groups_gpus_are_its_models(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    gpus = [HostGpu("nvidia", 0, "GPU-x", "0000:17:00.0"), HostGpu("nvidia", 1, "", "0000:65:00.0")]
+    monkeypatch.setattr(model_config, "read_host_gpus", lambda: gpus)
+    host.config.write_text(host.config.read_text() + "groups: {default: {gpus: [1]}}\n")
+    written = host.root / "systemd/sglang.service.d/50-llm-router.env"
+    host.run("big", state="active")
+    assert 'CUDA_VISIBLE_DEVICES="1"\n' in written.read_text()
+    host.run("big", state="active", entry={"gpus": [0]})
+    assert 'CUDA_VISIBLE_DEVICES="0"\n' in written.read_text()
+
+
+@pytest.mark.parametrize(
+    ("entry", "said"),
+    [
+        ({"environment": {"LD_PRELOAD": "/x"}}, "environment.LD_PRELOAD could make a program"),
+        ({"environment": {"A": "b\nc"}}, "environment.A has the control character"),
+        ({"gpus": [0]}, "gpus cannot be used: GPU 0 is not on this host; no driver shows any GPU"),
+    ],
+)
+def test_what_the_router_would_refuse_is_refused_without_one(
+    host: Host, monkeypatch: pytest.MonkeyPatch, entry: dict[str, Any], said: str
+) -> None:
+    monkeypatch.setattr(model_config, "read_host_gpus", list)
+    assert said in host.refused("big", state="active", entry=entry)

@@ -12,14 +12,18 @@ import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
 from llm_router.cli import entries
 from llm_router.cli.exits import Exit, Failed
+from llm_router.engine_environment import MASK
 from llm_router.json_codec import json_text
+
+if TYPE_CHECKING:
+    from llm_router.config.schema import Model
 
 LIVE_TIMEOUT = 2.0
 """Seconds that a list waits for a router that it can do without."""
@@ -62,7 +66,7 @@ def list_models(options: argparse.Namespace) -> int:
     states = _states(settings.config.admin_socket)
     listed = [
         {
-            **model.model_dump(mode="json", exclude_none=True),
+            **_entry_shown(model),
             "unit": model.unit,
             "state": None if states is None else states.get(name, "unknown"),
         }
@@ -77,6 +81,14 @@ def list_models(options: argparse.Namespace) -> int:
     for line in table_lines(heads, table):
         print(line)
     return Exit.DONE
+
+
+def _entry_shown(model: Model) -> dict[str, Any]:
+    """What models.yml says of a model; a variable's value may be a password."""
+    shown = model.model_dump(mode="json", exclude_none=True)
+    if model.environment:
+        shown["environment"] = dict.fromkeys(model.environment, MASK)
+    return shown
 
 
 def add(options: argparse.Namespace) -> int:

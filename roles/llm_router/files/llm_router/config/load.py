@@ -32,6 +32,7 @@ from llm_router.config.schema import (
     Parameters,
 )
 from llm_router.config.spec import dirs_of, spec_of
+from llm_router.engine_environment import value_problem, variable_problem
 from llm_router.engine_files import (
     DEFAULT_PORTS,
     EngineDirs,
@@ -166,6 +167,8 @@ def _load_models(path: Path, config: Config, problems: list[Problem]) -> dict[st
     for place, what, remedy in chain(
         _file_problems(parsed.models, config),
         _unit_problems(parsed.models),
+        _environment_problems(parsed.models),
+        _gpu_problems(parsed.models, config),
         _download_problems(parsed.models, config),
         _preload_problems(parsed.models),
         _name_problems(parsed.models),
@@ -174,7 +177,7 @@ def _load_models(path: Path, config: Config, problems: list[Problem]) -> dict[st
         key = ".".join(str(part) for part in place)
         problems.append(Problem(doc.file, doc.line(place), key, what, remedy))
     models = {
-        name: Model(name=name, **dict(_with_model_path(entry, config)))
+        name: Model(name=name, **dict(_with_gpus(_with_model_path(entry, config), config)))
         for name, entry in parsed.models.items()
     }
     with_ports = {
@@ -195,6 +198,68 @@ def _with_model_path(entry: ModelEntry, config: Config) -> ModelEntry:
         config.models_dir, entry.backend, entry.repo, entry.revision, entry.files
     )
     return entry.model_copy(update={"model_path": path})
+
+
+def _with_gpus(entry: ModelEntry, config: Config) -> ModelEntry:
+    """The entry with the GPUs of its group, unless it has some of its own."""
+    group = config.groups.get(entry.group)
+    if entry.gpus or group is None or not group.gpus:
+        return entry
+    return entry.model_copy(update={"gpus": group.gpus})
+
+
+def _environment_problems(
+    models: dict[str, ModelEntry],
+) -> Iterator[tuple[tuple[str, ...], str, str]]:
+    """Variables that an engine cannot be given: (place, what, remedy). No value is in them."""
+    for name, entry in models.items():
+        for variable, value in entry.environment.items():
+            problem = variable_problem(variable) or value_problem(value)
+            if problem is None and variable == "CUDA_DEVICE_ORDER" and entry.gpus:
+                problem = "is set by the router for `gpus:`", "leave it out"
+            if problem is None and variable == "CUDA_HOME" and entry.backend == "sglang":
+                problem = "is set by the unit", "set sglang_cuda_toolkit for the role"
+            if problem is not None:
+                yield (("models", name, "environment", variable), *problem)
+
+
+def _gpu_problems(
+    models: dict[str, ModelEntry], config: Config
+) -> Iterator[tuple[tuple[str, ...], str, str]]:
+    """GPUs that two groups would use at the same time: (place, what, remedy).
+
+    Only those that are spelled alike are found here. Whether a number and a UUID are the same GPU,
+    activation sees on the host.
+    """
+    owners = {gpu: name for name, group in config.groups.items() for gpu in group.gpus}
+    users: dict[int | str, str] = {}
+    for name, entry in models.items():
+        listed = config.groups[entry.group].gpus if entry.group in config.groups else []
+        for gpu in entry.gpus:
+            owner = owners.get(gpu, entry.group)
+            if owner == entry.group and listed and gpu not in listed and _alike(gpu, listed):
+                yield (
+                    ("models", name, "gpus"),
+                    f"has GPU {gpu}, which group {entry.group} has not got",
+                    f"use GPUs of the group ({', '.join(map(str, listed))}), or another group",
+                )
+                break
+            user = users.setdefault(gpu, name)
+            if owner != entry.group or models[user].group != entry.group:
+                whose = (
+                    f"{user} in group {models[user].group}" if user != name else f"group {owner}"
+                )
+                yield (
+                    ("models", name, "gpus"),
+                    f"has GPU {gpu}, which {whose} uses too, and two groups run side by side",
+                    "give the models one `group:`, so that they take turns, or other GPUs",
+                )
+                break
+
+
+def _alike(gpu: int | str, others: Sequence[int | str]) -> bool:
+    """Whether they can be compared as they are spelled: all numbers, or all names."""
+    return all(isinstance(other, int) == isinstance(gpu, int) for other in others)
 
 
 def _download_problems(
@@ -292,7 +357,7 @@ def _file_problems(
         if key and problem:
             yield (("models", name, key), *problem)
         elif config.units == "systemd" and entry.service is not None:
-            model = Model(name=name, **dict(entry))
+            model = _without_environment(name, entry)
             try:
                 desired_files(spec_of(model), dirs_of(config))
                 unread = key and config_path(spec_of(model), dirs_of(config)) is None
@@ -325,9 +390,14 @@ def _no_place_for(entry: ModelEntry, config: Config) -> tuple[str, str] | None:
     return None
 
 
+def _without_environment(name: str, entry: ModelEntry) -> Model:
+    """The entry as a model of which only the files count; `_environment_problems` has the rest."""
+    return Model(name=name, **{**dict(entry), "environment": {}})
+
+
 def _tells_apart(first: str, one: ModelEntry, second: str, other: ModelEntry) -> bool:
     """Whether what activation writes says which of two models their unit loads."""
-    models = [Model(name=name, **dict(entry)) for name, entry in ((first, one), (second, other))]
+    models = [_without_environment(*each) for each in ((first, one), (second, other))]
     for model in models:
         written = config_path(spec_of(model), EngineDirs()) is not None
         named = model.model_path is not None or model.backend == "tabby"
@@ -369,6 +439,16 @@ def _unit_problems(
                 f"{entry.service} is the unit of {first} too, and nothing says which one it loads",
                 f"give each of them {path}a `script:`, or a unit instance of its own "
                 f"(`service: {_unit_stem(entry)}@NAME.service`)",
+            )
+        elif "unload" in (entry.residency, models[first].residency) and (
+            (entry.gpus, entry.environment) != (models[first].gpus, models[first].environment)
+        ):
+            # the process stays, and a process keeps what it was started with
+            yield (
+                ("models", name, "gpus" if entry.gpus != models[first].gpus else "environment"),
+                f"differs from that of {first}, and with `residency: unload` one process of "
+                f"{entry.service} serves both",
+                "give both the same, or set `residency: stop` for both",
             )
         elif entry.config_file != models[first].config_file:
             yield (
@@ -589,8 +669,12 @@ def _explain(item: Any, section: type[BaseModel], loc: tuple[Any, ...]) -> tuple
         )
     if kind == "string_pattern_mismatch":
         return f"{value!r} has not the right form", _pattern_remedy(str(loc[-1]), str(context))
+    if kind == "value_error" and loc == ("groups",):
+        return str(context["error"]), "list a GPU in one group: two groups run side by side"
     if kind == "value_error":
         return str(context["error"]), f"change {value!r}"
+    if "environment" in loc:  # whose values may be passwords
+        return item["msg"].lower(), "give the engine fewer variables"
     return item["msg"].lower(), f"change {value!r}"
 
 

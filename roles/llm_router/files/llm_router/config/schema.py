@@ -11,8 +11,17 @@ import json
 import re
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, JsonValue
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    JsonValue,
+    PlainValidator,
+)
 
+from llm_router.engine_environment import GPU, MAX_GPU, MAX_VARIABLES, gpus_problem
 from llm_router.engine_files import DEFAULT_PORTS, KEY_FILES
 from llm_router.logs.lines import LogFormat
 from llm_router.model_files import MODELS_DIR, REPO, REVISION
@@ -77,6 +86,30 @@ def _json(value: dict[str, Any]) -> dict[str, Any]:
     return value
 
 
+def _gpu(value: Any) -> int | str:
+    """A GPU as `nvidia-smi` numbers or names it."""
+    if isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= MAX_GPU:
+        return value
+    if isinstance(value, str) and GPU.fullmatch(value):
+        return value
+    raise ValueError(
+        f"is not a GPU: use its number (0 to {MAX_GPU}), or its UUID as `nvidia-smi -L` shows it "
+        "(GPU-… or MIG-…)"
+    )
+
+
+def _listed_once(value: list[int | str]) -> list[int | str]:
+    problem = gpus_problem(value)
+    if problem is not None:
+        raise ValueError("; ".join(problem))
+    return value
+
+
+def _nothing(value: Any) -> bool:
+    """A key that is not set is not written either: what is kept of a model stays as it was."""
+    return not value
+
+
 def _within_repository(value: str) -> str:
     if not value or value.startswith("/") or ".." in value.split("/") or not value.isprintable():
         raise ValueError("is no path or pattern of a file in a repository")
@@ -98,6 +131,10 @@ RequestValues = Annotated[dict[str, JsonValue], AfterValidator(_json)]
 OptionName = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_.-]*$", max_length=200)]
 Options = Annotated[dict[OptionName, JsonValue], AfterValidator(_json)]
 OwnPath = Annotated[str, Field(pattern=r"^(GET|POST|PUT|PATCH|DELETE) (/[A-Za-z0-9_.~@:+-]+)+$")]
+Gpu = Annotated[int | str, PlainValidator(_gpu)]
+Gpus = Annotated[list[Gpu], AfterValidator(_listed_once)]
+Variables = Annotated[dict[str, Argument], Field(max_length=MAX_VARIABLES)]
+GroupName = Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]+$")]
 AbsolutePath = Annotated[str, Field(pattern=r"^/")]
 RepoFile = Annotated[str, AfterValidator(_within_repository)]
 Label = Annotated[str, Field(min_length=1, max_length=200)]
@@ -288,6 +325,22 @@ class EngineKeys(_Section):
     """That of models with a `command`."""
 
 
+class Group(_Section):
+    """A device group, by the GPUs that it has."""
+
+    gpus: Gpus = []
+    """The GPUs that its models use, for those that list none themselves."""
+
+
+def _apart(value: dict[str, Group]) -> dict[str, Group]:
+    owners: dict[int | str, str] = {}
+    for name, group in value.items():
+        for gpu in group.gpus:
+            if owners.setdefault(gpu, name) != name:
+                raise ValueError(f"has GPU {gpu} in {owners[gpu]} and in {name}")
+    return value
+
+
 class Config(_Section):
     """config.yml."""
 
@@ -312,6 +365,9 @@ class Config(_Section):
     engine_keys: EngineKeys = EngineKeys()
     models_dir: AbsolutePath = MODELS_DIR
     """Where models with a ``repo`` are downloaded to."""
+    groups: Annotated[dict[GroupName, Group], AfterValidator(_apart)] = {}
+    """By name: the GPUs of a device group, as ``{gpus: [0, 1]}``, for those of its models that list
+    none themselves. A group that is not here is that of all GPUs. See docs/gpu-host.md."""
     llamacpp_binary: str = "llama-server"
     """What child units run for llama.cpp; ``embedded`` is PyPI's xllamacpp."""
     status: Status = Status()
@@ -387,8 +443,15 @@ class ModelEntry(_Section):
     """Seconds from its engine's start to the first token; without it, ``switch.timeout``."""
     status: Style | None = None
     """The status style of requests for it."""
-    group: Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]+$")] = "default"
+    group: GroupName = "default"
     """Its device group: the models of one take turns, those of two run side by side."""
+    gpus: Annotated[Gpus, Field(exclude_if=_nothing)] = []
+    """The GPUs that its engine sees: numbers as ``nvidia-smi`` shows them, or UUIDs (``GPU-…``; one
+    ``MIG-…`` for a slice). Without it, those of its ``group`` in config.yml; else all. See
+    docs/gpu-host.md."""
+    environment: Annotated[Variables, Field(exclude_if=_nothing, repr=False)] = {}
+    """By name: variables that its engine is started with. They come after those of its unit. No
+    value is shown in a log or a diff."""
     ttl: Deadline | None = None
     """Seconds without a request after which it is unloaded; without it, never."""
     residency: ResidencyWish = "auto"

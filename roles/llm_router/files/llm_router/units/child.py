@@ -21,8 +21,10 @@ import anyio
 from typing_extensions import Self
 
 from llm_router.config.schema import Config, Model
+from llm_router.engine_files import EngineFileError, process_environment
 from llm_router.engine_keys import known_keys
 from llm_router.logs.masking import masked
+from llm_router.model_gpus import gpus_for, see_that_no_other_group_has
 from llm_router.prewarm import in_thread
 from llm_router.units.base import ManagerUnavailable, UnitError, Units, UnitState, release_in
 from llm_router.units.child_records import MARK, ChildRecords, Found, programs_of
@@ -94,8 +96,24 @@ class ChildUnits(Units):
         self._models = dict(models)
 
     async def activate(self, model: Model) -> bool:
-        """Nothing to write: what a child serves is in its arguments."""
+        """Nothing to write: what a child serves is in its arguments and its environment."""
+        await self.check(model)
         return False
+
+    async def check(self, model: Model) -> str:
+        """Raise for a GPU that is not there, or that another group uses. No file can be in the
+        way."""
+        await anyio.to_thread.run_sync(self._environment_of, model)
+        return ""
+
+    def _environment_of(self, model: Model) -> dict[str, str]:
+        """The variables that the model's process gets beside the router's own. Reads files."""
+        try:
+            host = gpus_for({**self._models, model.name: model})
+            see_that_no_other_group_has(model, self._models, host)
+            return process_environment(model.name, model.model_dump(exclude_none=True), host)
+        except EngineFileError as error:
+            raise UnitError(str(error)) from error
 
     async def prewarm(self, model: Model) -> int:
         """Read the weights here."""
@@ -107,6 +125,7 @@ class ChildUnits(Units):
         if unit in self._children:
             return
         argv = self._argv(model)
+        variables = await anyio.to_thread.run_sync(self._environment_of, model)
         log_path = self._records.path(unit, "log")
         try:
             token = self._records.about_to_start(unit)
@@ -125,7 +144,7 @@ class ChildUnits(Units):
             with log_path.open("ab") as output:
                 return subprocess.Popen(
                     argv,
-                    env={**os.environ, MARK: token},
+                    env={**os.environ, **variables, MARK: token},
                     stdin=subprocess.DEVNULL,
                     stdout=output,
                     stderr=subprocess.STDOUT,
