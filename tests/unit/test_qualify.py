@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import stat
 from html.parser import HTMLParser
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,6 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as some
 
 from llm_router.cli.parser import parse
+from llm_router.cli.qualify import write_report
 from llm_router.config.schema import Model
 from llm_router.nvml import Gpu
 from llm_router.qualify import host, plan
@@ -121,7 +123,7 @@ def read(lines: list[str]) -> Answer:
     """Lines that come a tenth of a second apart, two of them an event."""
     reader = StreamReader()
     for number, line in enumerate(lines):
-        reader.line(line, number / 10)
+        reader.piece(line.encode("utf-8", "replace") + b"\n", number / 10)
     return reader.ended(len(lines) / 10)
 
 
@@ -138,6 +140,17 @@ def test_the_routers_own_rate_comes_first() -> None:
     usage = {"model": "m", "choices": [], "usage": {"completion_tokens": 9, "tokens_per_second": 4}}
     answer = read([*events(chunk(content="a"), chunk("stop", content="b"), usage), "data: [DONE]"])
     assert (answer.tokens, answer.rate) == (9, 4)
+
+
+def test_events_may_come_in_any_pieces() -> None:
+    reader = StreamReader()
+    text = "\r\n".join(
+        [*events(chunk(content="ä"), chunk("stop", content="b")), "data: [DONE]", ""]
+    )
+    for number, byte in enumerate(text.encode()):
+        reader.piece(bytes([byte]), number / 10)
+    assert reader.ended(9.0).wrong({"m"}) is None
+    assert reader.answer.text == 2
 
 
 def test_reasoning_is_text_and_counts_once() -> None:
@@ -475,6 +488,18 @@ def test_what_is_no_report_is_refused(text: str, why: str) -> None:
         read_report(text)
 
 
+def test_a_report_replaces_a_link_and_not_what_it_leads_to(tmp_path: Path) -> None:
+    """Whoever may write to the directory could have root write over any file."""
+    victim, link = tmp_path / "victim", tmp_path / "report.json"
+    victim.write_text("keep me")
+    link.symlink_to(victim)
+    write_report(link, "{}")
+    assert victim.read_text() == "keep me"
+    assert not link.is_symlink()
+    assert (link.read_text(), stat.S_IMODE(link.stat().st_mode)) == ("{}", 0o640)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["report.json", "victim"]
+
+
 # the comparison
 
 
@@ -605,5 +630,5 @@ def test_the_page_shows_every_row() -> None:
     html = as_html(report(*rows))
     for row in rows:
         assert row.detail in html
-    assert "All checks passed" in html
+    assert "All checks that were made passed" in html
     assert "Some checks failed" in as_html(report(Row("load", "m", "failed", "it broke")))

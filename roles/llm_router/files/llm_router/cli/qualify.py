@@ -78,8 +78,10 @@ def _finish(options: argparse.Namespace, report: Report, before: Mapping[str, An
         report.comparison = compare(report, before, options.slower)
         report.rows.append(as_row(report.comparison))
         _tell(report.rows[-1])
-    _write(options.json_file, as_text(report))
-    _write(options.html_file, as_html(report))
+    if options.json_file is not None:
+        write_report(options.json_file, as_text(report))
+    if options.html_file is not None:
+        write_report(options.html_file, as_html(report))
     print(_verdict(report))
 
 
@@ -185,10 +187,8 @@ def _must_be_writable(path: Path | None) -> None:
         raise NotRun(f"{path} cannot be written: name a file in a directory that you may write to")
 
 
-def _write(path: Path | None, text: str) -> None:
-    """In one step: whoever reads it has the whole report or the one before."""
-    if path is None:
-        return
+def write_report(path: Path, text: str) -> None:
+    """In one step: whoever reads it has the whole report or the one before. Raises `Failed`."""
     aside = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
     try:

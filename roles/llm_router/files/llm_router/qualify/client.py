@@ -20,7 +20,8 @@ from llm_router.qualify.report import clean
 
 PROMPT_SECONDS = 30.0
 """Within which calls that wait for nothing must be answered."""
-LARGEST = 64 << 20
+LARGEST = 16 << 20
+"""Bytes of an answer that are read: an engine may send without end."""
 HEADERS = {"content-type": "application/json", "x-llm-router-status": "off"}
 
 
@@ -88,11 +89,13 @@ class RouterClient:
         began, answer = time.monotonic(), Answer()
         try:
             with anyio.fail_after(seconds):
-                got = await self._http.post(path, content=to_json(body))
-            answer.status = got.status_code
-            read_whole(answer, got.content)
+                async with self._http.stream("POST", path, content=to_json(body)) as got:
+                    answer.status = got.status_code
+                    read_whole(answer, b"".join([piece async for piece in _pieces(got)]))
         except TimeoutError:
             answer.error = f"no answer within {seconds:.0f} s"
+        except _TooLarge as error:
+            answer.error = str(error)
         except httpx.HTTPError as error:
             answer.error = f"the connection ended: {_said(error)}"
         answer.error = clean(answer.error)
@@ -117,12 +120,14 @@ class RouterClient:
                 async with self._http.stream("POST", path, content=to_json(sent)) as got:
                     answer.status = got.status_code
                     if got.status_code != 200:
-                        read_whole(answer, await got.aread())
+                        read_whole(answer, b"".join([piece async for piece in _pieces(got)]))
                     else:
-                        async for line in got.aiter_lines():
-                            reader.line(line, time.monotonic() - began)
+                        async for piece in _pieces(got):
+                            reader.piece(piece, time.monotonic() - began)
                             if first is not None and answer.first_seconds is not None:
                                 first.set()
+        except _TooLarge as error:
+            answer.error = answer.error or str(error)
         except TimeoutError:
             answer.error = answer.error or f"not over within {seconds:.0f} s"
         except httpx.HTTPError as error:
@@ -132,6 +137,20 @@ class RouterClient:
                 first.set()
         answer.error = clean(answer.error)
         return reader.ended(time.monotonic() - began)
+
+
+class _TooLarge(Exception):
+    """An answer has more bytes than are read; the message says so."""
+
+
+async def _pieces(got: httpx.Response) -> AsyncIterator[bytes]:
+    """The answer as it comes. Raises `_TooLarge`."""
+    size = 0
+    async for piece in got.aiter_bytes():
+        size += len(piece)
+        if size > LARGEST:
+            raise _TooLarge(f"the answer has more than {LARGEST >> 20} MiB")
+        yield piece
 
 
 def _said(error: httpx.HTTPError) -> str:

@@ -13,8 +13,6 @@ from llm_router.json_codec import from_json
 
 ENDS = ("stop", "length", "tool_calls", "function_call")
 """Finish reasons of an answer that is whole. vLLM says ``abort`` for one that it dropped."""
-STREAM_IS_LONGEST = 4 << 20
-"""Characters of one event of a stream."""
 
 
 def quantile(values: Sequence[float], part: float) -> float | None:
@@ -92,22 +90,28 @@ def read_whole(answer: Answer, content: bytes) -> None:
 
 @dataclass
 class StreamReader:
-    """Reads an event stream line by line into ``answer``."""
+    """Reads an event stream, as it comes, into ``answer``."""
 
     answer: Answer = field(default_factory=lambda: Answer(status=200))
+    _rest: bytes = b""
     _last: float | None = None
     _events: int = 0
 
-    def line(self, text: str, seconds: float) -> None:
-        """A line of the stream, so many seconds after the request was sent."""
-        if not text.startswith("data:") or len(text) > STREAM_IS_LONGEST:
+    def piece(self, content: bytes, seconds: float) -> None:
+        """Some bytes of it, so many seconds after the request was sent."""
+        *lines, self._rest = (self._rest + content).split(b"\n")
+        for line in lines:
+            self._line(line.strip(), seconds)
+
+    def _line(self, line: bytes, seconds: float) -> None:
+        if not line.startswith(b"data:"):
             return
-        payload = text[5:].strip()
-        if payload == "[DONE]":
+        payload = line[5:].strip()
+        if payload == b"[DONE]":
             self.answer.complete = True
             return
         try:
-            body = from_json(payload.encode(), strict=True)
+            body = from_json(payload, strict=True)
         except ValueError:
             self.answer.error = self.answer.error or "an event of the stream is not JSON"
             return

@@ -13,7 +13,7 @@ from typing import Any
 from llm_router.qualify.report import CHECKS, Report, Row, as_time
 
 RESULTS = {
-    "passed": "All checks passed",
+    "passed": "All checks that were made passed",
     "failed": "Some checks failed",
     "interrupted": "Ended before it was done",
     "incomplete": "Not enough was checked",
@@ -62,6 +62,7 @@ tbody th { font-weight: 600; color: var(--text); }
   .stack tbody:first-of-type tr:first-child { border-top: 0; }
   .stack th, .stack td { display: block; border: 0; padding: .1rem .75rem; text-align: left;
     white-space: normal; }
+  .stack .nothing { display: none; }
   .stack td[data-label]::before { content: attr(data-label) ": "; color: var(--muted); }
 }
 @media print { .panel { border: 0; } }
@@ -105,33 +106,40 @@ def as_html(report: Report) -> str:
     )
 
 
-def _table(heads: Sequence[str], rows: Iterable[Sequence[Any]], *, numbers: int = 0) -> str:
-    """``numbers``: so many columns at the end are numbers. On a phone each row is a block."""
+def _section(
+    title: str, heads: Sequence[str], rows: Iterable[Sequence[Any]], *, numbers: int = 0
+) -> str:
+    return f"<h2>{escape(title)}</h2>\n" + _table(title, heads, rows, numbers=numbers)
+
+
+def _table(
+    label: str, heads: Sequence[str], rows: Iterable[Sequence[Any]], *, numbers: int = 0
+) -> str:
+    """``label`` is for screen readers; ``numbers``: so many columns at the end are numbers. On a
+    phone each row is a block."""
     first = len(heads) - numbers
     head = "".join(
-        f'<th scope="col"{_class(index >= first)}>{escape(one)}</th>'
+        f'<th scope="col"{_class(number=index >= first)}>{escape(one)}</th>'
         for index, one in enumerate(heads)
     )
-    body = "".join(
-        "<tr>"
-        + "".join(
-            f'<th scope="row">{_cell(one)}</th>'
-            if index == 0
-            else f'<td data-label="{escape(heads[index])}"{_class(index >= first)}>'
-            f"{_cell(one)}</td>"
-            for index, one in enumerate(row)
-        )
-        + "</tr>\n"
-        for row in rows
-    )
+    body = "\n".join(_row(heads, row, first) for row in rows)
     return (
-        '<div class="panel" tabindex="0" role="region" aria-label="Table">'
+        f'<div class="panel" tabindex="0" role="region" aria-label="{escape(label)}">'
         f'<table class="stack"><thead><tr>{head}</tr></thead><tbody>\n{body}</tbody></table></div>'
     )
 
 
-def _class(number: bool) -> str:
-    return ' class="number"' if number else ""
+def _row(heads: Sequence[str], row: Sequence[Any], first: int) -> str:
+    cells = [f'<th scope="row">{_cell(row[0])}</th>']
+    for index, one in enumerate(row[1:], 1):
+        kind = _class(number=index >= first, nothing=one is None or one == "")
+        cells.append(f'<td data-label="{escape(heads[index])}"{kind}>{_cell(one)}</td>')
+    return f"<tr>{''.join(cells)}</tr>"
+
+
+def _class(*, number: bool, nothing: bool = False) -> str:
+    names = [name for name, has in (("number", number), ("nothing", nothing)) if has]
+    return f' class="{" ".join(names)}"' if names else ""
 
 
 class _Html(str):
@@ -166,7 +174,7 @@ def _failures(rows: Sequence[Row]) -> str:
     if not failed:
         return ""
     table = [(CHECKS.get(row.check, row.check), _about(row), row.detail) for row in failed]
-    return "<h2>Failed</h2>\n" + _table(("Check", "Of", "What is wrong"), table)
+    return _section("Failed", ("Check", "Of", "What is wrong"), table)
 
 
 def _models(report: Report) -> str:
@@ -187,7 +195,7 @@ def _models(report: Report) -> str:
     if not table:
         return ""
     heads = ("Model", "Engine", "Load, s", "First token, s", "Tokens/s", "GPU memory, GiB")
-    return "<h2>Models</h2>\n" + _table(heads, table, numbers=4)
+    return _section("Models", heads, table, numbers=4)
 
 
 def _gib(size: Any) -> float | None:
@@ -208,7 +216,7 @@ def _checks(rows: Sequence[Row]) -> str:
         for row in ordered
     ]
     heads = ("Check", "Of", "Result", "What was found", "Took, s")
-    return "<h2>All checks</h2>\n" + _table(heads, table, numbers=1)
+    return _section("All checks", heads, table, numbers=1)
 
 
 def _comparison(comparison: Mapping[str, Any] | None) -> str:
@@ -226,18 +234,24 @@ def _comparison(comparison: Mapping[str, Any] | None) -> str:
                 for one in entries
             ]
             parts.append(f"<p>At least {comparison['percent']:g} % {words}:</p>")
-            parts.append(_table(heads, table, numbers=3))
+            parts.append(_table(words.capitalize(), heads, table, numbers=3))
     if not comparison["slower"] and not comparison["faster"]:
         parts.append(f"<p>No value differs by {comparison['percent']:g} % or more.</p>")
     if comparison["versions"]:
         changed = [(one["name"], one["before"], one["now"]) for one in comparison["versions"]]
-        parts += ["<p>Other versions:</p>", _table(("Version of", "Before", "Now"), changed)]
+        parts += [
+            "<p>Other versions:</p>",
+            _table("Other versions", ("Version of", "Before", "Now"), changed),
+        ]
     if comparison["results"]:
         results = [
             (one["id"], _status(one["before"]), _status(one["now"]))
             for one in comparison["results"]
         ]
-        parts += ["<p>Other results:</p>", _table(("Check", "Before", "Now"), results)]
+        parts += [
+            "<p>Other results:</p>",
+            _table("Other results", ("Check", "Before", "Now"), results),
+        ]
     return "\n".join(parts)
 
 
@@ -256,10 +270,10 @@ def _gpus(gpus: Sequence[Mapping[str, Any]]) -> str:
         for gpu in gpus
     ]
     heads = ("GPU", "Compute capability", "Persistence", "MIG", "Power limit, W", "Memory, GiB")
-    return "<h2>GPUs</h2>\n" + _table(heads, table, numbers=2)
+    return _section("GPUs", heads, table, numbers=2)
 
 
 def _facts(title: str, facts: Mapping[str, Any]) -> str:
     if not facts:
         return ""
-    return f"<h2>{title}</h2>\n" + _table(("Name", "Value"), list(facts.items()))
+    return _section(title, ("Name", "Value"), list(facts.items()))
