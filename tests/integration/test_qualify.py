@@ -100,19 +100,17 @@ def test_everything_is_checked_and_left_as_it_was(router: Router) -> None:
     for row in report["rows"]:
         assert row["detail"] in said
 
-    again, said, second = qualify(
-        router,
-        "--yes",
-        "--models",
-        "a",
-        "--budget",
-        "60s",
-        "--compare",
-        str(router.dir / "first.json"),
+    earlier = router.dir / "earlier.json"
+    earlier.write_text(json.dumps(report))
+    status, said, second = qualify(
+        *(router, "--yes", "--models", "a", "--budget", "30s"),
+        *("--compare", str(earlier), "--slower", "100000"),
     )
-    assert again == Exit.NOT_CHECKED
-    assert "first.json cannot be read" in said
-    assert second == {}
+    assert status == Exit.DONE, said
+    compared = second["comparison"]
+    assert (compared["label"], compared["versions"]) == ("<i>rack 7", [])
+    assert "load:v" in compared["only_before"]
+    assert rows(second)["comparison"]["status"] == "passed"
 
 
 def test_an_engine_that_breaks_off_is_found(router: Router) -> None:
@@ -162,6 +160,12 @@ def test_nobody_was_asked_and_nothing_is_done(router: Router) -> None:
     status, said, report = qualify(router, "--yes", "--models", "a,c")
     assert (status, report) == (Exit.NOT_CHECKED, {})
     assert "the router has no model c; known models: a" in said
+    status, said, report = qualify(router, "--yes", "--compare", str(router.dir / "first.json"))
+    assert (status, report) == (Exit.NOT_CHECKED, {})
+    assert "first.json cannot be read" in said
+    status, said, report = qualify(router, "--yes", "--html", str(router.dir / "no/page.html"))
+    assert (status, report) == (Exit.NOT_CHECKED, {})
+    assert "page.html cannot be written" in said
     assert loaded(router) is None
     router.stop()
     status, said, report = qualify(router, "--yes")

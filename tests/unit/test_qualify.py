@@ -533,8 +533,8 @@ def test_noise_is_no_finding() -> None:
 
 def test_other_versions_and_results_are_named() -> None:
     before, now = report(ANSWERED, speed(10)), report(ANSWERED)
-    before.versions = {"driver": "570", "vllm": "0.33.0", "python": "3.12"}
-    now.versions = {"driver": "580", "vllm": "0.33.0", "nvcc": "13.0", "python": "3.12"}
+    before.versions = {"driver": "570", "nvcc": None, "vllm": "0.33.0", "tabby": "1"}
+    now.versions = {"driver": "580", "nvcc": "13.0", "vllm": "0.33.0", "sglang": "0.5.23"}
     now.rows[0] = Row("answer", "m", "failed", "no text")
     found = compared(before, now)
     assert found["versions"] == [

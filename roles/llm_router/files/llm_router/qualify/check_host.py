@@ -16,7 +16,8 @@ async def check_host(session: Session) -> None:
     """Add the rows, the versions and the GPUs."""
     report = session.report
     report.host = dict(host.facts())
-    report.versions = {"router": await _router_version(session), **host.versions()}
+    unknown = dict.fromkeys(("driver", "driver_cuda", "nvcc"))
+    report.versions = {"router": await _router_version(session), **host.versions(), **unknown}
     await _gpus(session)
     await _toolkit(session)
 

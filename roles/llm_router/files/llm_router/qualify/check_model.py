@@ -71,7 +71,7 @@ def _step_seconds(steps: Sequence[Mapping[str, Any]], model: str) -> dict[str, V
 async def _engine_version(session: Session, model: Model) -> None:
     """Of the engine that is loaded now, by its own word or by its package."""
     versions = session.report.versions
-    if versions.get(model.backend):
+    if model.backend == "command" or versions.get(model.backend):
         return
     said: Any = None
     if model.backend in VERSION_PATHS:
@@ -135,9 +135,13 @@ async def _speed(session: Session, name: str) -> None:
         session.add("speed", name, ("failed", f"one of {len(answers)} streams: {wrong}"))
         return
     first = [one.first_seconds for one in answers if one.first_seconds is not None]
-    rates = [one.rate for one in answers if one.rate is not None]
+    rates = [
+        one.rate
+        for one in answers
+        if one.rate is not None and (one.tokens or 0) >= plan.RATED_TOKENS
+    ]
     ttft, rate = median(first), median(rates)
-    told = f"{rate:.1f} tokens/s" if rate is not None else "no rate"
+    told = f"{rate:.1f} tokens/s" if rate is not None else "too few tokens for a rate"
     session.add(
         "speed",
         name,

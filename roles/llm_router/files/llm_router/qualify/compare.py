@@ -111,11 +111,11 @@ def _values(name: str, before: Mapping[str, Any], now: Mapping[str, Any]) -> lis
 
 
 def _changed(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[dict[str, Any]]:
-    names = dict.fromkeys([*before, *now])
+    """Of what both reports know: an engine that only one of them tried has not changed."""
     return [
-        {"name": name, "before": _text(before.get(name)), "now": _text(now.get(name))}
-        for name in names
-        if before.get(name) != now.get(name)
+        {"name": name, "before": _text(before[name]), "now": _text(version)}
+        for name, version in now.items()
+        if name in before and before[name] != version
     ]
 
 

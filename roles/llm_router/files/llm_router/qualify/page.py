@@ -52,7 +52,7 @@ table { border-collapse: collapse; width: 100%; }
 th, td { text-align: left; vertical-align: top; padding: .4rem .75rem;
   border-top: 1px solid var(--border); overflow-wrap: anywhere; }
 thead th { border-top: 0; font-weight: 500; white-space: nowrap; }
-tbody th { font-weight: 600; color: var(--text); }
+tbody th { font-weight: 600; color: var(--text); min-width: 8rem; }
 .number { text-align: right; white-space: nowrap; overflow-wrap: normal; }
 .status { font-weight: 600; white-space: nowrap; }
 @media (max-width: 40rem) {

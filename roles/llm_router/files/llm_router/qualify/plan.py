@@ -20,6 +20,8 @@ one has."""
 SWITCHES = 20
 ROUNDS = 5
 """Streams of one model that are measured, one after the other."""
+RATED_TOKENS = 16
+"""Fewer tokens tell no rate."""
 STREAMS = 2
 """Of each model at the same time while it is switched to and fro."""
 LEAVES: Mapping[Way, str] = {
