@@ -15,7 +15,7 @@ import pytest
 
 from llm_router.cli.exits import Exit
 
-from .conftest import Router, wait_until
+from .conftest import ROOT, Router, wait_until
 from .test_cli import ENVIRONMENT, Question
 from .test_residency import engine
 
@@ -226,3 +226,21 @@ def test_the_real_engine_passes(router: Router, tiny_models: tuple[Path, Path]) 
     assert found["switches:default"]["values"]["requests_lost"] == 0
     assert report["versions"]["llamacpp"]
     assert found["answer:a"]["values"]["answered_as"] == "a"
+
+
+def test_what_is_run_on_a_machine_with_a_gpu_runs_without_one(tmp_path: Path) -> None:
+    argv = [sys.executable, "-m", "tests.gpu.run", "--plain", "--budget", "10s"]
+    environment = {**ENVIRONMENT, "PYTHONPATH": f"{ENVIRONMENT['PYTHONPATH']}:{ROOT}"}
+    done = subprocess.run(
+        [*argv, "--out", str(tmp_path / "out")],
+        env=environment,
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=SECONDS,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    report = json.loads((tmp_path / "out/report.json").read_text())
+    assert {name for name, row in rows(report).items() if row["status"] == "failed"} == set()
+    assert json.loads((tmp_path / "out/result.json").read_text())["passed"]

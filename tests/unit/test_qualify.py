@@ -352,6 +352,16 @@ def test_a_gpu_is_described_as_far_as_it_tells() -> None:
     assert not {"uuid", "serial"} & gpu.keys(), "which card it is, is nobody's business"
 
 
+def test_a_driver_without_these_calls_is_enough() -> None:
+    """What stands in for NVML on a host with GPUs of AMD has memory and names alone."""
+    whole = nvml()
+    some_calls = ("NVMLError", "nvmlDeviceGetCount", "nvmlDeviceGetHandleByIndex")
+    names = (*some_calls, "nvmlDeviceGetName", "nvmlDeviceGetMemoryInfo")
+    gpus, versions = host.read_gpus(SimpleNamespace(**{one: getattr(whole, one) for one in names}))
+    assert versions == {"driver": None, "driver_cuda": None}
+    assert gpus[0]["memory_total_bytes"] == 140 * GB
+
+
 def test_memory_of_all_gpus_is_read_together(monkeypatch: pytest.MonkeyPatch) -> None:
     gpus = (Gpu(0, 24 * GB, 4 * GB, {}), Gpu(1, 24 * GB, 23 * GB, {}))
     monkeypatch.setattr(host, "read_memory", lambda _: gpus)

@@ -49,7 +49,8 @@ async def _gpus(session: Session) -> None:
     report.gpus = gpus
     report.versions |= versions
     names = ", ".join(sorted({str(gpu["name"]) for gpu in gpus}))
-    said = f"{len(gpus)} × {names}, driver {versions['driver']}, CUDA {versions['driver_cuda']}"
+    said = f"{len(gpus)} × {names}, driver {versions['driver'] or 'of an unknown version'}"
+    said += f", CUDA {versions['driver_cuda']}" if versions["driver_cuda"] else ""
     if shown < len(gpus):
         said += (
             f"; but the router's service sees {shown} GPUs, and cannot wait for their memory: "

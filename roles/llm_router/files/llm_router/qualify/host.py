@@ -25,7 +25,7 @@ TOOLKITS = (Path("/opt/sglang/current/cuda"), Path("/usr/local/cuda"))
 """Where engines look for one: SGLang's release has its own, or uses the host's."""
 COMPILER = Path(__file__).with_name("cuda_toolkit.py")
 """The check that a release of SGLang must pass before it is put into use."""
-NO_GPU = "no GPU: this host has no NVIDIA driver, or none that NVML can ask"
+NO_GPU = "no GPU: no driver of a GPU answers on this host"
 UNKNOWN_CAPABILITIES = ("8.0", "12.0")
 """What is compiled for where there is no GPU: an Ampere and a Blackwell, as the role does."""
 OS_RELEASE = Path("/etc/os-release")
@@ -78,28 +78,32 @@ def release_of(backend: str, root: Path = Path("/opt")) -> str | None:
 
 def read_gpus(nvml: Any) -> tuple[list[dict[str, Value]], dict[str, str | None]]:
     """Each GPU, and the versions of driver and CUDA. Raises its NVMLError."""
-    cuda = nvml.nvmlSystemGetCudaDriverVersion()
-    known: dict[str, str | None] = {
-        "driver": _text(nvml.nvmlSystemGetDriverVersion()),
-        "driver_cuda": f"{cuda // 1000}.{cuda % 1000 // 10}",
+    gpus = [_gpu(nvml, index) for index in range(nvml.nvmlDeviceGetCount())]
+    driver = _told(nvml, "nvmlSystemGetDriverVersion")
+    cuda = _told(nvml, "nvmlSystemGetCudaDriverVersion")
+    return gpus, {
+        "driver": _text(driver) if driver is not None else None,
+        "driver_cuda": f"{cuda // 1000}.{cuda % 1000 // 10}" if cuda is not None else None,
     }
-    return [_gpu(nvml, index) for index in range(nvml.nvmlDeviceGetCount())], known
+
+
+def _told(nvml: Any, name: str, *arguments: Any) -> Any:
+    """None where the GPU or the driver does not tell; not each has every one of these calls."""
+    call = getattr(nvml, name, None)
+    if call is None:
+        return None
+    try:
+        return call(*arguments)
+    except nvml.NVMLError:
+        return None
 
 
 def _gpu(nvml: Any, index: int) -> dict[str, Value]:
     handle = nvml.nvmlDeviceGetHandleByIndex(index)
-
-    def ask(name: str, *arguments: Any) -> Any:
-        """None where the GPU or the driver does not tell."""
-        try:
-            return getattr(nvml, name)(handle, *arguments)
-        except nvml.NVMLError:
-            return None
-
-    capability = ask("nvmlDeviceGetCudaComputeCapability")
-    persistence = ask("nvmlDeviceGetPersistenceMode")
-    mig = ask("nvmlDeviceGetMigMode")
-    limit = ask("nvmlDeviceGetEnforcedPowerLimit")
+    capability = _told(nvml, "nvmlDeviceGetCudaComputeCapability", handle)
+    persistence = _told(nvml, "nvmlDeviceGetPersistenceMode", handle)
+    mig = _told(nvml, "nvmlDeviceGetMigMode", handle)
+    limit = _told(nvml, "nvmlDeviceGetEnforcedPowerLimit", handle)
     return {
         "index": index,
         "name": _text(nvml.nvmlDeviceGetName(handle)),
@@ -108,8 +112,8 @@ def _gpu(nvml: Any, index: int) -> dict[str, Value]:
         "persistence": bool(persistence) if persistence is not None else None,
         "mig": bool(mig[0]) if mig is not None else None,
         "power_limit_watts": limit / 1000 if limit is not None else None,
-        "pcie_generation": ask("nvmlDeviceGetMaxPcieLinkGeneration"),
-        "pcie_width": ask("nvmlDeviceGetMaxPcieLinkWidth"),
+        "pcie_generation": _told(nvml, "nvmlDeviceGetMaxPcieLinkGeneration", handle),
+        "pcie_width": _told(nvml, "nvmlDeviceGetMaxPcieLinkWidth", handle),
     }
 
 
