@@ -118,7 +118,7 @@ ELSEWHERE = (
         r"llm-router qualify .*",
         "it loads and unloads each model again and again",
         "tests/integration/test_qualify.py",
-        '"llm_router", "qualify"',
+        'module, "qualify"',
     ),
     Elsewhere(
         rf"{_PLAYBOOK}/qualify\.yml",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import stat
 import subprocess
@@ -24,11 +25,12 @@ pytestmark = pytest.mark.long
 SECONDS = 100
 
 
-def begin(router: Router, *arguments: str) -> subprocess.Popen[str]:
-    argv = [sys.executable, "-m", "llm_router", "qualify", "--config", str(router.config)]
+def begin(router: Router, *arguments: str, module: str = "llm_router") -> subprocess.Popen[str]:
+    argv = [sys.executable, "-m", module, "qualify", "--config", str(router.config)]
+    path = f"{ENVIRONMENT['PYTHONPATH']}:{ROOT}"
     return subprocess.Popen(
         [*argv, *arguments],
-        env=ENVIRONMENT,
+        env={**os.environ, **ENVIRONMENT, "PYTHONPATH": path},
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -36,11 +38,13 @@ def begin(router: Router, *arguments: str) -> subprocess.Popen[str]:
     )
 
 
-def qualify(router: Router, *arguments: str) -> tuple[int, str, dict[str, Any]]:
+def qualify(
+    router: Router, *arguments: str, module: str = "llm_router"
+) -> tuple[int, str, dict[str, Any]]:
     """Exit status, what was printed, the report; an empty one where none was written."""
     path = router.dir / "report.json"
     path.unlink(missing_ok=True)
-    process = begin(router, "--json", str(path), *arguments)
+    process = begin(router, "--json", str(path), *arguments, module=module)
     out, err = process.communicate(timeout=SECONDS)
     return process.returncode, out + err, json.loads(path.read_text()) if path.exists() else {}
 
@@ -167,9 +171,16 @@ def test_nobody_was_asked_and_nothing_is_done(router: Router) -> None:
     assert (status, report) == (Exit.NOT_CHECKED, {})
     assert "page.html cannot be written" in said
     assert loaded(router) is None
+    pin = {"model": "a", "seconds": 600}
+    httpx.post(router.url + "/admin/pin", json=pin).raise_for_status()
+    status, said, report = qualify(router, "--yes", "--force")
+    assert (status, report) == (Exit.NOT_CHECKED, {})
+    assert "group default is pinned to a; run `llm-router unpin a`" in said
+    assert router.status()["groups"]["default"]["pinned"]["model"] == "a"
     router.stop()
     status, said, report = qualify(router, "--yes")
     assert (status, report) == (Exit.UNREACHABLE, {})
+    assert "the router does not run" in said
 
 
 def test_what_does_not_fit_into_the_budget_is_named(router: Router) -> None:
@@ -244,3 +255,35 @@ def test_what_is_run_on_a_machine_with_a_gpu_runs_without_one(tmp_path: Path) ->
     report = json.loads((tmp_path / "out/report.json").read_text())
     assert {name for name, row in rows(report).items() if row["status"] == "failed"} == set()
     assert json.loads((tmp_path / "out/result.json").read_text())["passed"]
+
+
+GPU = "tests.integration.with_live_gpu"
+
+
+@pytest.mark.parametrize("sees", [True, False], ids=["the router sees it", "the router does not"])
+def test_gpu_memory_is_seen_to_come_back(
+    router: Router, monkeypatch: pytest.MonkeyPatch, sees: bool
+) -> None:
+    """A router that cannot ask about the GPU, as after the driver was installed beneath it, waits
+    for no memory: the host has not passed."""
+    monkeypatch.setenv("LIVE_GPU", str(router.dir / "state/children"))
+    if sees:
+        router.module = GPU
+    router.write({"a": router.standin("a", interval=0.002)})
+    router.start()
+    status, said, report = qualify(router, "--yes", module=GPU)
+    assert status == (Exit.DONE if sees else Exit.CHECK_FAILED), said
+    found = rows(report)
+    assert report["versions"]["driver"] == "580.65.06"
+    assert report["gpus"][0]["compute_capability"] == "8.9"
+    assert found["load:a"]["values"]["gpu_memory_held_bytes"] == 8 * 2**30
+    values = found["residency:a:stop"]["values"]
+    assert values["gpu_memory_freed_bytes"] == 8 * 2**30
+    assert values["gpu_memory_out_bytes"] == 0
+    if sees:
+        assert found["gpu"]["values"] == {"gpus": 1, "gpus_of_router": 1}
+        assert found["memory"]["values"]["stops"] == 1
+        assert found["memory"]["status"] == "passed"
+    else:
+        assert "the router's service sees 0 GPUs" in found["gpu"]["detail"]
+        assert "did not wait for the GPU memory of a" in found["memory"]["detail"]

@@ -238,10 +238,9 @@ def test_who_uses_the_router_is_left_alone() -> None:
     assert plan.what_forbids(status, [{"model": "a"}, {"model": "a"}], ["x"]) == [
         "2 requests are in flight or waiting (for a)"
     ]
-    assert plan.what_forbids(status, [], ["y"]) == [
-        "group y is being switched",
-        "group y is pinned to d (`llm-router unpin d`)",
-    ]
+    assert plan.what_forbids(status, [], ["y"]) == ["group y is being switched"]
+    assert plan.pinned(status, ["x"]) == []
+    assert plan.pinned(status, ["x", "y"]) == ["group y is pinned to d; run `llm-router unpin d`"]
 
 
 def test_unknown_models_are_named() -> None:

@@ -16,6 +16,7 @@ from typing import Any
 import anyio
 from anyio.abc import TaskStatus
 
+from llm_router.cli.client import AdminClient
 from llm_router.cli.exits import Exit, Failed
 from llm_router.cli.settings import failing
 from llm_router.config import Settings, load_settings
@@ -59,6 +60,8 @@ def qualify(options: argparse.Namespace) -> int:
         for path in (options.json_file, options.html_file):
             _must_be_writable(path)
         report = Report(time.time(), options.budget, options.label)
+        # whoever may not use the socket is told what to do
+        AdminClient(settings.config.admin_socket).call("GET", "/admin/status")
         try:
             anyio.run(_run, options, settings, names, report)
         finally:

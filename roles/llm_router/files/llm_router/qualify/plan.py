@@ -79,10 +79,16 @@ def what_forbids(
     for switch in status.get("switches", ()):
         if switch.get("group") in groups:
             found.append(f"group {switch.get('group')} is being switched")
+    return found
+
+
+def pinned(status: Mapping[str, Any], groups: Collection[str]) -> list[str]:
+    """Groups that an operator keeps as they are. Nothing may force them: an unload ends a pin."""
+    found = []
     for name, group in status.get("groups", {}).items():
         if name in groups and group.get("pinned"):
             model = group["pinned"].get("model")
-            found.append(f"group {name} is pinned to {model} (`llm-router unpin {model}`)")
+            found.append(f"group {name} is pinned to {model}; run `llm-router unpin {model}`")
     return found
 
 

@@ -40,6 +40,8 @@ class Qualification:
             )
         requests = (await session.router.call("GET", "/admin/requests"))["requests"]
         groups = list(dict.fromkeys(session.groups.values()))
+        if pins := plan.pinned(status, groups):
+            raise NotRun("; ".join(pins))
         forbidden = plan.what_forbids(status, requests, groups)
         if forbidden and not force:
             raise NotRun(

@@ -69,6 +69,7 @@ class Session:
         """Requests that were seen and are not this check's."""
         self._known = settings.models
         self._switch = settings.config.switch
+        self._drain_timeout = settings.config.scheduler.drain_timeout
         self._told = told
         self._began = clock()
 
@@ -124,7 +125,9 @@ class Session:
         `CallFailed`."""
         body = {"group": group} if way is None else {"group": group, "residency": way}
         limits = self._switch
-        seconds = limits.stop_timeout + limits.sleep_timeout + MARGIN_SECONDS
+        # answers of others may end first, for as long as the phase lasts
+        drain = min(self._drain_timeout, max(0.0, self.left()))
+        seconds = drain + limits.stop_timeout + limits.sleep_timeout + MARGIN_SECONDS
         return await self.router.call("POST", "/admin/unload", body=body, seconds=seconds)
 
     async def cancel(self, group: str) -> None:
