@@ -60,7 +60,7 @@ def qualify(options: argparse.Namespace) -> int:
         for path in (options.json_file, options.html_file):
             _must_be_writable(path)
         report = Report(time.time(), options.budget, options.label)
-        # whoever may not use the socket is told what to do
+        # its errors name the remedy, for a user who may not open the socket for example
         AdminClient(settings.config.admin_socket).call("GET", "/admin/status")
         try:
             anyio.run(_run, options, settings, names, report)
@@ -119,8 +119,8 @@ async def _end_on_signal(
     *,
     task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED,
 ) -> None:
-    """A stop and a lost terminal end the checks as Ctrl-C does: what was loaded before is loaded
-    again. The second one ends that too."""
+    """End the checks on Ctrl-C, a stop or a lost terminal. The models that were loaded before are
+    loaded again; a second signal ends that too."""
     ends = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
     with anyio.open_signal_receiver(*ends) as signals:
         task_status.started()
@@ -149,7 +149,7 @@ def _confirm(options: argparse.Namespace, names: list[str]) -> None:
 
 
 def _tell(row: Row) -> None:
-    # nobody may read any more, and yet models are put back
+    # the terminal may be gone; the models are restored all the same
     with contextlib.suppress(OSError):
         print(*summary([row]), flush=True)
 
@@ -191,7 +191,7 @@ def _must_be_writable(path: Path | None) -> None:
 
 
 def write_report(path: Path, text: str) -> None:
-    """In one step: whoever reads it has the whole report or the one before. Raises `Failed`."""
+    """Replace the file in one step, so that a reader never has half a report. Raises `Failed`."""
     aside = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
     try:

@@ -1,4 +1,4 @@
-"""Each way in which a model can leave the GPU and come back, and what becomes of GPU memory."""
+"""Tries each way in which a model can leave the GPU and come back, and measures GPU memory."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from llm_router.qualify.session import Session, between, gigabytes, outcome_of
 
 @dataclass
 class Gate:
-    """What the stops of engines showed of GPU memory. ``base``: bytes in use while everything of
+    """GPU memory around the stops of engines. ``base``: bytes in use while everything of
     the group is stopped; None: not known, or there is no GPU."""
 
     base: int | None = None
@@ -64,7 +64,7 @@ async def check_residencies(session: Session) -> None:
 
 
 async def _base(session: Session, group: str) -> int | None:
-    """Read anew for each group: what other groups have loaded is part of it."""
+    """Read once for each group: the models of other groups are part of it."""
     if session.nvml is None or session.too_late(None) is not None:
         return None
     try:

@@ -1,7 +1,7 @@
 """The router over its admin socket, as `run` uses it: administration, and requests like a client's.
 
-Whoever can open the socket may administer, and its requests go through the same queue and the same
-proxy as those of the public port.
+A process that can open the socket may administer. Its requests go through the same queue and the
+same proxy as those of the public port.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from llm_router.qualify.measure import Answer, StreamReader, read_whole
 from llm_router.qualify.report import clean
 
 PROMPT_SECONDS = 30.0
-"""Within which calls that wait for nothing must be answered."""
+"""For calls that do not wait for a model."""
 LARGEST = 16 << 20
 """Bytes of an answer that are read: an engine may send without end."""
 HEADERS = {"content-type": "application/json", "x-llm-router-status": "off"}
@@ -35,7 +35,7 @@ class CallFailed(Exception):
 
 
 class RouterClient:
-    """Calls of the router. Seconds are those that a call may take; None: it waits for ever."""
+    """Calls of the router. ``seconds``: how long a call may take; None: no limit."""
 
     def __init__(self, http: httpx.AsyncClient) -> None:
         self._http = http
@@ -85,7 +85,7 @@ class RouterClient:
         raise CallFailed(message, answer.status_code, str(told.get("code") or ""))
 
     async def ask(self, path: str, body: Mapping[str, Any], seconds: float) -> Answer:
-        """A request that is not streamed. Never raises: what went wrong is in the answer."""
+        """A request that is not streamed. Never raises: an error is in the answer."""
         began, answer = time.monotonic(), Answer()
         try:
             with anyio.fail_after(seconds):
@@ -111,7 +111,7 @@ class RouterClient:
         first: anyio.Event | None = None,
     ) -> Answer:
         """A streamed request; ``first`` is set at its first text, or when it has ended without
-        any. Never raises: what went wrong is in the answer."""
+        any. Never raises: an error is in the answer."""
         began, reader = time.monotonic(), StreamReader()
         answer = reader.answer
         sent = {**body, "stream": True, "stream_options": {"include_usage": True}}

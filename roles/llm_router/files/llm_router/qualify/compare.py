@@ -1,4 +1,4 @@
-"""A report beside an earlier one: what became slower, and what is another version now. Pure."""
+"""Compares a report with an earlier one: slower values, other versions, other results. Pure."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ LESS_IS_SLOWER: Mapping[str, float] = {"tokens_per_second_p50": 0.5}
 
 
 def compare(report: Report, before: Mapping[str, Any], percent: float) -> dict[str, Any]:
-    """The comparison, as plain data. ``before``: what `read_report` returned; ``percent``: how
-    much slower counts."""
+    """The comparison, as plain data. ``before``: from `read_report`; ``percent``: the
+    slowdown that counts."""
     now = as_data(report)
     earlier = {row["id"]: row for row in before["rows"]}
     current = {row["id"]: row for row in now["rows"]}

@@ -1,6 +1,6 @@
-"""What the machine says of itself: its GPUs by NVML, its CUDA toolkit, and whether that compiles.
+"""Reads facts of the machine: its GPUs by NVML, its CUDA toolkit, and whether that compiles.
 
-All of it blocks, and is run in a thread.
+All functions block; run them in a thread.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ COMPILER = Path(__file__).with_name("cuda_toolkit.py")
 """The check that a release of SGLang must pass before it is put into use."""
 NO_GPU = "no GPU: no driver of a GPU answers on this host"
 UNKNOWN_CAPABILITIES = ("8.0", "12.0")
-"""What is compiled for where there is no GPU: an Ampere and a Blackwell, as the role does."""
+"""Targets without a GPU: an Ampere and a Blackwell, as in the role."""
 OS_RELEASE = Path("/etc/os-release")
 
 
@@ -40,7 +40,7 @@ class Memory:
 
 
 def facts() -> dict[str, Value]:
-    """What kind of machine it is. Not which one."""
+    """The kind of the machine, without its name."""
     name = ""
     with contextlib.suppress(OSError):
         found = re.search(r'^PRETTY_NAME="?([^"\n]*)', OS_RELEASE.read_text("utf-8"), re.MULTILINE)
@@ -54,7 +54,7 @@ def facts() -> dict[str, Value]:
 
 
 def versions() -> dict[str, str | None]:
-    """Of what the router stands on."""
+    """Versions of the router's release, its Python and the kernel."""
     release = Path(sys.prefix).parent
     known = release.name if (release / ".complete").exists() else None
     return {

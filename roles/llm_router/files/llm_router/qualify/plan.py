@@ -1,4 +1,4 @@
-"""What is checked, in which order, and for how long. Pure: no clock, no I/O."""
+"""Decides which checks are made, in which order, and for how long. Pure: no clock, no I/O."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ Way = Literal["stop", "sleep", "discard", "unload"]
 Phase = Literal["models", "residency", "switches"]
 
 SHARES: Mapping[Phase, float] = {"models": 0.55, "residency": 0.8, "switches": 1.0}
-"""The part of the budget that is spent when a phase must be over. What a phase leaves, the next
-one has."""
+"""The part of the budget after which a phase must be over. The next phase gets the time that a
+phase leaves."""
 SWITCHES = 20
 ROUNDS = 5
 """Streams of one model that are measured, one after the other."""
@@ -99,7 +99,7 @@ def ways(model: Model) -> list[tuple[Way, str]]:
     """
     can = engine_for(model).residencies
     found: list[tuple[Way, str]] = [("stop", "")]
-    # whoever configured a way says that the engine was started for it, by a script for example
+    # a configured way means that the engine was started for it, by a script for example
     said = next((one.flags for way, one in can.items() if way == model.residency), ())
     for way in ("discard", "sleep", "unload"):
         if way not in can:

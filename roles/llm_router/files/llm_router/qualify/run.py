@@ -1,8 +1,7 @@
-"""Makes the checks, one after the other, and leaves the host as it was.
+"""Makes the checks, one after the other, and restores the models that were loaded before.
 
-Everything goes through the router, as an operator's and a client's requests do; the one thing that
-is read beside it is NVML. Rows are added to the report as they are found, so that a run that is
-ended has what was found until then.
+All requests go to the router; only NVML and the CUDA compiler are used beside it. Each check adds
+its rows at once, so the report of a run that was ended has all results until then.
 """
 
 from __future__ import annotations
@@ -29,8 +28,8 @@ class Qualification:
         """By group: the model that was loaded when the checks began."""
 
     async def prepare(self, *, force: bool) -> None:
-        """See whether models may be switched now, and what is loaded. Changes nothing. Raises
-        `NotRun`, `CallFailed`."""
+        """Check whether models may be switched now, and note which are loaded. Changes nothing.
+        Raises `NotRun`, `CallFailed`."""
         session = self._session
         status = await session.router.call("GET", "/admin/status")
         unknown = [name for name in session.models if name not in status["models"]]
@@ -69,18 +68,18 @@ class Qualification:
 
     def _quiet(self) -> None:
         others = len(self._session.others)
-        why = f"{others} requests of others were seen: the figures include what they took"
-        nobody = "no requests of others were seen between the checks"
+        why = f"{others} requests of others were seen: they may have changed the figures"
+        none = "no requests of others were seen between the checks"
         self._session.add(
             "quiet",
             "",
-            ("skipped", why) if others else ("passed", nobody),
+            ("skipped", why) if others else ("passed", none),
             values={"requests_of_others": others},
         )
 
     async def restore(self) -> None:
-        """Load what was loaded before, and unload where nothing was. A row says so, also when it
-        is cancelled."""
+        """Load the models that were loaded before; unload the groups that were empty. Adds a row
+        for each group, also when it is cancelled."""
         for group, name in self._before.items():
             before = f"{name} was loaded" if name is not None else "nothing was loaded"
             why = f"{before} before the check, and that is not restored: "

@@ -1,4 +1,4 @@
-"""What all checks share: the router, the models, the clock with its budget, and the report."""
+"""The parts that all checks share: the router, the models, the time budget and the report."""
 
 from __future__ import annotations
 
@@ -107,8 +107,8 @@ class Session:
     # the router
 
     async def load(self, name: str, within: float | None = None) -> dict[str, Any]:
-        """Have the model loaded, within what is left of the phase. Raises `CallFailed`; where that
-        was too late, the switch is ended."""
+        """Load the model, within the time that the phase has left. Raises `CallFailed`; a switch
+        that was too slow is cancelled first."""
         seconds = within if within is not None else max(1.0, self.left())
         body = {"model": name, "timeout": seconds}
         try:
