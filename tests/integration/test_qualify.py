@@ -17,6 +17,7 @@ import pytest
 from llm_router.cli.exits import Exit
 
 from .conftest import ROOT, Router, wait_until
+from .terminal import Terminal
 from .test_cli import ENVIRONMENT, Question
 from .test_residency import engine
 
@@ -181,6 +182,22 @@ def test_nobody_was_asked_and_nothing_is_done(router: Router) -> None:
     status, said, report = qualify(router, "--yes")
     assert (status, report) == (Exit.UNREACHABLE, {})
     assert "the router does not run" in said
+
+
+@pytest.mark.parametrize(
+    ("keys", "status"), [("n\r", Exit.NOT_CHECKED), ("\x04", Exit.NOT_CHECKED), ("\x03", 130)]
+)
+def test_a_person_is_asked_and_may_refuse(router: Router, keys: str, status: int) -> None:
+    router.write({"a": router.standin("a")})
+    router.start()
+    argv = [sys.executable, "-m", "llm_router", "qualify", "--config", str(router.config)]
+    with Terminal(argv, cwd=router.dir, env=ENVIRONMENT) as terminal:
+        terminal.read_until(r"This loads and unloads a for up to 10 minutes.*\[y/N\] ")
+        terminal.type(keys)
+        terminal.read_rest()
+        assert terminal.process.wait(20) == status
+    assert loaded(router) is None
+    assert not router.events.exists(), "no engine was started"
 
 
 def test_what_does_not_fit_into_the_budget_is_named(router: Router) -> None:

@@ -62,6 +62,7 @@ def qualify(options: argparse.Namespace) -> int:
         report = Report(time.time(), options.budget, options.label)
         # its errors name the remedy, for a user who may not open the socket for example
         AdminClient(settings.config.admin_socket).call("GET", "/admin/status")
+        _confirm(options, names)
         try:
             anyio.run(_run, options, settings, names, report)
         finally:
@@ -98,7 +99,6 @@ async def _run(
         session = Session(settings, router, report, names, nvml=nvml, told=_tell)
         qualification = Qualification(session)
         await qualification.prepare(force=options.force)
-        _confirm(options, names)
         checks, restoring = anyio.CancelScope(), anyio.CancelScope()
         async with anyio.create_task_group() as tasks:
             await tasks.start(_end_on_signal, checks, restoring, report)
@@ -144,8 +144,12 @@ def _confirm(options: argparse.Namespace, names: list[str]) -> None:
     if not sys.stdin.isatty():
         raise NotRun(f"{warning} Add --yes to do so without a question")
     print(warning)
-    if input("Go on? [y/N] ").strip().lower() not in ("y", "yes"):
-        raise NotRun("nothing was done")
+    try:
+        said = input("Go on? [y/N] ")
+    except EOFError:
+        said = ""
+    if said.strip().lower() not in ("y", "yes"):
+        raise NotRun("nothing was changed")
 
 
 def _tell(row: Row) -> None:
