@@ -13,7 +13,7 @@ BIN := $(CURDIR)/.venv/bin
 PYTEST := $(BIN)/pytest
 REPORTS := .cache/reports
 MODULE := PYTHONPATH=$(CURDIR):$(CURDIR)/roles/llm_router/files $(BIN)/python -m
-TYPED := $(wildcard tests/unit tests/integration tests/soak tests/hostile tests/hosts tests/docs tests/monitoring tests/standin tests/uninstall tests/llamacpp bench demo tools)
+TYPED := $(wildcard tests/gpu tests/unit tests/integration tests/soak tests/hostile tests/hosts tests/docs tests/monitoring tests/standin tests/uninstall tests/llamacpp bench demo tools)
 
 export PATH := $(BIN):$(PATH)
 export ANSIBLE_COLLECTIONS_PATH := $(CURDIR)/.cache/collections
@@ -81,7 +81,8 @@ hostile-table: env ## docs/faults.md's table of engines that misbehave, from a r
 	@HOSTILE_TABLE=write $(PYTEST) -q tests/hostile $(ARGS)
 test-ui: env ## the dashboard and engines' pages in a real browser; without Chromium it is skipped, in CI it fails
 	@tools/bootstrap chromium || echo "test-ui: no Chromium, so its tests are skipped (in CI they fail)"
-	@$(PYTEST) -q -m ui --junit-xml=$(REPORTS)/test-ui.xml tests/integration/test_dashboard.py tests/integration/test_engine_pages.py $(ARGS)
+	@$(PYTEST) -q -m ui --junit-xml=$(REPORTS)/test-ui.xml tests/integration/test_dashboard.py tests/integration/test_engine_pages.py \
+		tests/integration/test_qualify_page.py $(ARGS)
 screenshots: test-ui ## docs/img anew from what that browser saw
 	@for shot in switch requests failed lost dark phone; do cp .cache/reports/ui/$$shot.png docs/img/dashboard-$$shot.png; done
 test-openapi: env ## requests made out of the router's own OpenAPI description

@@ -115,6 +115,18 @@ ELSEWHERE = (
         '"remove"',
     ),
     Elsewhere(
+        r"llm-router qualify .*",
+        "it loads and unloads each model again and again",
+        "tests/integration/test_qualify.py",
+        'module, "qualify"',
+    ),
+    Elsewhere(
+        rf"{_PLAYBOOK}/qualify\.yml",
+        _CONTROL,
+        "molecule/default/verify/qualify.yml",
+        "playbooks/qualify.yml",
+    ),
+    Elsewhere(
         r"llm-router import /etc/llama-swap/config\.yaml >models\.yml",
         "the host has no llama-swap",
         "tests/unit/test_cli_adoption.py",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import signal
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -111,6 +112,43 @@ def test_it_goes_and_comes_back_without_a_start(
     ask(router, "a")
     assert journal(router) == ["a start", *[f"a {path}" for path in [*out, *back]]]
     assert "a" in httpx.get(router.url + "/health").json()["current_model"]
+
+
+def test_an_operator_chooses_how_a_model_goes(router: Router) -> None:
+    """For a check of a host: each way is tried, and models.yml stays as it is."""
+    models = {
+        "a": engine(router, "vllm", "a", "stop"),
+        "b": router.standin("b"),
+    }
+    router.write(models, switch={"timeout": 20, "stop_timeout": 5, "sleep_memory": 1})
+    router.start()
+
+    def unload(way: str | None) -> httpx.Response:
+        body = {"group": "default", **({"residency": way} if way is not None else {})}
+        return httpx.post(router.url + "/admin/unload", json=body, timeout=60)
+
+    for way, said, became in (
+        ("sleep", ["a /sleep"], "asleep"),
+        ("discard", ["a /sleep"], "asleep"),
+        ("stop", [], "stopped"),
+        (None, [], "stopped"),
+    ):
+        ask(router, "a")
+        before = len(journal(router))
+        (pid,) = router.engine_pids().values()
+        answer = unload(way)
+        assert answer.status_code == 200, answer.text
+        assert [step["step"] for step in answer.json()["steps"]][-1] == (
+            "Sleep" if became == "asleep" else "Stop"
+        )
+        assert (journal(router)[before:], state(router, "a")) == (said, became)
+        assert Path(f"/proc/{pid}").exists() == (became == "asleep")
+    ask(router, "a")
+    refused = unload("unload")
+    assert refused.status_code == 400
+    assert "'a' cannot do 'unload'" in refused.json()["error"]["message"]
+    assert unload("nap").status_code == 400
+    assert state(router, "a") == "loaded"
 
 
 def test_who_cannot_give_up_its_device_is_stopped(router: Router) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import anyio
 from fastapi import APIRouter, Depends, Request
@@ -11,7 +11,7 @@ from fastapi.responses import StreamingResponse
 from pydantic import BaseModel, ConfigDict, Field
 
 from llm_router.api.auth import identify
-from llm_router.api.errors import ApiError, cancelled, refused, unknown_model
+from llm_router.api.errors import ApiError, bad_request, cancelled, refused, unknown_model
 from llm_router.api.live import follow
 from llm_router.api.overview import (
     group_status,
@@ -22,6 +22,8 @@ from llm_router.api.overview import (
 from llm_router.api.reload import Reloader
 from llm_router.api.services import Services
 from llm_router.config.errors import ConfigError
+from llm_router.config.schema import ResidencyWish
+from llm_router.engines import engine_for
 from llm_router.events import SwitchEnded
 from llm_router.scheduler.service import Refused, SwitchFailed, SwitchRunning
 from llm_router.units.base import UnitError
@@ -153,19 +155,32 @@ async def first_load(call: OnceCall, services: Admin) -> dict[str, Any]:
     done = await switch(SwitchCall(model=call.model, timeout=None), services)
     services.learned.loaded_by(call.model, release)
     return done
+class UnloadCall(_GroupCall):
+    """``residency``: how the loaded model leaves its device, in place of what models.yml says;
+    without it, everything of the group is stopped."""
+
+    residency: Literal["stop", "sleep", "discard", "unload"] | None = None
 
 
 @router.post("/unload")
-async def unload(call: _GroupCall, services: Admin) -> dict[str, Any]:
-    """Free a group's device once its running answers have ended, and wait for that."""
+async def unload(call: UnloadCall, services: Admin) -> dict[str, Any]:
+    """Free a group's device once its running answers have ended, and wait for that. With a
+    ``residency`` other models of the group that sleep are left alone."""
     _known_group(services, call.group)
-    return await _unload(call.group, services)
+    way = call.residency
+    loaded = services.scheduler.core.groups[call.group].current
+    model = services.models.get(loaded or "")
+    if model is not None and way not in (None, "stop", *engine_for(model).residencies):
+        raise bad_request(f"'{model.name}' cannot do '{way}': its engine has no call for it.")
+    return await _unload(call.group, services, stays=way is not None, residency=way)
 
 
-async def _unload(group: str, services: Services, *, stays: bool = False) -> dict[str, Any]:
+async def _unload(
+    group: str, services: Services, *, stays: bool = False, residency: ResidencyWish | None = None
+) -> dict[str, Any]:
     began = services.clock()
     try:
-        previous = await services.scheduler.unload(group, stays=stays)
+        previous = await services.scheduler.unload(group, stays=stays, residency=residency)
     except SwitchRunning as error:
         raise ApiError(
             409,

@@ -15,6 +15,8 @@ class Exit(IntEnum):
     UNREACHABLE = 3
     TIMEOUT = 4
     PORT_TAKEN = 5
+    CHECK_FAILED = 6
+    NOT_CHECKED = 7
     INTERRUPTED = 130
     BROKEN_PIPE = 141
 
@@ -26,6 +28,8 @@ EXPLAINED = {
     Exit.UNREACHABLE: "the router does not answer on its admin socket",
     Exit.TIMEOUT: "not done within --timeout; what was begun goes on",
     Exit.PORT_TAKEN: "serve: another process has the router's port",
+    Exit.CHECK_FAILED: "qualify: at least one check failed; the report says which",
+    Exit.NOT_CHECKED: "qualify: the checks could not be made, or no model was tried",
     Exit.INTERRUPTED: "ended by Ctrl-C (the live view: 0)",
     Exit.BROKEN_PIPE: "whoever read the output is gone",
 }

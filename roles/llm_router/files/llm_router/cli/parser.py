@@ -52,6 +52,7 @@ def build() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     _add_service(commands)
     _add_runtime(commands)
+    _add_qualify(commands)
     models = commands.add_parser(
         "models", help="list, add and remove models in models.yml", allow_abbrev=False
     )
@@ -217,6 +218,56 @@ def _add_runtime(commands: Any) -> None:
     clear.add_argument("model", metavar=MODEL)
 
 
+def _add_qualify(commands: Any) -> None:
+    qualify = _command(
+        commands,
+        "qualify",
+        "qualify:qualify",
+        "check this host and its models, measure them, and write a report; it switches models",
+        _config(),
+    )
+    qualify.add_argument(
+        "--models",
+        dest="names",
+        type=_names,
+        metavar=MODEL,
+        help="check these models alone, with commas between them (default: all)",
+    )
+    qualify.add_argument(
+        "--budget",
+        type=_duration,
+        default=600.0,
+        metavar="TIME",
+        help="how long the checks may take, such as 90s, 10m or 1h (default 10m); what does not "
+        "fit is reported as skipped",
+    )
+    qualify.add_argument(
+        "--json", dest="json_file", type=Path, metavar=FILE, help="write the report as JSON"
+    )
+    qualify.add_argument(
+        "--html", dest="html_file", type=Path, metavar=FILE, help="write the report as a web page"
+    )
+    qualify.add_argument(
+        "--compare", type=Path, metavar=FILE, help="compare with this earlier report (JSON)"
+    )
+    qualify.add_argument(
+        "--slower",
+        type=_seconds,
+        default=20.0,
+        metavar="PERCENT",
+        help="with --compare: fail if a value is slower by so many percent (default 20)",
+    )
+    qualify.add_argument(
+        "--label", default="", metavar="TEXT", help="the title of the report, such as a host's name"
+    )
+    qualify.add_argument(
+        "--yes", action="store_true", help="do not ask whether models may be switched"
+    )
+    qualify.add_argument(
+        "--force", action="store_true", help="switch models even though others use the router"
+    )
+
+
 def _add_models(commands: Any) -> None:
     listing = _command(
         commands,
@@ -346,6 +397,25 @@ def _seconds(text: str) -> float:
     if not (value > 0 and math.isfinite(value)):
         raise argparse.ArgumentTypeError(f"{text} is not a time in seconds")
     return value
+
+
+def _duration(text: str) -> float:
+    """Seconds; ``90``, ``90s``, ``10m`` or ``1h``."""
+    units = {"s": 1, "m": 60, "h": 3600}
+    number, unit = (text[:-1], units[text[-1]]) if text[-1:] in units else (text, 1)
+    try:
+        return _seconds(number) * unit
+    except ValueError:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not a time: write it as 90s, 10m or 1h"
+        ) from None
+
+
+def _names(text: str) -> list[str]:
+    names = [name.strip() for name in text.split(",") if name.strip()]
+    if not names:
+        raise argparse.ArgumentTypeError("no model is named")
+    return names
 
 
 def _lines(text: str) -> int:

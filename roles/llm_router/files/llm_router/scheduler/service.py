@@ -29,6 +29,7 @@ from anyio.lowlevel import checkpoint
 from typing_extensions import Self
 
 from llm_router.background import keep_running, run_once
+from llm_router.config.schema import ResidencyWish
 from llm_router.events import EventStream
 from llm_router.scheduler.core import (
     Action,
@@ -112,6 +113,8 @@ class RunningSwitch:
     """What the load does beside its step, for a person."""
     limit: float | None = None
     """Seconds that the load may take in all, once it was given more than it had at first."""
+    residency: ResidencyWish | None = None
+    """How ``previous`` goes, where an operator has said so; else as it is configured."""
     drained_at: float | None = None
     """When it went on to what comes after the drain."""
     error: SwitchFailed | None = None
@@ -326,20 +329,26 @@ class Scheduler:
         except Refused as refused:
             log.error("%s could not be preloaded: %s", model, refused)
 
-    async def unload(self, group: str, *, stays: bool = False) -> str | None:
+    async def unload(
+        self, group: str, *, stays: bool = False, residency: ResidencyWish | None = None
+    ) -> str | None:
         """Free the device of ``group`` when its running answers have ended, and wait for that.
 
-        ``stays``: its model may sleep.
+        ``stays``: its model may sleep; ``residency``: how it goes then, in place of its own.
 
         Returns the model that was unloaded, None if there was none. Raises `SwitchRunning` while
         the group switches to a model, `SwitchFailed`.
         """
+        before = self.switches.get(group)
         self._apply(self.core.unload(group, stays=stays))
         running = self.switches.get(group)
         if running is None:
             return None
         if running.target is not None:
             raise SwitchRunning(running.target)
+        if running is not before:
+            # its task has yet to begin
+            running.residency = residency
         await running.ended.wait()
         if running.error is not None:
             raise running.error

@@ -18,7 +18,7 @@ import httpx
 from llm_router.background import in_background, report_failure
 from llm_router.config.diff import launch_id, needs_relaunch
 from llm_router.config.load import Settings
-from llm_router.config.schema import Model
+from llm_router.config.schema import Model, ResidencyWish
 from llm_router.engine_keys import EngineKeys
 from llm_router.engines import ProbeAnswer, Readiness, engine_for
 from llm_router.engines.base import Probe, last_part
@@ -415,7 +415,9 @@ class Switcher:
     async def _run(self, switch: RunningSwitch, target: Model | None, run: _Run) -> None:
         try:
             if target is None:
-                plan = await self._unload_plan(switch.group, switch.previous, switch.reason)
+                plan = await self._unload_plan(
+                    switch.group, switch.previous, switch.reason, switch.residency
+                )
             else:
                 adopt = switch.reason == "adopt"
                 plan = await self._plan(target, switch.previous, trust_loading=adopt)
@@ -881,23 +883,36 @@ class Switcher:
         )
 
     async def _unload_plan(
-        self, group: str, loaded: str | None, reason: Reason
+        self,
+        group: str,
+        loaded: str | None,
+        reason: Reason,
+        residency: ResidencyWish | None = None,
     ) -> tuple[Step, ...]:
         observed = await self._observe(group, None, loaded)
         config = self._settings.config
         # who asks for the device, or took a model away, wants nothing of it left there
         idle = reason == "idle"
-        release = await self._release(group, loaded, None) if idle else None
+        release = await self._release(group, loaded, None, residency) if idle else None
         return make_unload_plan(
             observed, config.switch, config.scheduler, loaded=loaded, release=release
         )
 
-    async def _release(self, group: str, loaded: str | None, target: str | None) -> Release | None:
-        """How the loaded model of a group goes. Others of its group may be stopped to make room
-        for it, but not the target, which is about to wake up."""
+    async def _release(
+        self,
+        group: str,
+        loaded: str | None,
+        target: str | None,
+        residency: ResidencyWish | None = None,
+    ) -> Release | None:
+        """How the loaded model of a group goes, or by ``residency`` in place of its own. Others of
+        its group may be stopped to make room for it, but not the target, which is about to wake
+        up."""
         if loaded not in self._models or loaded in self._before:
             return None
         model = self._models[loaded]
+        if residency is not None:
+            model = model.model_copy(update={"residency": residency})
         weights = await anyio.to_thread.run_sync(weights_size, model.model_path)
         sleepers = self._sleepers.all()
         own = [

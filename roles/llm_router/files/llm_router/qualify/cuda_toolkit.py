@@ -1,0 +1,1 @@
+../../../../sglang/files/cuda_toolkit.py
