@@ -16,6 +16,7 @@
 #   models-dir          where the models are: an absolute path
 #   models-file         a models.yml to take; without it, one is written: the models of the units that are adopted, each GGUF file
 #                       (llamacpp), and each folder that one of the engines serves (the first of them that does)
+#   import              another router's configuration to make models.yml of: a file with MODELS = {…}, or llama-swap's
 #   listen              address: 127.0.0.1 for this machine alone, 0.0.0.0 for the network
 #   port                8002, for example
 #   key                 generate (it is shown once), file:PATH, env:VARIABLE, or none (127.0.0.1 only)
@@ -37,9 +38,9 @@ here=$(CDPATH='' cd -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd -P)
 directory=/etc/roundhouse
 root=/opt/roundhouse
 lock=$here/requirements/ansible.lock
-check=no wheelhouse='' python='' scratch='' new_key=''
+check=no environment='' wheelhouse='' python='' scratch='' new_key=''
 passed=()
-questions=(engines models-dir models-file listen port key llamacpp-archive llamacpp-checksum adopt)
+questions=(engines models-dir models-file listen port key llamacpp-archive llamacpp-checksum adopt import)
 declare -A answers=()
 units='' # of engines that others have set up here, a line each
 
@@ -108,6 +109,8 @@ reading() {
     "$found" -I -B "$here/roles/llm_router/files/$1" "${@:2}"
 }
 
+# Whether the models are not to be looked for.
+given_models() { [ -n "${answers[models-file]:-}${answers[import]:-}" ]; }
 adopts() { [ -n "$units" ] && [ "${answers[adopt]:-}" = yes ]; }
 
 ask_adopt() {
@@ -127,7 +130,7 @@ ask_all() {
     local question missing=()
     ask_adopt
     for question in engines models-dir listen port key; do
-        if [ "$question" = engines ] && [ -n "${answers[models-file]:-}" ]; then continue; fi
+        if [ "$question" = engines ] && given_models; then continue; fi
         if [ "$question" = engines ] && adopts; then continue; fi
         if [ -z "${answers[$question]+given}" ]; then missing+=("$question"); fi
     done
@@ -136,7 +139,7 @@ ask_all() {
     fi
     if adopts; then
         if [ -t 0 ]; then ask engines "Engines to install beside them ($(engines | paste -sd, -); nothing: none)" ''; fi
-    elif [ -z "${answers[models-file]:-}" ]; then
+    elif ! given_models; then
         ask engines "Engines ($(engines | paste -sd, -))" llamacpp
     fi
     ask models-dir 'Where are the models' /srv/models
@@ -172,6 +175,10 @@ check_answers() {
     fi
     if [ -n "${answers[models-file]:-}" ] && [ ! -r "${answers[models-file]}" ]; then
         fail "models-file: ${answers[models-file]} cannot be read"
+    fi
+    if [ -n "${answers[import]:-}" ] && [ ! -r "${answers[import]}" ]; then fail "import: ${answers[import]} cannot be read"; fi
+    if [ -n "${answers[models-file]:-}" ] && [ -n "${answers[import]:-}" ]; then
+        fail 'import: models-file is given too; keep the one that is meant'
     fi
     if [ "${answers[key]}" = none ] && ! is_loopback; then
         fail "key: whoever reaches ${answers[listen]} could use it without one: say generate"
@@ -241,6 +248,12 @@ models_yml() {
         cat -- "${answers[models-file]}"
         return
     fi
+    if [ -n "${answers[import]:-}" ]; then
+        PYTHONPATH=$here/roles/llm_router/files PYTHONDONTWRITEBYTECODE=1 \
+            "$environment/bin/python" -m llm_router import "${answers[import]}" ||
+            fail "import: ${answers[import]} gives no valid models.yml"
+        return
+    fi
     local adopt=()
     if [ "${answers[adopt]}" = yes ]; then adopt=(adopt); fi
     reading first_models.py models "${answers[models-dir]}" "${answers[engines]}" "${adopt[@]}"
@@ -266,6 +279,7 @@ configure() {
     check_answers
     new_key=$(od -An -tx1 -N32 /dev/urandom | tr -d ' \n')
     if [ "${answers[key]}" != none ]; then key_digest >/dev/null; fi
+    if [ -n "${answers[import]:-}" ]; then ansible; fi # what reads it needs the packages beside Ansible
     local target=$directory
     if [ "$check" = yes ]; then target=$scratch/configuration; fi
     if [ ! -e "$directory/models.yml" ]; then
@@ -306,6 +320,7 @@ find_python() {
 # Ansible, in an environment that is named by what it is made of.
 ansible() {
     local found id parent=$root options=()
+    if [ -n "$environment" ]; then return; fi
     found=$(find_python) ||
         fail "Ansible needs Python 3.10 or newer${python:+, and $python is none}: install one and name it with --python"
     id=$( { cat "$lock"; "$found" -VV; echo "$found"; } | sha256sum | cut -c1-12)

@@ -269,6 +269,11 @@ def test_a_generated_key_is_shown_once(answers: Path, tmp_path: Path) -> None:
     [
         (["--engines", "vlm"], "engines: this version has no role for vlm, but for llamacpp"),
         (["--models-dir", "models"], "models-dir: models is no absolute path"),
+        (["--import", "/none"], "import: /none cannot be read"),
+        (
+            ["--import", "/etc/passwd", "--models-file", "/etc/passwd"],
+            "import: models-file is given",
+        ),
         (["--adopt", "maybe"], "adopt: maybe is neither yes nor no"),
         (["--port", "99999"], "port: 99999 is none"),
         (["--key", "none"], "key: whoever reaches 0.0.0.0 could use it without one: say generate"),
