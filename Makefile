@@ -9,13 +9,14 @@ MAKEFLAGS += --no-print-directory
 HOST ?= auto
 
 CACHE := $(or $(ROUNDHOUSE_CACHE),$(or $(XDG_CACHE_HOME),$(HOME)/.cache)/roundhouse)
-BIN := $(CURDIR)/.venv/bin
+# relative, as a checkout's path may have a space: every recipe runs in the checkout
+BIN := .venv/bin
 PYTEST := $(BIN)/pytest
 REPORTS := .cache/reports
-MODULE := PYTHONPATH=$(CURDIR):$(CURDIR)/roles/llm_router/files $(BIN)/python -m
+MODULE := PYTHONPATH="$(CURDIR):$(CURDIR)/roles/llm_router/files" $(BIN)/python -m
 TYPED := $(wildcard tests/gpu tests/unit tests/integration tests/soak tests/hostile tests/hosts tests/docs tests/monitoring tests/standin tests/uninstall tests/llamacpp bench demo tools)
 
-export PATH := $(BIN):$(PATH)
+export PATH := $(CURDIR)/.venv/bin:$(PATH)
 export ANSIBLE_COLLECTIONS_PATH := $(CURDIR)/.cache/collections
 export ANSIBLE_HOME := $(CURDIR)/.cache/ansible
 export MOLECULE_GLOB := molecule/*/molecule.yml
@@ -58,7 +59,7 @@ lint-ansible: env ## ansible-lint, production profile
 	@ansible-lint --profile production --offline
 lint-docs: env ## the plugins' and roles' documentation, the changelog, whether docs/reference is stale
 	@$(MODULE) tools.docs --check
-	@cd $(ANSIBLE_COLLECTIONS_PATH)/ansible_collections/roundhouse/llm && \
+	@cd "$(ANSIBLE_COLLECTIONS_PATH)/ansible_collections/roundhouse/llm" && \
 		antsibull-docs lint-collection-docs --plugin-docs --validate-collection-refs self . && \
 		antsibull-changelog lint
 test-unit: env ## pytest tests/unit
@@ -137,6 +138,8 @@ test-open-webui-host: env ## opt-in: the role open_webui on a host, with real en
 	@tests/open_webui/run
 test-adopt: env ## a host that was set up by hand is adopted: what is touched, and that it works
 	@python tests/adopt/adopt.py
+test-seed: env ## the server that the project began with: install.sh, import, each model's first load (ARGS="trixie")
+	@python tests/seed/seed.py $(ARGS)
 test-fleet: env ## three servers and two gateways on hosts: routing, stops, rolling upgrade under load
 	@$(MODULE) tests.fleet.fleet $(ARGS)
 test-monitoring: env ## a Prometheus on a host watches the router there: alerts, dashboard, again, and taken away
@@ -159,7 +162,7 @@ bench-fairness: env ## two models asked for in turn: switches and waits against 
 	@$(MODULE) bench.fairness $(ARGS)
 
 bench-switch: env model ## what the router adds to a switch; what reading ahead takes away
-	@$(MODULE) bench.switch --model $(CACHE)/models/gemma-3-270m-q4_k_m.gguf $(ARGS)
+	@$(MODULE) bench.switch --model "$(CACHE)/models/gemma-3-270m-q4_k_m.gguf" $(ARGS)
 
 bench-switch-systemd: env ## what the router adds to a switch under systemd, on a host
 	@bench/systemd $(ARGS)

@@ -9,9 +9,14 @@
 #
 # Questions; each is an option too, as in --port 8002:
 #
-#   engines             which serve the models, with commas between them: see --help
+#   adopt               yes: the units of engines that this machine has stay as they are, and the router is put in front of them
+#                       (docs/adopt.md); no: they are ignored. Asked only where there are such units. Without an answer and
+#                       without a terminal it is yes
+#   engines             to install, with commas between them: see --help. With adopt = yes it may be empty
 #   models-dir          where the models are: an absolute path
-#   models-file         a models.yml to take; without it, one is written from the models that are found
+#   models-file         a models.yml to take; without it, one is written: the models of the units that are adopted, each GGUF file
+#                       (llamacpp), and each folder that one of the engines serves (the first of them that does)
+#   import              another router's configuration to make models.yml of: a file with MODELS = {…}, or llama-swap's
 #   listen              address: 127.0.0.1 for this machine alone, 0.0.0.0 for the network
 #   port                8002, for example
 #   key                 generate (it is shown once), file:PATH, env:VARIABLE, or none (127.0.0.1 only)
@@ -23,6 +28,9 @@
 #   --directory DIR     instead of /etc/roundhouse
 #   --python PYTHON     to run Ansible with: 3.10 or newer; without it, one is looked for
 #   --wheelhouse DIR    wheels of requirements/ansible.lock, for a machine that reaches no package index
+#
+# Exit status: 0 done; 1 an answer is wrong or something is missing, stderr says what; 2 a check or a task of the playbook
+# failed, the output says which; 3 no model is configured. Run it again after the repair: it goes on from there.
 set -euo pipefail
 umask 022
 
@@ -30,10 +38,11 @@ here=$(CDPATH='' cd -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd -P)
 directory=/etc/roundhouse
 root=/opt/roundhouse
 lock=$here/requirements/ansible.lock
-check=no wheelhouse='' python='' scratch='' new_key=''
+check=no environment='' wheelhouse='' python='' scratch='' new_key=''
 passed=()
-questions=(engines models-dir models-file listen port key llamacpp-archive llamacpp-checksum)
+questions=(engines models-dir models-file listen port key llamacpp-archive llamacpp-checksum adopt import)
 declare -A answers=()
+units='' # of engines that others have set up here, a line each
 
 say() { printf '%s\n' "install.sh: $*"; }
 fail() { printf '%s\n' "install.sh: $*" >&2; exit 1; }
@@ -84,20 +93,62 @@ ask() {
     answers[$1]=${given:-$3}
 }
 
+# A Python that reads the machine: 3.8 will do, and what runs Ansible may have to be installed first.
+reading_python() {
+    local candidate
+    for candidate in $python python3 /usr/bin/python3 python3.13 python3.12 python3.11 python3.10; do
+        if "$candidate" -c 'import sys; sys.exit(sys.version_info < (3, 8))' >/dev/null 2>&1; then echo "$candidate"; return; fi
+    done
+    fail 'Python 3.10 or newer is needed: install one and name it with --python'
+}
+
+# reading PROGRAM ARGUMENT…: a program of the role that only reads, before anything is installed.
+reading() {
+    local found
+    found=$(reading_python) || exit 1
+    "$found" -I -B "$here/roles/llm_router/files/$1" "${@:2}"
+}
+
+# Whether the models are not to be looked for.
+given_models() { [ -n "${answers[models-file]:-}${answers[import]:-}" ]; }
+adopts() { [ -n "$units" ] && [ "${answers[adopt]:-}" = yes ]; }
+
+ask_adopt() {
+    units=$(reading first_models.py units "${answers[models-dir]:-/srv/models}") || fail 'the units of this machine could not be read'
+    if [ -z "$units" ]; then return; fi
+    say 'this machine has units of engines:'
+    printf '%s\n' "$units" | sed 's/^/    /'
+    if [ -t 0 ]; then
+        ask adopt 'Leave them as they are and put the router in front of them (yes, no)' yes
+    elif [ -z "${answers[adopt]+given}" ]; then
+        answers[adopt]=yes
+        say 'adopt is not answered, so they stay as they are and the router is put in front of them (--adopt no ignores them)'
+    fi
+}
+
 ask_all() {
     local question missing=()
+    ask_adopt
     for question in engines models-dir listen port key; do
-        if [ "$question" = engines ] && [ -n "${answers[models-file]:-}" ]; then continue; fi
+        if [ "$question" = engines ] && given_models; then continue; fi
+        if [ "$question" = engines ] && adopts; then continue; fi
         if [ -z "${answers[$question]+given}" ]; then missing+=("$question"); fi
     done
     if [ ${#missing[@]} -gt 0 ] && [ ! -t 0 ]; then
         fail "nobody is there to ask: answer ${missing[*]} by options or with --answers FILE"
     fi
-    if [ -z "${answers[models-file]:-}" ]; then
+    if adopts; then
+        if [ -t 0 ]; then ask engines "Engines to install beside them ($(engines | paste -sd, -); nothing: none)" ''; fi
+    elif ! given_models; then
         ask engines "Engines ($(engines | paste -sd, -))" llamacpp
     fi
     ask models-dir 'Where are the models' /srv/models
     ask listen 'Address to listen on (0.0.0.0: the network)' 127.0.0.1
+    if [ -t 0 ] && [ -z "${answers[port]+given}" ]; then
+        local holder
+        holder=$(reading port_holder.py "${answers[listen]}" 8002 llm-router.service)
+        if [ -n "$holder" ]; then say "port 8002 is in use: $holder, or choose another port"; fi
+    fi
     ask port 'Port' 8002
     ask key 'Key of the API (generate, file:PATH, env:VARIABLE, none)' generate
     if [ -t 0 ]; then # these have no answer where the distribution's package will do
@@ -111,6 +162,8 @@ is_loopback() { [[ ${answers[listen]} =~ ^(127\.[0-9.]+|::1|localhost)$ ]]; }
 check_answers() {
     local engine
     answers[engines]=${answers[engines]:-}
+    answers[adopt]=${answers[adopt]:-no}
+    [[ ${answers[adopt]} =~ ^(yes|no)$ ]] || fail "adopt: ${answers[adopt]} is neither yes nor no"
     for engine in ${answers[engines]//,/ }; do
         engines | grep -qx -- "$engine" ||
             fail "engines: this version has no role for $engine, but for $(engines | paste -sd, -)"
@@ -122,6 +175,10 @@ check_answers() {
     fi
     if [ -n "${answers[models-file]:-}" ] && [ ! -r "${answers[models-file]}" ]; then
         fail "models-file: ${answers[models-file]} cannot be read"
+    fi
+    if [ -n "${answers[import]:-}" ] && [ ! -r "${answers[import]}" ]; then fail "import: ${answers[import]} cannot be read"; fi
+    if [ -n "${answers[models-file]:-}" ] && [ -n "${answers[import]:-}" ]; then
+        fail 'import: models-file is given too; keep the one that is meant'
     fi
     if [ "${answers[key]}" = none ] && ! is_loopback; then
         fail "key: whoever reaches ${answers[listen]} could use it without one: say generate"
@@ -167,6 +224,7 @@ models_dir: $(quoted "${answers[models-dir]}")
 llm_router_host: $(quoted "${answers[listen]}")
 llm_router_port: $((10#${answers[port]}))
 END
+    if [ "${answers[adopt]}" = yes ]; then printf 'llm_router_adopt: true # units of engines stay as they are\n'; fi
     if [ "${answers[key]}" != none ]; then
         local digest
         digest=$(key_digest)
@@ -185,47 +243,20 @@ END
 
 absolute() { case $1 in http*://*) echo "$1" ;; *) realpath -m -- "$1" ;; esac; }
 
-# find_models NAME: files in the models' directory.
-find_models() {
-    if [ -d "${answers[models-dir]}" ]; then
-        find -L "${answers[models-dir]}" -maxdepth 4 -type f -name "$1" ! -path '*/.*' | LC_ALL=C sort
-    fi
-}
-
-# Of a GGUF file that is in parts the first, and no projectors.
-gguf_files() { find_models '*.gguf' | grep -vE -- '(-0*([2-9]|[1-9][0-9]+)-of-[0-9]+\.gguf|/mmproj[^/]*)$' || true; }
-
 models_yml() {
     if [ -n "${answers[models-file]:-}" ]; then
         cat -- "${answers[models-file]}"
         return
     fi
-    cat <<'END'
-# Written once by install.sh; yours from now on: run it again after a change. Every key: docs/architecture.md.
-# Clients name models as they are named here.
-schema: 1
-models:
-  # A model that is not there yet can be downloaded:
-  #
-  # qwen3-8b:
-  #   backend: llamacpp
-  #   service: llamacpp@qwen3-8b.service
-  #   repo: Qwen/Qwen3-8B-GGUF
-  #   files: [Qwen3-8B-Q4_K_M.gguf]
-END
-    local path name
-    declare -A used=()
-    if [[ ,${answers[engines]}, == *,llamacpp,* ]]; then
-        while IFS= read -r path; do
-            name=$(basename -- "$path" .gguf | sed -E 's/-0*1-of-[0-9]+$//; s/[^A-Za-z0-9._-]+/-/g; s/^[^A-Za-z0-9]+//')
-            if [ -n "${used[$name]+there}" ]; then name=$name-$((${#used[@]} + 1)); fi
-            used[$name]=there
-            printf '\n  %s:\n    backend: llamacpp\n    service: llamacpp@%s.service\n' "$(quoted "$name")" "$name"
-            printf '    model_path: %s\n    # args: [--ctx-size, 16384, --n-gpu-layers, 99]\n' "$(quoted "$path")"
-        done < <(gguf_files)
+    if [ -n "${answers[import]:-}" ]; then
+        PYTHONPATH=$here/roles/llm_router/files PYTHONDONTWRITEBYTECODE=1 \
+            "$environment/bin/python" -m llm_router import "${answers[import]}" ||
+            fail "import: ${answers[import]} gives no valid models.yml"
+        return
     fi
-    # which engine serves one of these only its owner knows
-    find_models config.json | sed 's,/config[.]json$,,; s/^/  # there is also /'
+    local adopt=()
+    if [ "${answers[adopt]}" = yes ]; then adopt=(adopt); fi
+    reading first_models.py models "${answers[models-dir]}" "${answers[engines]}" "${adopt[@]}"
 }
 
 # write PATH FUNCTION MODE: what FUNCTION says, in one step.
@@ -248,6 +279,7 @@ configure() {
     check_answers
     new_key=$(od -An -tx1 -N32 /dev/urandom | tr -d ' \n')
     if [ "${answers[key]}" != none ]; then key_digest >/dev/null; fi
+    if [ -n "${answers[import]:-}" ]; then ansible; fi # what reads it needs the packages beside Ansible
     local target=$directory
     if [ "$check" = yes ]; then target=$scratch/configuration; fi
     if [ ! -e "$directory/models.yml" ]; then
@@ -288,6 +320,7 @@ find_python() {
 # Ansible, in an environment that is named by what it is made of.
 ansible() {
     local found id parent=$root options=()
+    if [ -n "$environment" ]; then return; fi
     found=$(find_python) ||
         fail "Ansible needs Python 3.10 or newer${python:+, and $python is none}: install one and name it with --python"
     id=$( { cat "$lock"; "$found" -VV; echo "$found"; } | sha256sum | cut -c1-12)

@@ -53,6 +53,7 @@ ON_HOSTS = (
     "molecule",
     "test-fleet",
     "soak-systemd-short",
+    "test-seed",
     "test-adopt",
     "test-llamacpp",
     "test-uninstall",

@@ -31,6 +31,9 @@ SUITES = {"fleet1": "trixie", "fleet2": "trixie", "fleet3": "trixie", "fleetgw":
 SERVERS = ("fleet1", "fleet2", "fleet3")
 MODELS = ("tiny-a", "tiny-b", "tiny-c", "alone")
 KEY = secrets.token_hex(16)
+AWAY, UNREACHABLE = "fleet4", 4
+"""A host that cannot be reached, and ansible-playbook's exit status for a run without it."""
+WITH_AWAY = f"--inventory={CACHE / 'away.yml'}"
 
 
 def main() -> None:
@@ -74,6 +77,10 @@ def boot() -> None:
     booted = yaml.safe_load(hosts("inventory", *SUITES))["all"]
     booted["hosts"] = booted.pop("children")["llm_servers"]["hosts"]
     (CACHE / "inventory.yml").write_text(yaml.safe_dump({"all": booted}))
+    # a server at an address of the same network that no host has
+    network = booted["hosts"]["fleet1"]["ansible_host"].rpartition(".")[0]
+    away = {AWAY: {"ansible_host": f"{network}.250", "test_models": ["tiny-a"]}}
+    (CACHE / "away.yml").write_text(yaml.safe_dump({"llm_servers": {"hosts": away}}))
     step("the hosts have booted")
 
 
@@ -141,8 +148,11 @@ def one_host_alone_is_switched() -> None:
     before = {host: state(host) for host in SERVERS}
     loaded = before["fleet1"]["groups"]["default"]["loaded"]
     other = "tiny-b" if loaded == "tiny-a" else "tiny-a"
-    told = play("site.yml", "--limit=fleet1", "--tags=switch", f"--extra-vars=llm_model={other}")
-    assert recap(told) == ["fleet1"], told
+    model = f"--extra-vars=llm_model={other}"
+    limit = f"--limit=fleet1,{AWAY}"
+    told = play("site.yml", WITH_AWAY, limit, "--tags=switch", model, exits=UNREACHABLE)
+    assert recap(told) == ["fleet1", AWAY], told
+    assert f"left out: {AWAY}" in told, told
     assert changed(told, "fleet1") == 1, told
     assert all(state(host)["pid"] == before[host]["pid"] for host in SERVERS)
     told = play("site.yml", "--limit=fleet2", "--tags=llamacpp")
@@ -168,19 +178,25 @@ def the_fleet_is_upgraded() -> None:
     run("tools/export-tree", str(new))
     with (new / "roles/llm_router/files/llm_router/__init__.py").open("a") as source:
         source.write("# the next version\n")
-    told = play("upgrade.yml", "--extra-vars=gateway_wait=151", collections=CACHE / "new")
+    told = play(
+        *("upgrade.yml", WITH_AWAY, "--extra-vars=gateway_wait=151"),
+        collections=CACHE / "new",
+        exits=UNREACHABLE,
+    )
+    assert f"left out: {AWAY}" in told, told
     for host in SERVERS:
         now = state(host)
         assert now["release"] != before[host]["release"], told
         assert now["pid"] != before[host]["pid"], told
     assert changed(told, "fleetgw") > 0, told
-    step("every router is of the new release, and the gateways were reloaded")
+    step(f"every router is of the new release but {AWAY}'s, and the gateways were reloaded")
 
 
 def a_host_is_rolled_back() -> None:
     new = {host: state(host) for host in SERVERS}
-    told = play("rollback.yml", "--limit=fleet1", "--tags=llm_router")
-    assert recap(told) == ["fleet1"], told
+    limit = f"--limit=fleet1,{AWAY}"
+    told = play("rollback.yml", WITH_AWAY, limit, "--tags=llm_router", exits=UNREACHABLE)
+    assert recap(told) == ["fleet1", AWAY], told
     assert state("fleet1")["release"] != new["fleet1"]["release"], told
     for host in SERVERS[1:]:
         now = state(host)
@@ -231,7 +247,7 @@ def step(what: str) -> None:
     print(f"{time.strftime('%H:%M:%S')} {what}", flush=True)
 
 
-def run(*argv: str, fails: bool = False, **options: Any) -> str:
+def run(*argv: str, fails: bool = False, exits: int = 0, **options: Any) -> str:
     done: subprocess.CompletedProcess[str] = subprocess.run(
         argv,
         cwd=ROOT,
@@ -242,7 +258,7 @@ def run(*argv: str, fails: bool = False, **options: Any) -> str:
         timeout=1800,
         **options,
     )
-    if not fails and done.returncode:
+    if not fails and done.returncode != exits:
         raise SystemExit(f"{' '.join(argv)}: exit {done.returncode}\n{done.stdout}")
     return done.stdout
 
@@ -274,6 +290,7 @@ def play(
     *arguments: str,
     collections: Path = ROOT / ".cache/collections",
     fails: bool = False,
+    exits: int = 0,
 ) -> str:
     """A playbook of the collection, with the test's inventory; what it printed."""
     began = time.monotonic()
@@ -285,6 +302,7 @@ def play(
         f"--inventory={CACHE / 'inventory.yml'}",
         *arguments,
         fails=fails,
+        exits=exits,
         env={
             **os.environ,
             "ANSIBLE_COLLECTIONS_PATH": str(collections),

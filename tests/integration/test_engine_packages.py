@@ -18,15 +18,15 @@ import urllib.request
 import zipfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 from packaging.specifiers import SpecifierSet
 from packaging.version import Version
+
+from tools.docs.support import RELEASES, architectures, cell, glibc, matrix, role_vars
 
 pytestmark = pytest.mark.packages
 
@@ -36,16 +36,7 @@ INDEX = "https://pypi.org/simple"
 Resolved = subprocess.CompletedProcess[str]
 
 
-def role_vars(role: str) -> Any:
-    return yaml.safe_load((ROOT / f"roles/{role}/vars/main.yml").read_text(encoding="utf-8"))
-
-
-ROWS = [
-    (package, row)
-    for role in ("sglang", "vllm")
-    for package, rows in role_vars(role)[f"__{role}_matrix"].items()
-    for row in rows
-]
+ROWS = matrix()
 
 
 @cache
@@ -176,24 +167,6 @@ def test_what_the_units_say_is_known_to_vllm(row: dict[str, Any]) -> None:
     assert "model_in_config" in text("vllm", row["newest"], r"vllm/utils/argparse_utils\.py")
 
 
-@dataclass(frozen=True)
-class Release:
-    """A release that the README names: its C library and its own Python."""
-
-    name: str
-    glibc: str
-    python: str
-
-
-RELEASES = [
-    Release("Debian 13", "2.41", "3.13"),
-    Release("Debian 12", "2.36", "3.11"),
-    Release("Ubuntu 24.04", "2.39", "3.12"),
-    Release("Ubuntu 22.04", "2.35", "3.10"),
-    Release("Debian 11", "2.31", "3.9"),
-    Release("Ubuntu 20.04", "2.31", "3.8"),
-]
-ARCHITECTURES = ["x86_64", "aarch64"]
 EVERY_ROW = os.environ.get("ROUNDHOUSE_ROWS") == "all"
 """Before a release, or when a row has changed: 70 resolutions, some minutes. Else only the newest
 row of each package."""
@@ -203,7 +176,7 @@ CASES = [
     (package, row, architecture)
     for package, row in ROWS
     if EVERY_ROW or row["newest"] == NEWEST[package]
-    for architecture in row.get("architectures", ARCHITECTURES)
+    for architecture in architectures(row)
 ]
 
 
@@ -217,11 +190,6 @@ def compiler(row: dict[str, Any]) -> list[str]:
 
 Case = tuple[str, str, str, str]
 """Package, version, architecture and Python."""
-
-
-def glibc(row: dict[str, Any], architecture: str) -> str:
-    """The oldest one that all wheels of a row are for."""
-    return str(row.get(f"glibc_{architecture}", row["glibc"]))
 
 
 def resolve(package: str, row: dict[str, Any], architecture: str, python: str) -> Resolved:
@@ -276,14 +244,7 @@ def table(done: dict[Case, Resolved]) -> str:
         for python in row["pythons"]:
             each = done[package, row["newest"], architecture, python]
             counts.append(f"{python}: {len(each.stdout.split()) if each.returncode == 0 else '-'}")
-        cells = [
-            f"needs glibc {glibc(row, architecture)}"
-            if Version(release.glibc) < Version(glibc(row, architecture))
-            else f"its {release.python}"
-            if release.python in row["pythons"]
-            else f"uv's {row['pythons'][0]}"
-            for release in RELEASES
-        ]
+        cells = [cell(row, architecture, release) for release in RELEASES]
         words = [f"{package} {row['newest']}", architecture, ", ".join(counts), *cells]
         lines.append(f"| {' | '.join(words)} |")
     return "\n".join(lines)

@@ -195,7 +195,10 @@ def test_what_a_given_models_yml_would_lose(host: Host) -> None:
     # what runs in the unit of one nameless model is that model, whatever it calls itself
     assert contradictions({"x": {**entry, "port": 31000}}, found) == []
     (either,) = contradictions({"x": entry, "y": entry}, found)
-    assert "`model_name: a`" in either
+    assert "`model_name: a` for the one that is, " in either
+    script, other = {"script": "/opt/llm/a.sh"}, {"script": "/opt/llm/b.sh"}
+    (by_script,) = contradictions({"x": {**entry, **other}, "y": {**entry, **script}}, found)
+    assert "`model_name: a` for y, whose script it runs, " in by_script
     (port,) = contradictions({"a": entry}, found)
     assert "`port: 31000`" in port
     (backend,) = contradictions({"a": {**entry, "backend": "vllm"}}, found)

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import json
+import os
+import tempfile
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from llm_router import foreign
 from llm_router.cli import main
 from llm_router.config.load import load_models
 from llm_router.config.schema import Config, Model
+from llm_router.discovery.commands import Launch
 from llm_router.discovery.proposal import render
+from llm_router.discovery.survey import Engine, Tabby
 from llm_router.foreign import Units, Unreadable, read_foreign
 
 LLAMA_SWAP = """\
@@ -87,6 +92,12 @@ class Read:
 @pytest.fixture
 def read(tmp_path: Path) -> Read:
     return Read(tmp_path)
+
+
+@pytest.fixture(autouse=True)
+def no_engines(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The units of the machine that runs the tests do not count."""
+    monkeypatch.setattr(foreign, "engines", list)
 
 
 def test_llama_swap_for_systemd(read: Read) -> None:
@@ -209,6 +220,100 @@ def test_an_older_routers_python_file_is_read_and_never_run(read: Read) -> None:
     for told in ("monstral-123b-exl2-4bpw.vram:", "MODELS['computed'] in line 12", "MODELS[**…]",
                  "odd:", "ollama: its backend 'ollama'"):  # fmt: skip
         assert told in notes
+
+
+START = """\
+#!/bin/bash
+cd "$(dirname "$0")"
+MODEL=/home/me/models/Mistral-Large-2411-AWQ
+exec python3 -m sglang.launch_server --model-path "$MODEL" \\
+    --quantization awq --dtype half --port 30001 {more}
+"""
+
+
+def older(script: Path, **more: Any) -> str:
+    """A router's file with one model."""
+    entry = {"backend": "sglang", "script": str(script), "service": "sglang.service", **more}
+    return f"MODELS = {{'mistral': {entry!r}}}\n"
+
+
+def test_the_start_script_says_what_its_engine_calls_the_model(read: Read, tmp_path: Path) -> None:
+    script = tmp_path / "start.sh"
+    script.write_text(START.format(more=""))
+    script.chmod(0o755)
+    models, notes = read(older(script), "router.py")
+    assert models["mistral"].model_name == "/home/me/models/Mistral-Large-2411-AWQ"
+    assert (models["mistral"].port, notes) == (30001, "")
+    text = (tmp_path / "models.yml").read_text()
+    assert f"The model_name is that of {script}." in " ".join(text.replace("#", "").split())
+
+
+def test_what_the_older_router_says_itself_counts(read: Read, tmp_path: Path) -> None:
+    script = tmp_path / "start.sh"
+    script.write_text(START.format(more="--served-model-name other"))
+    models, _ = read(older(script, model_name="mine", port=9), "router.py")
+    assert (models["mistral"].model_name, models["mistral"].port) == ("mine", 9)
+    models, _ = read(older(script), "router.py")
+    assert models["mistral"].model_name == "other"
+    script.write_text(START.format(more="--served-model-name mistral"))
+    models, _ = read(older(script), "router.py")
+    assert models["mistral"].model_name is None
+
+
+@pytest.mark.parametrize("text", [None, "#!/bin/sh\nexec sleep 1\n"])
+def test_a_script_that_says_nothing_leaves_the_name_to_the_engine(
+    read: Read, tmp_path: Path, text: str | None
+) -> None:
+    script = tmp_path / "start.sh"
+    if text is not None:
+        script.write_text(text)
+    models, _ = read(older(script), "router.py")
+    assert models["mistral"].model_name is None
+    written = " ".join((tmp_path / "models.yml").read_text().replace("#", "").split())
+    assert f"{script} cannot be read here, or starts no known engine" in written
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root has other accounts")
+def test_a_script_is_read_as_the_owner_of_the_file_that_names_it(read: Read) -> None:
+    with tempfile.TemporaryDirectory() as place:
+        directory = Path(place)
+        directory.chmod(0o755)
+        script = directory / "start.sh"
+        script.write_text(START.format(more=""))
+        script.chmod(0o700)  # root's alone
+        (directory / "router.py").write_text(older(script))
+        os.chown(directory / "router.py", 54321, 54321)
+        (entry,) = read_foreign(directory / "router.py", "systemd").entries
+        assert "model_name" not in entry.fields
+
+
+def test_the_units_of_this_host_say_the_rest(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tabby = Tabby("/home/me/tabbyAPI/config.yml", "/m", "Monstral-123B-v2-exl2-4.0bpw")
+    found = [
+        Engine("tabbyapi.service", Launch("tabby", port=5001), "/u", "/u", tabby=tabby),
+        Engine("vllm.service", Launch("vllm", model="/m/x", served_name="qwen"), "/u", "/u"),
+    ]
+    monkeypatch.setattr(foreign, "engines", lambda: found)
+    (tmp_path / "router.json").write_text(json.dumps({
+        "monstral": {"backend": "tabby", "script": None, "service": "tabbyapi.service",
+                     "model_name": "Monstral-123B-v2-exl2-4.0bpw"},
+        "x": {"backend": "vllm", "service": "vllm.service"},
+        "y": {"backend": "sglang", "service": "vllm.service"},
+    }))  # fmt: skip
+    proposal = read_foreign(tmp_path / "router.json", "systemd")
+    assert proposal.models == {
+        "monstral": {
+            "backend": "tabby",
+            "model_name": "Monstral-123B-v2-exl2-4.0bpw",
+            "service": "tabbyapi.service",
+            "port": 5001,
+            "config_file": "/home/me/tabbyAPI/config.yml",
+        },
+        "x": {"backend": "vllm", "service": "vllm.service", "model_name": "qwen"},
+        "y": {"backend": "sglang", "service": "vllm.service"},
+    }
 
 
 @pytest.mark.parametrize(

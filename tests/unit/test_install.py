@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import stat
 import subprocess
@@ -19,13 +20,23 @@ ANSWERS = "engines = llamacpp\nlisten = 0.0.0.0\nport = 8765\nkey = env:A_KEY\n"
 NO_PYTHON = "install.sh: Ansible needs Python 3.10 or newer, and /none is none"
 
 
+UNITS = "/etc/systemd/system"
+AS_ROOT = [] if os.geteuid() == 0 else ["--user", "--map-root-user"]
+
+
 def install(
-    *arguments: str, key: str = KEY, stdin: int = subprocess.DEVNULL
+    *arguments: str, key: str = KEY, stdin: int = subprocess.DEVNULL, units: Path | None = None
 ) -> subprocess.CompletedProcess[str]:
-    """Without a Python that could run Ansible, it ends when the answers are written."""
-    as_root = [] if os.geteuid() == 0 else ["unshare", "--user", "--map-root-user"]
+    """Without a Python that could run Ansible, it ends when the answers are written.
+
+    ``units`` is a folder that stands where the machine's unit files are.
+    """
+    before = ["unshare", *AS_ROOT] if AS_ROOT else []
+    if units:
+        mount = f'mount --bind "$0" {UNITS} && exec "$@"'
+        before = ["unshare", *AS_ROOT, "--mount", "sh", "-c", mount, str(units)]
     return subprocess.run(
-        [*as_root, str(ROOT / "install.sh"), "--python", "/none", *arguments],
+        [*before, str(ROOT / "install.sh"), "--python", "/none", *arguments],
         stdin=stdin,
         capture_output=True,
         text=True,
@@ -102,6 +113,131 @@ def test_the_models_that_are_there_make_the_first_models_yml(answers: Path, tmp_
     assert len(load_settings(tmp_path / "config.yml").models) == len(models)
 
 
+@pytest.fixture
+def owners(tmp_path: Path) -> Path:
+    """Units of somebody who has SGLang with a start script for each model, and TabbyAPI."""
+    home, units = tmp_path / "home", tmp_path / "units"
+    for folder in (home / "sglang", home / "tabbyAPI", units):
+        folder.mkdir(parents=True)
+    for name in ("mistral", "qwen"):
+        script = home / f"sglang/start_{name}.sh"
+        script.write_text(
+            f"#!/bin/sh\nexec python3 -m sglang.launch_server --model-path {home}/m/{name}-awq\n"
+        )
+        script.chmod(0o755)
+    tabby = "network:\n  port: 5000\nmodel:\n  model_dir: models\n  model_name: Big-exl2\n"
+    (home / "tabbyAPI/config.yml").write_text(tabby)
+    model(home / "tabbyAPI/models/Big-exl2", "exl2")
+    (home / "tabbyAPI/backends/exllamav2").mkdir(parents=True)
+    (units / "sglang.service").write_text(f"[Service]\nExecStart={home}/sglang/start_mistral.sh\n")
+    (units / "tabbyapi.service").write_text(
+        f"[Service]\nWorkingDirectory={home}/tabbyAPI\nExecStart=/usr/bin/python3 main.py\n"
+    )
+    (units / "sglang@.service").write_text(
+        "# Written by the role roundhouse.llm.sglang. Changes of your own: `systemctl edit`.\n"
+        "[Service]\nExecStart=/opt/sglang/bin/python -m sglang.launch_server\n"
+    )
+    return units
+
+
+def model(folder: Path, kind: str) -> None:
+    """A folder with a quantized model."""
+    folder.mkdir(parents=True, exist_ok=True)
+    said = {"model_type": "mistral", "quantization_config": {"quant_method": kind, "bits": 4}}
+    (folder / "config.json").write_text(json.dumps(said))
+    (folder / "model.safetensors").write_bytes(bytes(4096))
+
+
+def test_units_of_engines_are_adopted_where_nobody_can_be_asked(
+    owners: Path, tmp_path: Path
+) -> None:
+    answered = ["--models-dir", "/none/m", "--listen", "::1", "--port", "8002", "--key", "none"]
+    done = install("--directory", str(tmp_path / "etc"), *answered, units=owners)
+    assert NO_PYTHON in done.stderr
+    script = f"{tmp_path}/home/sglang/start_mistral.sh"
+    assert f"    sglang.service (unknown) starts sglang by {script}, and serves " in done.stdout
+    assert "    tabbyapi.service (unknown) starts tabby, and serves Big-exl2\n" in done.stdout
+    assert "the router is put in front of them (--adopt no ignores them)" in done.stdout
+    settings = yaml.safe_load((tmp_path / "etc/group_vars/llm_servers.yml").read_text())
+    assert settings["llm_router_adopt"] is True
+    models = yaml.safe_load((tmp_path / "etc/models.yml").read_text())["models"]
+    assert {name: (entry["service"], entry["model_name"]) for name, entry in models.items()} == {
+        "mistral-awq": ("sglang.service", f"{tmp_path}/home/m/mistral-awq"),
+        "qwen-awq": ("sglang.service", f"{tmp_path}/home/m/qwen-awq"),
+        "Big-exl2": ("tabbyapi.service", "Big-exl2"),
+    }
+
+
+def test_units_of_engines_are_ignored_where_that_is_the_answer(
+    owners: Path, answers: Path, tmp_path: Path
+) -> None:
+    done = install(
+        *("--directory", str(tmp_path / "etc"), "--answers", str(answers), "--adopt", "no"),
+        units=owners,
+    )
+    assert "this machine has units of engines:" in done.stdout
+    settings = yaml.safe_load((tmp_path / "etc/group_vars/llm_servers.yml").read_text())
+    assert "llm_router_adopt" not in settings
+    models = yaml.safe_load((tmp_path / "etc/models.yml").read_text())["models"]
+    assert {entry["backend"] for entry in models.values()} == {"llamacpp"}
+
+
+def test_a_person_is_asked_whether_to_adopt(owners: Path, tmp_path: Path) -> None:
+    person, terminal = os.openpty()
+    typed = ["yes", "", str(tmp_path), "", "9000", "none", ""]
+    os.write(person, "".join(f"{line}\n" for line in typed).encode())
+    done = install("--directory", str(tmp_path / "etc"), stdin=terminal, units=owners)
+    os.close(terminal)
+    os.close(person)
+    assert "put the router in front of them (yes, no) [yes]: " in done.stderr
+    assert "Engines to install beside them" in done.stderr
+    settings = yaml.safe_load((tmp_path / "etc/group_vars/llm_servers.yml").read_text())
+    assert (settings["llm_router_adopt"], settings["llm_router_port"]) == (True, 9000)
+
+
+def test_folders_of_models_become_entries_of_the_engines_that_serve_them(
+    answers: Path, tmp_path: Path
+) -> None:
+    where = tmp_path / "models it's"
+    model(where / "Mistral-AWQ", "awq")
+    model(where / "deep/Mistral-AWQ", "gptq")
+    model(where / "Big-exl2", "exl2")
+    model(where / "Big-exl3", "exl3")
+    install(
+        *("--directory", str(tmp_path / "etc"), "--answers", str(answers)),
+        *("--engines", "tabbyapi,vllm,sglang"),
+    )
+    text = (tmp_path / "etc/models.yml").read_text()
+    models = yaml.safe_load(text)["models"]
+    assert models == {
+        "Big-exl2": {
+            "backend": "tabby",
+            "service": "tabbyapi-exl2.service",
+            "port": 5001,
+            "model_path": f"{where}/Big-exl2",
+        },
+        "Big-exl3": {
+            "backend": "tabby",
+            "service": "tabbyapi.service",
+            "model_path": f"{where}/Big-exl3",
+        },
+        "Mistral-AWQ": {
+            "backend": "vllm",
+            "service": "vllm@Mistral-AWQ.service",
+            "model_path": f"{where}/Mistral-AWQ",
+        },
+        "Mistral-AWQ-4": {
+            "backend": "tabby",
+            "service": "tabbyapi-exl2.service",
+            "port": 5001,
+            "model_path": f"{where}/deep/Mistral-AWQ",
+        },
+    }
+    assert "there is also" in text  # the folder whose config.json is empty
+    (tmp_path / "config.yml").write_text(f"models_file: {tmp_path}/etc/models.yml\n")
+    assert len(load_settings(tmp_path / "config.yml").models) == len(models)
+
+
 def test_a_models_yml_that_is_given_is_taken_as_it_is(tmp_path: Path) -> None:
     given = tmp_path / "mine.yml"
     given.write_text("models: {}  # none yet\n")
@@ -133,6 +269,12 @@ def test_a_generated_key_is_shown_once(answers: Path, tmp_path: Path) -> None:
     [
         (["--engines", "vlm"], "engines: this version has no role for vlm, but for llamacpp"),
         (["--models-dir", "models"], "models-dir: models is no absolute path"),
+        (["--import", "/none"], "import: /none cannot be read"),
+        (
+            ["--import", "/etc/passwd", "--models-file", "/etc/passwd"],
+            "import: models-file is given",
+        ),
+        (["--adopt", "maybe"], "adopt: maybe is neither yes nor no"),
         (["--port", "99999"], "port: 99999 is none"),
         (["--key", "none"], "key: whoever reaches 0.0.0.0 could use it without one: say generate"),
         (["--key", "secret"], "key: is generate, file:PATH, env:VARIABLE or none"),

@@ -16,7 +16,7 @@ from typing_extensions import Self
 
 from llm_router.config.schema import Model
 from llm_router.units import systemd
-from llm_router.units.base import UnitError, UnitState
+from llm_router.units.base import ManagerUnavailable, UnitError, UnitState
 from llm_router.units.dbus import BusUnavailable, UnitFacts
 from llm_router.units.systemd import SystemdUnits, state_of
 
@@ -57,6 +57,38 @@ async def test_without_a_bus_it_says_so_and_goes_on_trying(
                 await units.state(MODEL)
             with pytest.raises(UnitError, match="the helper cannot be reached"):
                 await units.start(MODEL)
+
+
+class Helper:
+    """Stops the units of these models alone, as the helper goes by models.yml."""
+
+    def __init__(self, names: list[str], fault: Exception | None = None) -> None:
+        self.names, self.fault, self.stopped = names, fault, list[str]()
+
+    async def stop(self, model: str, seconds: float) -> None:
+        if self.fault is not None:
+            raise self.fault
+        if model not in self.names:
+            raise UnitError(f"model {model!r} is not in models.yml")
+        self.stopped.append(model)
+
+
+@pytest.mark.anyio
+async def test_the_engine_of_a_renamed_model_is_stopped_by_the_name_of_now(tmp_path: Path) -> None:
+    """It ran before the router, so the helper has not started it for the old name."""
+    units = SystemdUnits({"m": MODEL}, str(tmp_path / "helper.sock"))
+    helper = Helper(["new", "other"])
+    units._helper = helper  # type: ignore[assignment]
+    with pytest.raises(UnitError, match=r"not in models\.yml"):
+        await units.stop(MODEL, 1)  # no other model has its unit
+    new = MODEL.model_copy(update={"name": "new"})
+    other = MODEL.model_copy(update={"name": "other", "service": "other.service"})
+    units.configure({"other": other, "new": new})
+    await units.stop(MODEL, 1)
+    assert helper.stopped == ["new"]
+    helper.fault = ManagerUnavailable("the helper cannot be reached")
+    with pytest.raises(ManagerUnavailable):
+        await units.stop(MODEL, 1)
 
 
 class Manager:
@@ -152,7 +184,7 @@ async def test_a_bus_that_was_away_for_long_is_tried_every_second(
             enough.set()
         await asyncio.sleep(0)
 
-    monkeypatch.setattr(systemd.anyio, "sleep", no_pause)
+    monkeypatch.setattr("llm_router.units.systemd.anyio.sleep", no_pause)
     with anyio.fail_after(5), caplog.at_level(logging.WARNING):
         async with SystemdUnits({"m": MODEL}, str(tmp_path / "helper.sock")):
             await enough.wait()

@@ -1,4 +1,7 @@
-"""``python -m tools.docs [--check]``: write docs/reference, or say which of its pages are stale."""
+"""``python -m tools.docs [--check]``: write the generated pages, or say which are stale.
+
+They are docs/reference, and README.md's table of versions.
+"""
 
 from __future__ import annotations
 
@@ -9,9 +12,11 @@ from pathlib import Path
 from tools.docs.ansible_pages import plugin_pages, role_pages
 from tools.docs.config_pages import config_pages
 from tools.docs.http_page import http_page
+from tools.docs.support import with_table
 
 ROOT = Path(__file__).resolve().parents[2]
 REFERENCE = ROOT / "docs/reference"
+README = ROOT / "README.md"
 
 
 def pages() -> dict[str, str]:
@@ -40,10 +45,17 @@ def main() -> int:
     options = parser.parse_args()
     wanted = pages()
     old = stale(wanted)
+    readme = README.read_text(encoding="utf-8")
+    table_is_old = with_table(readme) != readme
     if options.check:
+        if table_is_old:
+            print("README.md: its table of versions is stale; `make docs` writes it again")
         for name in old:
             print(f"docs/reference/{name} is stale; `make docs` writes it anew")
-        return 1 if old else 0
+        return 1 if old or table_is_old else 0
+    if table_is_old:
+        README.write_text(with_table(readme), encoding="utf-8")
+        print("wrote README.md")
     for name in old:
         path = REFERENCE / name
         if name not in wanted:

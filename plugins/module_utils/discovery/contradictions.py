@@ -47,9 +47,11 @@ def _of_what_runs(engine: Engine, mine: Mapping[str, Mapping[str, Any]]) -> Iter
     if not known and len(mine) == 1:
         known = [name for name, entry in mine.items() if _takes_its_name(entry)]
     if not known:
+        run = [name for name, entry in mine.items() if _runs(entry, engine)]
         yield (
             f"{engine.unit} serves {engine.serves} now, and none of its models in models.yml "
-            f"({', '.join(mine)}) is that: say `model_name: {engine.serves}` for the one that is, "
+            f"({', '.join(mine)}) is that: say `model_name: {engine.serves}` for "
+            f"{f'{run[0]}, whose script it runs' if len(run) == 1 else 'the one that is'}, "
             "or stop the unit first"
         )
     for name in known:
@@ -75,6 +77,11 @@ def _of_files(engine: Engine, mine: Mapping[str, Mapping[str, Any]]) -> Iterator
                 f"{engine.unit} reads {engine.tabby.config_file}, and a switch to {name} would "
                 f"write {path or 'nothing'}: say `config_file: {engine.tabby.config_file}`"
             )
+
+
+def _runs(entry: Mapping[str, Any], engine: Engine) -> bool:
+    script = entry.get("script")
+    return script is not None and script == engine.launch.script
 
 
 def _takes_its_name(entry: Mapping[str, Any]) -> bool:

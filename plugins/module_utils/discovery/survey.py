@@ -209,6 +209,11 @@ def engines(root: str = "/") -> list[Engine]:
     return _engines(_Host(Path(root)))
 
 
+def started_by(script: str) -> Launch | None:
+    """The engine that a start script starts; None where that cannot be read."""
+    return script_launch(script, {}, "", _Host(Path("/")).script)
+
+
 def read_text(path: str) -> str | None:
     """A small file's text; None where it cannot be read."""
     return _Host(Path("/")).read(path)

@@ -1,18 +1,27 @@
-"""Say who listens where the router will: ``port_holder.py HOST PORT UNIT``.
+"""Say who listens where a program of ours will.
 
-Prints one line for a person, or nothing where the port is free or UNIT has it. It runs on the host,
-with the Python that Ansible uses there, before anything is installed; it changes nothing.
+    port_holder.py HOST PORT UNIT     one line for a person, or nothing: the port is free or UNIT's
+    port_holder.py PLAN [MODELS_YML]  the same for each port of a plan, one line each
+
+PLAN is JSON: a list of {"what", "host", "port", "units"}; ``what`` is to listen there, as one of
+``units``. Units that MODELS_YML names may have the ports too: the router stops or keeps them.
+It runs on the host, with the Python that Ansible uses there, before anything is installed; it
+changes nothing.
 """
 
 import errno
+import json
 import os
 import re
 import socket
+import subprocess
 import sys
 from contextlib import suppress
 from pathlib import Path
 
 LISTENS = "0A"
+CONTAINERS = ("docker.service", "containerd.service", "podman.service")
+"""Units whose processes listen for what runs in a container."""
 
 
 def is_taken(host: str, port: int) -> bool:
@@ -65,12 +74,30 @@ def unit_of(pid: int) -> str:
     return ""
 
 
-def description(pids: "list[int]", unit: str) -> str:
-    """Who has the port and how to stop that; empty where ``unit`` has it."""
+def is_container(pid: int) -> bool:
+    """Whether ``pid`` runs in a container, or listens for one."""
+    with suppress(OSError):
+        group = Path(f"/proc/{pid}/cgroup").read_text()
+        return unit_of(pid) in CONTAINERS or re.search(r"/(docker|libpod)-", group) is not None
+    return False
+
+
+def is_active(units: "list[str]") -> bool:
+    """Whether systemd runs one of them."""
+    if not units:
+        return False
+    command = ["systemctl", "is-active", "--quiet", "--", *units]
+    with suppress(OSError, subprocess.TimeoutExpired):
+        return subprocess.run(command, check=False, timeout=10).returncode == 0
+    return False
+
+
+def description(pids: "list[int]", *own: str) -> str:
+    """Who has the port and how to stop that; empty where a unit of ``own`` has it."""
     if not pids:
         return "a process that cannot be seen from here has it (a container, for example); stop it"
     units = {unit_of(pid) for pid in pids}
-    if unit in units:
+    if units & set(own):
         return ""
     other = next(iter(sorted(units - {""})), "")
     if other:
@@ -81,7 +108,35 @@ def description(pids: "list[int]", unit: str) -> str:
     return f"process {pids[0]} ({name}) has it; stop it"
 
 
+def known_units(path: str) -> "list[str]":
+    """The units that a models.yml names; none where it is missing."""
+    with suppress(OSError):
+        return re.findall(r"[\w@.:\\-]+\.service", Path(path).read_text(errors="replace"))
+    return []
+
+
+def of_plan(plan: "list[dict[str, object]]", known: "list[str]") -> "list[str]":
+    """A line for each port that something else has."""
+    lines = []
+    for entry in plan:
+        host, port, units = str(entry["host"]), int(str(entry["port"])), entry["units"]
+        own = [str(unit) for unit in units] if isinstance(units, list) else []
+        if not is_taken(host, port):
+            continue
+        pids = holders(port)
+        if any(map(is_container, pids)) and is_active(own):
+            continue  # the unit's own container, whose processes are in no unit
+        said = description(pids, *own, *known)
+        if said:
+            lines.append(f"port {port} of {host}, {entry['what']}: {said}")
+    return lines
+
+
 def main() -> None:
+    if sys.argv[1].startswith("["):
+        known = known_units(sys.argv[2]) if len(sys.argv) > 2 else []
+        sys.stdout.writelines(f"{line}\n" for line in of_plan(json.loads(sys.argv[1]), known))
+        return
     host, port, unit = sys.argv[1], int(sys.argv[2]), sys.argv[3]
     if is_taken(host, port):
         said = description(holders(port), unit)

@@ -11,8 +11,12 @@ ENGINE = Path(__file__).resolve().parents[2] / "standin" / "engine.py"
 
 
 def become(engine: str, *, name: str, port: int, key: str = "") -> NoReturn:
-    """Serve ``name`` on ``port`` as ``engine`` would, after a second of loading."""
+    """Serve ``name`` on ``port`` as ``engine`` would, after a second of loading.
+
+    Tokens come slowly enough for a rate.
+    """
     arguments = ["--engine", engine, "--name", name, "--port", str(port), "--load", "1"]
+    arguments += ["--interval", "0.05"]
     if key:
         arguments += ["--api-key", key]
     os.execv(sys.executable, [sys.executable, "-S", "-E", str(ENGINE), *arguments])

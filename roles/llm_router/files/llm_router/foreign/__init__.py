@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from llm_router.discovery.commands import Launch
+from llm_router.discovery.identity import acting_as
 from llm_router.discovery.proposal import Proposal
+from llm_router.discovery.survey import engines, started_by
 from llm_router.foreign.errors import Unreadable
 from llm_router.foreign.llama_swap import is_llama_swap, read_llama_swap
 from llm_router.foreign.mapping import find_mapping, read_mapping, read_python
@@ -28,14 +31,20 @@ def read_foreign(path: Path, units: Units) -> Proposal:
         raise Unreadable(f"is not UTF-8 at byte {error.start}") from error
     if len(data) > MAX_FILE:
         raise Unreadable(f"has {len(data)} bytes, too many for a configuration file")
+
+    def started(script: str) -> Launch | None:
+        # the file names the script: its owner is shown nothing that he may not read himself
+        with acting_as(str(path.stat().st_uid)):
+            return started_by(script)
+
     if path.suffix == ".py":
         models, notes = read_python(text)
-        return read_mapping(models, notes, units)
+        return read_mapping(models, notes, engines(), started)
     document = read_yaml(text)
     if is_llama_swap(document):
         return read_llama_swap(document, units, path.parent)
     models, notes = find_mapping(document)
-    return read_mapping(models, notes, units)
+    return read_mapping(models, notes, engines(), started)
 
 
 __all__ = ["Units", "Unreadable", "read_foreign"]

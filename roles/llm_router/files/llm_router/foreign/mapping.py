@@ -1,19 +1,22 @@
 """An older kind of router's ``MODELS``: name → backend, script, service, model_name.
 
 It stands in a Python file as a dict literal, or in a config.json. Of a Python file the literal is
-read; nothing in it runs.
+read; nothing in it runs. What an entry leaves open and this host's units and start scripts say is
+filled in.
 """
 
 from __future__ import annotations
 
 import ast
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from llm_router.config.schema import Backend, ModelEntry
-from llm_router.discovery.proposal import Entry, Proposal, short_name
+from llm_router.discovery.commands import Launch
+from llm_router.discovery.proposal import DEFAULT_PORTS, Entry, Proposal, short_name
+from llm_router.discovery.survey import Engine
+from llm_router.engine_files import EngineDirs, EngineSpec, config_path
 from llm_router.foreign.errors import Unreadable
-from llm_router.foreign.yaml_file import Units
 
 _BACKENDS: dict[str, Backend] = {
     "sglang": "sglang",
@@ -34,6 +37,8 @@ _OTHER_NAMES = {
     "path": "model_path",
     "served_model_name": "model_name",
 }
+Started = Callable[[str], Launch | None]
+"""The engine that a start script starts; None where the script cannot be read."""
 _FOLDED = ("models", "MODELS", "model_map", "MODEL_MAP")
 
 
@@ -126,8 +131,16 @@ def find_mapping(document: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]
     )
 
 
-def read_mapping(models: Mapping[str, Any], notes: list[str], units: Units) -> Proposal:
-    """The entries, their keys' names and values as models.yml has them."""
+def read_mapping(
+    models: Mapping[str, Any],
+    notes: list[str],
+    engines: Sequence[Engine] = (),
+    started: Started = lambda _: None,
+) -> Proposal:
+    """The entries, their keys' names and values as models.yml has them.
+
+    ``engines`` are this host's units: they and the scripts fill in what an entry leaves open.
+    """
     entries = []
     notes = list(notes)
     for name, said in models.items():
@@ -156,5 +169,41 @@ def read_mapping(models: Mapping[str, Any], notes: list[str], units: Units) -> P
             notes.append(
                 f"{name}: is called {mine} here, as a model's name may not have what that one has"
             )
-        entries.append(Entry(mine, fields))
+        found = next((one for one in engines if one.unit == fields.get("service")), None)
+        comments = _fill_in(mine, fields, found, started)
+        entries.append(Entry(mine, fields, tuple(comments)))
     return Proposal(tuple(entries), tuple(notes))
+
+
+def _fill_in(
+    name: str, fields: dict[str, Any], found: Engine | None, started: Started
+) -> Iterator[str]:
+    """Add the engine's own name for the model, its port and TabbyAPI's file; say from where."""
+    script = fields.get("script")
+    launch = _launch(str(script), found, started) if script else found.launch if found else None
+    if script and launch is None:
+        yield (
+            f"{script} cannot be read here, or starts no known engine: the router takes the name "
+            "that the engine lists."
+        )
+    if launch is None or launch.backend != fields["backend"]:
+        return
+    # without a name of its own an engine is called by its model's path, but for these two
+    upstream = launch.served_name if launch.backend in ("llamacpp", "tabby") else launch.name
+    if upstream not in ("", name) and not launch.unknown and "model_name" not in fields:
+        fields["model_name"] = upstream
+        yield f"The model_name is that of {script or fields['service']}."
+    if launch.port and "port" not in fields and launch.port != DEFAULT_PORTS[launch.backend]:
+        fields["port"] = launch.port
+        yield f"The port is that of {script or fields['service']}."
+    if found and found.tabby and found.tabby.config_file and "config_file" not in fields:
+        ours = config_path(EngineSpec(name, "tabby", found.unit), EngineDirs())
+        if found.tabby.config_file != ours:
+            fields["config_file"] = found.tabby.config_file
+            yield f"{found.unit} reads this config_file."
+
+
+def _launch(script: str, found: Engine | None, started: Started) -> Launch | None:
+    """What the script starts; its unit's environment counts where the unit is here."""
+    known = (found.launch, *found.scripts) if found else ()
+    return next((launch for launch in known if launch.script == script), None) or started(script)

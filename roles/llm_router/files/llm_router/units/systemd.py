@@ -16,7 +16,14 @@ from typing_extensions import Self
 from llm_router.config.schema import Model
 from llm_router.engines.compilers import program_of
 from llm_router.helper.client import HelperClient
-from llm_router.units.base import Active, UnitError, Units, UnitState, release_in
+from llm_router.units.base import (
+    Active,
+    ManagerUnavailable,
+    UnitError,
+    Units,
+    UnitState,
+    release_in,
+)
 from llm_router.units.dbus import BusUnavailable, ManagerError, SystemdManager, UnitFacts
 
 HELPER_UNIT = "llm-router-helper.socket"
@@ -66,6 +73,7 @@ class SystemdUnits(Units):
     ) -> None:
         super().__init__()
         self._names: dict[str, None] = {}
+        self._models: Mapping[str, Model] = {}
         self._dirty = _Dirty(())
         self._socket = Path(helper_socket)
         self._helper = HelperClient(helper_socket)
@@ -78,6 +86,7 @@ class SystemdUnits(Units):
 
     def configure(self, models: Mapping[str, Model]) -> None:
         """Watch the units of ``models`` too. Those of before are watched on: they may run yet."""
+        self._models = models
         for name in (model.unit for model in models.values()):
             if name not in self._names:
                 self._names[name] = None
@@ -105,7 +114,23 @@ class SystemdUnits(Units):
         await self._helper.start(model.name, model.timeout or self._start_timeout)
 
     async def stop(self, model: Model, timeout: float) -> None:  # noqa: ASYNC109
-        await self._helper.stop(model.name, timeout)
+        try:
+            await self._helper.stop(model.name, timeout)
+        except ManagerUnavailable:
+            raise
+        except UnitError:
+            # The helper stops what it has started, and units that models.yml names. An engine that
+            # ran before the router and whose model was renamed is neither by its old name.
+            renamed = self._other_name(model)
+            if renamed is None:
+                raise
+            await self._helper.stop(renamed, timeout)
+
+    def _other_name(self, model: Model) -> str | None:
+        """A model of now that has the unit of a removed one."""
+        if model.name in self._models:
+            return None
+        return next((name for name, m in self._models.items() if m.unit == model.unit), None)
 
     async def log_tail(
         self, model: Model, lines: int = 20, since: float | None = None
