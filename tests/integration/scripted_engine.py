@@ -8,6 +8,7 @@ from __future__ import annotations
 import base64
 import json
 import socket
+import struct
 import sys
 import threading
 import time
@@ -68,6 +69,15 @@ class Scripted:
         """When it began to send each piece of its last held answer, by `time.monotonic`."""
         return [float(line) for line in (self._dir / "sent").read_text().splitlines()]
 
+    def connections(self) -> int:
+        """How many were made to it."""
+        path = self._dir / "connections"
+        return path.stat().st_size if path.exists() else 0
+
+    def forget_connections(self) -> None:
+        """It resets each connection of now as soon as a request comes over it."""
+        (self._dir / "forgotten").write_text(str(time.monotonic()))
+
     def whole(self, status: str, *fields: str, body: bytes = b"") -> None:
         """It answers with a body of a known length."""
         head = [f"HTTP/1.1 {status}", *fields, f"content-length: {len(body)}", "", ""]
@@ -99,6 +109,10 @@ def serve(port: int, directory: Path, names: list[str]) -> None:
     probe %= len(models), models
 
     def talk(connection: socket.socket) -> None:
+        made = time.monotonic()
+        with (directory / "connections").open("ab") as file:
+            file.write(b".")
+        forgotten = directory / "forgotten"
         got = b""
         while True:
             while b"\r\n\r\n" not in got:
@@ -106,6 +120,10 @@ def serve(port: int, directory: Path, names: list[str]) -> None:
                 if not data:
                     return
                 got += data
+            if forgotten.exists() and made < float(forgotten.read_text()):
+                connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                connection.close()
+                return
             head, _, got = got.partition(b"\r\n\r\n")
             length = 0
             for line in head.lower().split(b"\r\n"):
