@@ -14,7 +14,7 @@ BIN := .venv/bin
 PYTEST := $(BIN)/pytest
 REPORTS := .cache/reports
 MODULE := PYTHONPATH="$(CURDIR):$(CURDIR)/roles/llm_router/files" $(BIN)/python -m
-TYPED := $(wildcard tests/gpu tests/unit tests/integration tests/soak tests/hostile tests/hosts tests/docs tests/monitoring tests/standin tests/uninstall tests/llamacpp bench demo tools)
+TYPED := $(wildcard tests/gpu tests/unit tests/integration tests/soak tests/hostile tests/conformance tests/hosts tests/docs tests/monitoring tests/standin tests/uninstall tests/llamacpp bench demo tools)
 
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 export ANSIBLE_COLLECTIONS_PATH := $(CURDIR)/.cache/collections
@@ -80,6 +80,12 @@ test-hostile: env ## engines that misbehave, beside good streams: what their cli
 	@$(PYTEST) -q --junit-xml=$(REPORTS)/test-hostile.xml tests/hostile $(ARGS)
 hostile-table: env ## docs/faults.md's table of engines that misbehave, from a run of test-hostile
 	@HOSTILE_TABLE=write $(PYTEST) -q tests/hostile $(ARGS)
+test-conformance: env ## nightly: test suites of other projects, at a server directly and through the router (ARGS=httplint: one of them)
+	@tools/bootstrap conformance
+	@$(MODULE) tests.conformance.run $(ARGS)
+conformance-table: env ## the tables of docs/conformance.md, from a run of test-conformance
+	@tools/bootstrap conformance
+	@$(MODULE) tests.conformance.run --write $(ARGS)
 test-ui: env ## the dashboard and engines' pages in a real browser; without Chromium it is skipped, in CI it fails
 	@tools/bootstrap chromium || echo "test-ui: no Chromium, so its tests are skipped (in CI they fail)"
 	@$(PYTEST) -q -m ui --junit-xml=$(REPORTS)/test-ui.xml tests/integration/test_dashboard.py tests/integration/test_engine_pages.py \

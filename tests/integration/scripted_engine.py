@@ -8,6 +8,7 @@ from __future__ import annotations
 import base64
 import json
 import socket
+import struct
 import sys
 import threading
 import time
@@ -18,6 +19,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .conftest import Router
 
+HELD = 20.0
+"""Seconds until it goes on by itself with an answer that is held."""
 JSON_HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\n"
 
 
@@ -40,16 +43,40 @@ class Scripted:
         model = {"backend": "command", "port": self.port, "command": command, "warm_up": False}
         return {**model, **more}
 
-    def answers(self, *pieces: bytes, close: bool = False, pause: float = 0.0) -> None:
-        """From now on it sends these pieces, ``pause`` seconds apart; then it may close."""
+    def answers(
+        self, *pieces: bytes, close: bool = False, pause: float = 0.0, held: bool = False
+    ) -> None:
+        """From now on it sends these pieces, ``pause`` seconds apart; then it may close.
+
+        ``held``: it sends each piece only after `go_on` was called for the one before.
+        """
         said = {
             "pieces": [base64.b64encode(piece).decode() for piece in pieces],
             "close": close,
             "pause": pause,
+            "held": held,
         }
         path = self._dir / "answer.new"
         path.write_text(json.dumps(said))
         path.rename(self._dir / "answer")
+
+    def go_on(self) -> None:
+        """It sends the next piece of an answer that is held."""
+        with (self._dir / "go").open("ab") as file:
+            file.write(b".")
+
+    def sent_at(self) -> list[float]:
+        """When it began to send each piece of its last held answer, by `time.monotonic`."""
+        return [float(line) for line in (self._dir / "sent").read_text().splitlines()]
+
+    def connections(self) -> int:
+        """How many were made to it."""
+        path = self._dir / "connections"
+        return path.stat().st_size if path.exists() else 0
+
+    def forget_connections(self) -> None:
+        """It resets each connection of now as soon as a request comes over it."""
+        (self._dir / "forgotten").write_text(str(time.monotonic()))
 
     def whole(self, status: str, *fields: str, body: bytes = b"") -> None:
         """It answers with a body of a known length."""
@@ -82,6 +109,10 @@ def serve(port: int, directory: Path, names: list[str]) -> None:
     probe %= len(models), models
 
     def talk(connection: socket.socket) -> None:
+        made = time.monotonic()
+        with (directory / "connections").open("ab") as file:
+            file.write(b".")
+        forgotten = directory / "forgotten"
         got = b""
         while True:
             while b"\r\n\r\n" not in got:
@@ -89,6 +120,10 @@ def serve(port: int, directory: Path, names: list[str]) -> None:
                 if not data:
                     return
                 got += data
+            if forgotten.exists() and made < float(forgotten.read_text()):
+                connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                connection.close()
+                return
             head, _, got = got.partition(b"\r\n\r\n")
             length = 0
             for line in head.lower().split(b"\r\n"):
@@ -103,9 +138,19 @@ def serve(port: int, directory: Path, names: list[str]) -> None:
             with (directory / "requests").open("ab") as file:
                 file.write(base64.b64encode(head + b"\r\n\r\n" + body) + b"\n")
             said = json.loads((directory / "answer").read_text())
-            for piece in said["pieces"]:
+            go, sent = directory / "go", directory / "sent"
+            go.write_bytes(b"")
+            sent.write_bytes(b"")
+            for number, piece in enumerate(said["pieces"], 1):
+                if said["held"]:
+                    with sent.open("a") as file:
+                        file.write(f"{time.monotonic()}\n")
                 connection.sendall(base64.b64decode(piece))
                 time.sleep(said["pause"])
+                held = said["held"] and number < len(said["pieces"])
+                until = time.monotonic() + HELD if held else 0.0
+                while go.stat().st_size < number and time.monotonic() < until:
+                    time.sleep(0.0005)
             if said["close"]:
                 connection.close()
                 return

@@ -3,8 +3,10 @@ what docs/api.md says."""
 
 from __future__ import annotations
 
+import http.client
 import json
 import socket
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -180,3 +182,90 @@ def test_an_answer_through_the_router_is_the_engines(
 
     if not rewritten:
         assert seen(through) == seen(direct)
+
+
+PATIENCE = 5.0
+"""Seconds until a piece that has not come is one that was held back."""
+MAX_LATE = 0.05
+"""Seconds by which the router may delay the median piece, beyond the direct way."""
+
+
+@st.composite
+def streams(draw: st.DrawFn) -> tuple[str, str, list[bytes], str, bool]:
+    """A path, and what an engine flushes: a type, pieces, a framing, whether its head is first."""
+    path = draw(st.sampled_from([CHAT, "/v1/completions", "/v1/embeddings", OWN + CHAT]))
+    kinds = ["text/event-stream", "application/x-ndjson", "audio/mpeg", "text/plain"]
+    kind = draw(st.sampled_from(kinds))
+    if kind == "text/event-stream":
+        # whole events: the router may hold half an event until the rest is here
+        groups = draw(st.lists(st.lists(EVENTS, min_size=1, max_size=3), min_size=1, max_size=5))
+        pieces = [b"".join(group) for group in groups]
+        pieces += [_event({}, finish="stop"), b"data: [DONE]\n\n"]
+    else:
+        pieces = draw(st.lists(st.binary(min_size=1, max_size=300), min_size=1, max_size=6))
+    framing = draw(st.sampled_from(["length", "chunked", "close"]))
+    return path, kind, pieces, framing, draw(st.booleans())
+
+
+def piece_by_piece(
+    port: int, path: str, pieces: list[bytes], engine: Scripted, *, head_first: bool
+) -> list[float]:
+    """Ask an engine that flushes a piece only when the client has the one before.
+
+    Returns by how many seconds each came later than it was flushed.
+    """
+    client = http.client.HTTPConnection("127.0.0.1", port, timeout=PATIENCE)
+    asked = {"model": "a", "stream": True, "stream_options": {"include_usage": True}}
+    client.request("POST", path, json.dumps(asked), {"content-type": "application/json"})
+    what, came = "head", []
+    try:
+        answer = client.getresponse()
+        if head_first:
+            came.append(time.monotonic())
+            engine.go_on()
+        for number, piece in enumerate(pieces):
+            what, got = f"piece {number}", b""
+            while len(got) < len(piece):
+                part = answer.read1(len(piece) - len(got))
+                assert part, f"{what} was cut off after {got!r}"
+                got += part
+            came.append(time.monotonic())
+            assert got == piece
+            engine.go_on()
+        assert answer.read() == b""
+    except TimeoutError:
+        pytest.fail(f"{path}: the {what} of {pieces} was held back")
+    finally:
+        client.close()
+    return [there - sent for there, sent in zip(came, engine.sent_at(), strict=False)]
+
+
+def test_no_piece_of_an_answer_waits_for_the_next_one(both: tuple[Router, Scripted]) -> None:
+    router, engine = both
+    late: dict[str, list[float]] = {"direct": [], "through": []}
+
+    @settings(
+        max_examples=60, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True
+    )
+    @given(streams())
+    def each(stream: tuple[str, str, list[bytes], str, bool]) -> None:
+        path, kind, pieces, framing, head_first = stream
+        fields = ["HTTP/1.1 200 OK", f"content-type: {kind}"]
+        sent, end = list(pieces), [b""]
+        if framing == "length":
+            fields.append(f"content-length: {sum(map(len, pieces))}")
+        elif framing == "chunked":
+            fields.append("transfer-encoding: chunked")
+            sent = [b"%x\r\n%b\r\n" % (len(piece), piece) for piece in pieces]
+            end = [b"0\r\n\r\n"]
+        head = "\r\n".join([*fields, "", ""]).encode()
+        sent = [head, *sent] if head_first else [head + sent[0], *sent[1:]]
+        engine.answers(*sent, *end, close=True, held=True)
+        ways = {"direct": (engine.port, path.removeprefix(OWN)), "through": (router.port, path)}
+        for way, (port, asked) in ways.items():
+            late[way] += piece_by_piece(port, asked, pieces, engine, head_first=head_first)
+
+    each()
+    direct, through = (sorted(times)[len(times) // 2] for times in late.values())
+    print(f"median of {len(late['through'])} pieces: {direct:.4f} s, {through:.4f} s through")
+    assert through < direct + MAX_LATE

@@ -8,6 +8,7 @@ import socket
 import subprocess
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import httpx
@@ -123,6 +124,32 @@ def test_events_are_read_whatever_their_line_ends_and_their_types_case(
         assert piece.rstrip(b"\r\n") in text
     assert len(times) > 3, "events go out as they come"
     assert got.endswith(b"\r\n0\r\n\r\n")
+
+
+def test_an_engine_that_forgot_all_kept_connections_is_asked_over_a_new_one(
+    bare: tuple[Router, Scripted],
+) -> None:
+    """Six are kept, and each is reset at its next request: the second attempt must not use one."""
+    router, engine = bare
+    engine.stream(event("one "), event(None), DONE, pause=0.3)
+    asked = {**BODY, "stream": True}
+    made = engine.connections()
+    with ThreadPoolExecutor(6) as pool:
+        url = router.url + CHAT
+        six = [pool.submit(httpx.post, url, json=asked, timeout=20) for _ in range(6)]
+        assert {answer.result().status_code for answer in six} == {200}
+    made = engine.connections() - made
+    assert made >= 5, "they are answered at the same time, all but one over a connection of its own"
+    engine.forget_connections()
+    body = b'{"choices": [{"index": 0}]}'
+    engine.whole("200 OK", "content-type: application/json", body=body)
+    before = len(engine.asked())
+    for _ in range(2):
+        answer = httpx.post(router.url + CHAT, json=BODY, timeout=20)
+        assert answer.status_code == 200, answer.text
+        assert answer.content == body
+    assert len(engine.asked()) == before + 2
+    assert router.health()["status"] == "healthy"
 
 
 def test_what_comes_behind_the_end_of_a_stream_goes_on(bare: tuple[Router, Scripted]) -> None:

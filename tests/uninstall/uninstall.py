@@ -49,6 +49,8 @@ RUNNING = (
     "systemctl list-units --all --full --plain --no-legend --type=service "
     "'llamacpp*' 'sglang*' 'vllm*' | awk '$3 != \"inactive\" && $3 != \"failed\" {print $1}'"
 )
+OLD = {"focal"}
+"""Releases with Python 3.8."""
 OURS = ["llamacpp@a.service", r"llamacpp@b\x2dc.service", "sglang.service", "vllm.service"]
 THEIRS = ["llamacpp-own.service", "sglang@mine.service"]
 
@@ -85,9 +87,17 @@ def ssh(name: str, command: str) -> str:
     return run("tests/hosts/hosts.py", "ssh", name, "--", command)
 
 
+def ansible(name: str) -> str:
+    """The program that manages this host: the newest Ansible needs Python 3.9 there."""
+    if name.removeprefix("gone") not in OLD:
+        return "ansible-playbook"
+    run("tools/bootstrap", "old")
+    return ".cache/venvs/old/bin/ansible-playbook"
+
+
 def uninstall(name: str, *arguments: str, fails: bool = False) -> str:
     return run(
-        "ansible-playbook",
+        ansible(name),
         "playbooks/uninstall.yml",
         "--inventory=.cache/hosts/inventory.yml",
         f"--limit={name}",
