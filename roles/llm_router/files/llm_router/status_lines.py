@@ -18,13 +18,20 @@ _LINE = (
 # whole lines alone, and no two ways to read them: this runs on text that others chose
 _HEAD = re.compile(rf"\A(?:{_LINE}(?:\n+|\Z))+")
 _FOOTER = re.compile(r"⚡ \d+\.\d tok/s \(~\d+ tokens in \d+\.\d+s\)")
+_WORDS = (b" Switching to ", b" Loading model... ", b" Waiting for ", b" Model ready! (", b" tok")
+_ESCAPED_WORD = b"\\u00"
 _MARKS = tuple(mark.encode() for mark in "🔄⏳✅⚡")
 _ESCAPED = re.compile(rb"\\u(?i:d83d|23f3|2705|26a1)")
 
 
 def may_have_lines(raw: bytes) -> bool:
-    """Whether JSON has the first character of such a line, as it is or escaped. Fast."""
-    return any(mark in raw for mark in _MARKS) or _ESCAPED.search(raw) is not None
+    """Whether JSON has the words and the first character of such a line, as they are or escaped.
+    Fast: text without the words is not searched for the characters."""
+    if not any(word in raw for word in _WORDS) and _ESCAPED_WORD not in raw:
+        return False
+    if not raw.isascii() and any(mark in raw for mark in _MARKS):
+        return True
+    return _ESCAPED.search(raw) is not None
 
 
 def strip_status(messages: Any) -> tuple[Any, bool]:
