@@ -118,7 +118,6 @@ class Proxy:
             held = services.hold_body(caller)
             raw = await read_body(
                 line,
-                receive,
                 limit=limits.max_body,
                 idle=limits.client_timeout,
                 total=limits.body_timeout,

@@ -38,7 +38,7 @@ from llm_router.json_members import Members, check, split
 
 LARGE = 100_000
 """Bytes. A smaller body holds the event loop for a few milliseconds at most."""
-AT_ONCE = 1024 * 1024
+AT_ONCE = 256 * 1024
 """Bytes that are looked at in one turn of the event loop."""
 MOST_OBJECTS = 50_000
 """Objects in a body that the event loop has time for."""
