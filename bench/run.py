@@ -115,11 +115,12 @@ def alone(peer: peers.Peer, running: list[peers.Peer]) -> Iterator[None]:
 def _family(pid: int) -> list[int]:
     """The process and its children, but for the engine, which is nobody's cost."""
     found = [pid]
-    children = Path(f"/proc/{pid}/task/{pid}/children").read_text(encoding="ascii")
-    for child in children.split():
+    # a child belongs to the thread that started it
+    for path in Path(f"/proc/{pid}/task").glob("*/children"):
         with suppress(OSError):
-            if b"bench.engine" not in Path(f"/proc/{child}/cmdline").read_bytes():
-                found.append(int(child))
+            for child in path.read_text(encoding="ascii").split():
+                if b"bench.engine" not in Path(f"/proc/{child}/cmdline").read_bytes():
+                    found.append(int(child))
     return found
 
 

@@ -40,6 +40,8 @@ LARGE = 100_000
 """Bytes. A smaller body holds the event loop for a few milliseconds at most."""
 AT_ONCE = 256 * 1024
 """Bytes that are looked at in one turn of the event loop."""
+FEW = 16
+"""Marks that are looked for one by one."""
 MOST_OBJECTS = 50_000
 """Objects in a body that the event loop has time for."""
 WITHIN = 30.0
@@ -216,9 +218,9 @@ async def _is_light(raw: bytes | bytearray) -> bool:
         end = min(start + AT_ONCE, len(raw))
         if start:
             await asyncio.sleep(0)
-        objects += raw.count(b"{", start, end)
-        if len(raw) > MOST_VALUES:  # a value and its mark are two bytes
-            others += raw.count(b",", start, end) + raw.count(b"[", start, end)
+        objects += _count(raw, b"{", start, end)
+        if len(raw) > 2 * MOST_VALUES:  # a value takes two bytes with what separates it
+            others += _count(raw, b",", start, end) + _count(raw, b"[", start, end)
         # each name has a colon, and a comma or a bracket before it
         if objects > MOST_OBJECTS or objects + others > MOST_VALUES // 2:
             return False
@@ -228,3 +230,14 @@ async def _is_light(raw: bytes | bytearray) -> bool:
         except UnicodeDecodeError:
             return False
     return True
+
+
+def _count(raw: bytes | bytearray, mark: bytes, start: int, end: int) -> int:
+    """As `bytes.count`, which takes a third of a millisecond for a megabyte; text that has few of
+    these, as a picture, is passed over ten times as fast."""
+    at = start - 1
+    for found in range(FEW):
+        at = raw.find(mark, at + 1, end)
+        if at < 0:
+            return found
+    return FEW + raw.count(mark, at + 1, end)
