@@ -17,7 +17,7 @@ MOST_SEARCHED = 100_000
 _LONGEST_ROLE = 64
 """Bytes; `assistant` with each character escaped is shorter."""
 
-_ASSISTANT = b'"assistant"'
+_ASSISTANT = Raw(b'"assistant"')
 
 _objects = msgspec.json.Decoder(list[dict[str, Raw]]).decode
 _object = msgspec.json.Decoder(dict[str, Raw]).decode
@@ -66,11 +66,14 @@ def _is_background(message: Members, pattern: str) -> bool:
 def _is_marked(message: Members) -> bool:
     """Whether it may be the assistant's, with lines of the router."""
     role, content = message.get("role"), message.get("content")
-    if role is None or content is None or len(role) > _LONGEST_ROLE:
+    if role is None or content is None:
         return False
-    text = bytes(role)
-    if text != _ASSISTANT and (b"\\" not in text or from_json(text) != "assistant"):
-        return False
+    if role != _ASSISTANT:
+        if len(role) > _LONGEST_ROLE:
+            return False
+        text = bytes(role)
+        if b"\\" not in text or from_json(text) != "assistant":
+            return False
     return may_have_lines(bytes(content))
 
 
