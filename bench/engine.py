@@ -20,6 +20,7 @@ import time
 from typing import cast
 
 _WISH = re.compile(rb"tokens=(\d+) interval=([\d.]+)")
+_DIMENSIONS = re.compile(rb"dimensions=(\d+)")
 _LENGTH = re.compile(rb"content-length: *(\d+)", re.IGNORECASE)
 AT_ONCE = 1
 """Events that are written before anybody else has a turn."""
@@ -30,6 +31,7 @@ class Sayings:
 
     def __init__(self, name: str) -> None:
         self.name = name
+        self._vectors: dict[tuple[int, int], bytes] = {}
         begin = (
             f'data: {{"id":"bench-1","object":"chat.completion.chunk","created":1,"model":"{name}",'
         )
@@ -66,6 +68,20 @@ class Sayings:
             f'"choices":[{choice}"finish_reason":"stop"}}],"usage":{usage}}}'
         )
         return answer(body)
+
+    def vectors(self, count: int, dimensions: int) -> bytes:
+        """An answer with vectors, made once."""
+        made = self._vectors.get((count, dimensions))
+        if made is None:
+            vector = ",".join(["-0.01234567"] * dimensions)
+            data = ",".join(
+                f'{{"object":"embedding","index":{index},"embedding":[{vector}],"note":"@"}}'
+                for index in range(count)
+            )
+            usage = f'"usage":{{"prompt_tokens":{count},"total_tokens":{count}}}'
+            made = answer(f'{{"object":"list","data":[{data}],"model":"{self.name}",{usage}}}')
+            self._vectors[count, dimensions] = made
+        return made
 
 
 def chunk(data: bytes) -> bytes:
@@ -130,8 +146,12 @@ class Engine(asyncio.Protocol):
         wish = _WISH.search(request)
         tokens = int(wish[1]) if wish else 1
         interval = float(wish[2]) if wish else 0.0
+        dimensions = _DIMENSIONS.search(request, 0, 4096)
+        if dimensions:
+            self._transport.write(say.vectors(tokens, int(dimensions[1])))
+            return
         # how a client writes true is its own affair
-        stream = re.search(rb'"stream": ?true', request)
+        stream = b'"stream": true' in request or b'"stream":true' in request
         if not stream:
             self._transport.write(say.whole(tokens))
             return

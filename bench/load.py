@@ -40,6 +40,12 @@ class Wish:
     stream: bool = True
     pad: int = 0
     """Bytes of an image in the request."""
+    messages: int = 0
+    """Messages before the last one, as an agent's transcript has them, with tools."""
+    inputs: list[int] = field(default_factory=list)
+    """Texts to embed in a request, for one connection after the other."""
+    dimensions: int = 64
+    """Of each text's vector."""
     stall: float = 0.0
     """Nothing is read of an answer for so long."""
     cpus: list[int] = field(default_factory=list)
@@ -61,19 +67,54 @@ class Load:
     """The beginning of an answer that was not as wished."""
 
 
-def request(wish: Wish) -> bytes:
-    """The bytes of a request."""
-    text: Any = f"tokens={wish.tokens} interval={wish.interval:g}"
+def transcript(messages: int) -> dict[str, Any]:
+    """What an agent sends with each step: 1,200 messages have 2 MB."""
+    code = 'def read(path):\n    with open(path) as file:\n        return file.read("é")\n' * 20
+    turns: list[dict[str, Any]] = []
+    for number in range(messages // 3):
+        function = {"name": "read", "arguments": json.dumps({"path": f"/src/{number}.py"})}
+        call = {"id": f"call_{number}", "type": "function", "function": function}
+        turns += [
+            {"role": "user", "content": f"Look at file {number} 🙂. " + code},
+            {"role": "assistant", "content": "✅ Here it is.\n" + code, "tool_calls": [call]},
+            {"role": "tool", "tool_call_id": f"call_{number}", "content": code},
+        ]
+    properties = {
+        name: {"type": "string", "description": "The path of a file, from the root. " * 4}
+        for name in ("path", "text", "pattern")
+    }
+    parameters = {"type": "object", "properties": properties, "required": ["path"]}
+    tools = [
+        {
+            "type": "function",
+            "function": {"name": f"tool_{number}", "description": code, "parameters": parameters},
+        }
+        for number in range(20)
+    ]
+    return {"messages": turns, "tools": tools}
+
+
+def body(wish: Wish, inputs: int = 0) -> dict[str, Any]:
+    """A request's body."""
+    text: Any = f"tokens={inputs or wish.tokens} interval={wish.interval:g}"
+    if inputs:
+        texts = [f"dimensions={wish.dimensions} {text}"] + ["a text to find again " * 8] * inputs
+        return {"model": "bench", "input": texts[:inputs]}
     if wish.pad:
         image = {"url": "data:image/png;base64," + "iVBORw0K" * (wish.pad // 8)}
         text = [{"type": "text", "text": text}, {"type": "image_url", "image_url": image}]
-    body = {
-        "model": "bench",
-        "stream": wish.stream,
-        "messages": [{"role": "user", "content": text}],
-        "temperature": 0.7,
-    }
-    raw = json.dumps(body).encode()
+    made = {"model": "bench", "stream": wish.stream, "temperature": 0.7}
+    last = {"role": "user", "content": text}
+    if not wish.messages:
+        return {**made, "messages": [last]}
+    before = transcript(wish.messages)
+    # the engine looks for its orders from the beginning on
+    return {**made, **before, "messages": [last, *before["messages"]]}
+
+
+def request(wish: Wish, inputs: int = 0) -> bytes:
+    """The bytes of a request."""
+    raw = json.dumps(body(wish, inputs)).encode()
     head = (
         f"POST {wish.path} HTTP/1.1\r\nhost: 127.0.0.1:{wish.port}\r\n"
         f"authorization: Bearer {wish.key or 'none'}\r\ncontent-type: application/json\r\n"
@@ -85,8 +126,9 @@ def request(wish: Wish) -> bytes:
 class Client(asyncio.Protocol):
     """One connection and its requests."""
 
-    def __init__(self, wish: Wish, raw: bytes, load: Load, until: float) -> None:
+    def __init__(self, wish: Wish, raw: bytes, expected: int, load: Load, until: float) -> None:
         self._wish, self._raw, self._load, self._until = wish, raw, load, until
+        self._expected = expected
         self._loop = asyncio.get_running_loop()
         self.ended: asyncio.Future[None] = self._loop.create_future()
 
@@ -140,11 +182,11 @@ class Client(asyncio.Protocol):
         return self._last == b"0\r\n\r\n"
 
     def _next(self) -> None:
-        load, wish = self._load, self._wish
+        load = self._load
         load.requests += 1
         load.tokens += self._tokens
-        if self._tokens != wish.tokens:
-            load.lost += max(0, wish.tokens - self._tokens)
+        if self._tokens != self._expected:
+            load.lost += max(0, self._expected - self._tokens)
             load.failed += 1
             load.said = load.said or self._first.decode("latin-1")
         if time.monotonic() < self._until:
@@ -160,7 +202,7 @@ class Client(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         if not self.ended.done():
             self._load.failed += 1
-            self._load.lost += self._wish.tokens - self._tokens
+            self._load.lost += self._expected - self._tokens
             self._load.said = self._load.said or f"connection lost: {exc} {self._first!r}"
             self._end()
 
@@ -168,7 +210,8 @@ class Client(asyncio.Protocol):
 async def measure(wish: Wish) -> Load:
     """Run it."""
     loop = asyncio.get_running_loop()
-    load, raw = Load(), request(wish)
+    load = Load()
+    requests = {count: request(wish, count) for count in wish.inputs or [0]}
     began = time.monotonic()
     until = began + wish.seconds
 
@@ -181,7 +224,8 @@ async def measure(wish: Wish) -> Load:
                 # sender then waits for its persist timer, 0.2 s and more, for each small window
                 made.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 256 * 1024)
             await loop.sock_connect(made, ("127.0.0.1", wish.port))
-            client = Client(wish, raw, load, until)
+            inputs = wish.inputs[number % len(wish.inputs)] if wish.inputs else 0
+            client = Client(wish, requests[inputs], inputs or wish.tokens, load, until)
             await loop.create_connection(lambda: client, sock=made.dup())
         await client.ended
 

@@ -333,9 +333,40 @@ def litellm(engine: int, cpu: int | None) -> Peer:
     return peer
 
 
+def llama_swap(engine: int, cpu: int | None) -> Peer:
+    """llama-swap, where ``LLAMA_SWAP`` names its program: with a key, and its log off."""
+    binary = os.environ.get("LLAMA_SWAP", "")
+    if not binary:
+        raise Absent("LLAMA_SWAP names no program; build one from its source")
+    port = free_port()
+    model = {
+        "cmd": "sleep infinity",
+        "proxy": f"http://127.0.0.1:{engine}",
+        "checkEndpoint": "none",
+        "concurrencyLimit": 10_000,
+    }
+    config = {
+        "logLevel": "error",
+        "logToStdout": "none",
+        "apiKeys": [KEY],
+        "models": {"bench": model},
+    }
+    with tempfile.NamedTemporaryFile("w", suffix=".yaml", delete=False) as file:
+        yaml.safe_dump(config, file)
+    argv = [binary, "--config", file.name, "--listen", f"127.0.0.1:{port}"]
+    try:
+        peer = _spawn("llama-swap", argv, port, cpu, within=10, path="/health")
+    finally:
+        Path(file.name).unlink()
+    said = subprocess.run([binary, "--version"], capture_output=True, text=True, check=False)
+    peer.version = (said.stdout or said.stderr).strip().partition("\n")[0]
+    return peer
+
+
 PEERS: dict[str, Callable[[int, int | None], Peer]] = {
     "haproxy": haproxy,
     "usual": usual,
     "sglang-router": sglang_router,
     "litellm": litellm,
+    "llama-swap": llama_swap,
 }

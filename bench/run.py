@@ -19,7 +19,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import median
@@ -34,6 +34,9 @@ RESULTS = Path(__file__).with_name("results.json")
 SLOW = {"litellm"}
 """Those that get a tenth of the streams where others get hundreds."""
 Figures = dict[str, float]
+MEBI = 1024 * 1024
+EMBEDDINGS = "/v1/embeddings"
+PACED_50 = {"connections": 50, "seconds": 0, "ramp": 1.0, "tokens": 100, "interval": 0.05}
 
 
 @dataclass(frozen=True)
@@ -44,6 +47,8 @@ class Case:
     wish: dict[str, Any]
     rounds: bool = True
     """Whether it is run in every round."""
+    beside: dict[str, Any] | None = None
+    """A second load that runs at the same time; what is shown is the first one's."""
 
 
 CASES: dict[str, Case] = {
@@ -54,6 +59,52 @@ CASES: dict[str, Case] = {
     "prompt_1mb": Case(
         "1 MB prompts, 4 clients",
         {"connections": 4, "stream": False, "tokens": 16, "pad": 1_000_000},
+    ),
+    "transcript_2mb": Case(
+        "2 MB transcripts of 1,200 messages, 4 clients",
+        {"connections": 4, "stream": False, "tokens": 16, "messages": 1200},
+    ),
+    "picture_8mb": Case(
+        "8 MB pictures, 2 clients",
+        {"connections": 2, "stream": False, "tokens": 16, "pad": 8 * MEBI},
+    ),
+    "embeddings_1000": Case(
+        "1,000 embeddings an answer (12 MB), 1 client",
+        {"connections": 1, "path": EMBEDDINGS, "inputs": [1000], "dimensions": 1024},
+    ),
+    "embeddings_inputs": Case(
+        "embeddings of 1, 16, 256 and 2,048 texts, 4 clients",
+        {"connections": 4, "path": EMBEDDINGS, "inputs": [1, 16, 256, 2048]},
+    ),
+    "beside_8mb": Case(
+        "50 streams at 20 tok/s beside 8 MiB bodies, 4 at a time",
+        PACED_50,
+        rounds=False,
+        beside={"connections": 4, "seconds": 5.0, "stream": False, "tokens": 1, "pad": 8 * MEBI},
+    ),
+    "beside_16mb": Case(
+        "50 streams at 20 tok/s beside 16 MiB bodies, 4 at a time",
+        PACED_50,
+        rounds=False,
+        beside={
+            "connections": 4,
+            "seconds": 5.0,
+            "stream": False,
+            "tokens": 1,
+            "pad": 16 * MEBI - 1024,
+        },
+    ),
+    "beside_embeddings": Case(
+        "50 streams at 20 tok/s beside answers of 1,000 embeddings",
+        PACED_50,
+        rounds=False,
+        beside={
+            "connections": 2,
+            "seconds": 5.0,
+            "path": EMBEDDINGS,
+            "inputs": [1000],
+            "dimensions": 1024,
+        },
     ),
     "paced_500": Case(
         "500 streams at 20 tok/s",
@@ -115,11 +166,12 @@ def alone(peer: peers.Peer, running: list[peers.Peer]) -> Iterator[None]:
 def _family(pid: int) -> list[int]:
     """The process and its children, but for the engine, which is nobody's cost."""
     found = [pid]
-    children = Path(f"/proc/{pid}/task/{pid}/children").read_text(encoding="ascii")
-    for child in children.split():
+    # a child belongs to the thread that started it
+    for path in Path(f"/proc/{pid}/task").glob("*/children"):
         with suppress(OSError):
-            if b"bench.engine" not in Path(f"/proc/{child}/cmdline").read_bytes():
-                found.append(int(child))
+            for child in path.read_text(encoding="ascii").split():
+                if b"bench.engine" not in Path(f"/proc/{child}/cmdline").read_bytes():
+                    found.append(int(child))
     return found
 
 
@@ -139,27 +191,45 @@ def load(wish: Wish, said: IO[str]) -> subprocess.Popen[str]:
     return process
 
 
-def measure(peer: peers.Peer, case: str, seconds: float, cpus: list[int]) -> Figures:
-    """One case with one proxy."""
+def _wish(peer: peers.Peer, given: dict[str, Any], seconds: float, cpus: list[int]) -> Wish:
     wish = Wish(port=peer.port, key=peers.KEY, seconds=seconds, cpus=cpus)
-    for key, value in CASES[case].wish.items():
+    for key, value in given.items():
         setattr(wish, key, value)
     if peer.name in SLOW:
         wish.connections = max(1, wish.connections // 10)
+    return wish
+
+
+def _loads(wish: Wish, beside: Wish | None) -> tuple[Load, Load | None]:
+    """What came of one or two loads at the same time."""
+    found: list[Load] = []
+    with ExitStack() as stack:
+        running = []
+        for one in (wish, beside):
+            if one is not None:
+                said = stack.enter_context(tempfile.TemporaryFile("w+", encoding="utf-8"))
+                process = load(one, said)
+                stack.callback(process.kill)
+                running.append((process, said))
+        for process, said in running:
+            process.wait()
+            said.seek(0)
+            text = said.read()
+            failure = Load(failed=1, said="the load itself failed")
+            found.append(Load(**json.loads(text)) if text else failure)
+    return found[0], found[1] if beside is not None else None
+
+
+def measure(peer: peers.Peer, case: str, seconds: float, cpus: list[int]) -> Figures:
+    """One case with one proxy."""
+    wish = _wish(peer, CASES[case].wish, seconds, cpus)
+    other = CASES[case].beside
+    beside = _wish(peer, other, seconds, cpus) if other is not None else None
     pid = peer.process.pid if peer.process is not None else None
     before, base = (cpu_seconds(pid), memory(pid)) if pid else (0.0, 0.0)
     if pid:
         forget_most(pid)
-    with tempfile.TemporaryFile("w+", encoding="utf-8") as said:
-        running = load(wish, said)
-        try:
-            running.wait()
-        except BaseException:
-            running.kill()
-            raise
-        said.seek(0)
-        text = said.read()
-    got = Load(**json.loads(text)) if text else Load(failed=1, said="the load itself failed")
+    got, also = _loads(wish, beside)
     figures: Figures = {
         "req_s": got.requests / got.seconds if got.seconds else 0.0,
         "ttft_p50_ms": 1000 * quantile(got.ttft, 0.5),
@@ -176,6 +246,10 @@ def measure(peer: peers.Peer, case: str, seconds: float, cpus: list[int]) -> Fig
         figures["late_p50_ms"] = 1000 * quantile(got.lateness, 0.5)
         figures["late_p99_ms"] = 1000 * quantile(got.lateness, 0.99)
         figures["tokens_lost"] = float(got.lost)
+    if also is not None:
+        figures["beside_s"] = also.requests / also.seconds if also.seconds else 0.0
+        figures["failed"] += also.failed
+        got.failed, got.said = got.failed + also.failed, got.said or also.said
     if got.failed:
         print(f"  {peer.name}, {case}: {got.failed} failed: {got.said[:160]!r}", flush=True)
     return figures
@@ -201,6 +275,7 @@ def table(results: dict[str, dict[str, Figures]]) -> Iterable[str]:
         "late_p50_ms": ("late p50 ms", "{:.2f}"),
         "late_p99_ms": ("p99", "{:.2f}"),
         "tokens_lost": ("lost", "{:.0f}"),
+        "beside_s": ("beside/s", "{:.1f}"),
         "kb_per_stream": ("kB/stream", "{:.0f}"),
         "rss_mb": ("RSS MB", "{:.0f}"),
         "failed": ("failed", "{:.0f}"),

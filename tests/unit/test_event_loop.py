@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from llm_router import garbage
-from llm_router.event_loop import APART, CROWD, FRESH, MOST, FewAtOnce, new
+from llm_router.event_loop import APART, CROWD, FRESH, MOST, SOON, FewAtOnce, new
 
 
 @contextlib.contextmanager
@@ -140,6 +140,35 @@ def test_after_a_busy_turn_it_lets_news_gather(monkeypatch: pytest.MonkeyPatch) 
         pairs[0][0].recv(1)
         looks(None)
         assert looks(None) == [], "few are told at once"
+
+
+@pytest.mark.usefixtures("every_look")
+def test_crowds_of_others_do_not_let_news_gather(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each stream has a token now and then, so that nothing of one would go on together."""
+    now = 100.0
+    slept: list[float] = []
+    monkeypatch.setattr("llm_router.event_loop.time.monotonic", lambda: now)
+    monkeypatch.setattr("llm_router.event_loop.time.sleep", slept.append)
+    crowds = 10
+    with sockets(crowds * CROWD) as pairs, FewAtOnce() as selector:
+        for here, _ in pairs:
+            selector.register(here, selectors.EVENT_READ)
+        for turn in range(4 * crowds):
+            crowd = pairs[turn % crowds * CROWD :][:CROWD]
+            for _, there in crowd:
+                there.send(b"x")
+            assert len(selector.select(None)) == CROWD
+            for here, _ in crowd:
+                here.recv(1)
+            now += SOON / (crowds - 1)
+        assert slept == []
+        now += SOON
+        for _ in range(2):  # but one that is there again at once does
+            for _, there in crowd:
+                there.send(b"x")
+            selector.select(None)
+        selector.select(None)
+        assert slept == [pytest.approx(APART)]
 
 
 def test_garbage_is_collected_in_quiet_moments_and_at_last_in_any(

@@ -1,9 +1,11 @@
 """Reading of large JSON bodies in a process of its own. The standard library alone.
 
 Every parser of JSON for Python holds the interpreter's lock for the whole body, so a thread would
-hold up every stream. This process validates a body as `json.loads` does and reports where the
-values of its top level are; the router takes these as they are. Nothing is written anew, so
-numbers, escapes and duplicate keys inside a large value reach the engine as the client sent them.
+hold up every stream. This process validates a body as `json.loads` does, but without NaN and
+Infinity, and reports where the values of its top level are; the router takes these as they are.
+Nothing is written anew, so numbers, escapes and duplicate keys inside a value reach the engine as
+the client sent them. The router itself reads most bodies (`llm_router.json_members`): this is for
+large ones that msgspec does not read, and `outline` for small ones of that kind.
 The protocol: a frame is two lengths, then that many bytes of JSON and of data.
 """
 
@@ -21,18 +23,26 @@ from dataclasses import asdict, dataclass
 from json.decoder import JSONDecodeError, scanstring  # type: ignore[attr-defined]
 from typing import Any
 
-from llm_router.json_codec import json_text
+from llm_router.json_codec import TOO_DEEP, json_text
 from llm_router.status_lines import may_have_lines, strip_status
 
 MOST_VALUES = 1_000_000
 """Values in one body: each takes up to 240 bytes of memory while it is parsed."""
-MOST_MEMBERS = 1_000
-"""Keys at the top level of a large body."""
+MOST_MEMBERS = 10_000
+"""Keys at the top level of a body."""
 
 _LENGTHS = struct.Struct("!II")
 _SPACE = re.compile(r"[ \t\n\r]*")
 _STRING = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"', re.DOTALL)
-_scan = json.JSONDecoder().scan_once  # type: ignore[attr-defined]
+
+
+def _constant(text: str) -> None:
+    raise ValueError(f"{text} is not JSON")
+
+
+# numbers are only passed on: `len` makes none of them, however many digits it has
+_decoder = json.JSONDecoder(parse_constant=_constant, parse_int=len, parse_float=len)
+_scan = _decoder.scan_once  # type: ignore[attr-defined]
 
 
 class TooManyValues(ValueError):
@@ -64,8 +74,7 @@ class Task:
 def outline(raw: bytes, task: Task) -> Outline:
     """The outline of a JSON object. Raises ValueError, RecursionError, `TooManyValues`."""
     _check_size(raw)
-    if json.detect_encoding(raw) != "utf-8" or not _is_utf8(raw):
-        raw = json_text(json.loads(raw)).encode()
+    raw = _as_utf8(raw)
     # One character a byte: places in the text are places in the bytes. What JSON is made of is
     # ASCII, and the encoding inside its strings has been checked.
     found = Outline(_members(raw, raw.decode("latin-1")), raw)
@@ -83,7 +92,14 @@ def is_background(messages: Any, pattern: str) -> bool:
     if not isinstance(message, dict) or message.get("role") != "user":
         return False
     content = message.get("content")
-    return isinstance(content, str) and re.search(pattern, content) is not None
+    # the default needs to be looked for at the beginning alone, and `search` does not know that
+    find = re.match if is_anchored(pattern) else re.search
+    return isinstance(content, str) and find(pattern, content) is not None
+
+
+def is_anchored(pattern: str) -> bool:
+    """Whether a pattern can only match at the beginning of a text."""
+    return pattern.startswith("^") and "|" not in pattern and "(?" not in pattern
 
 
 def _check_size(raw: bytes) -> None:
@@ -96,19 +112,24 @@ def _values(raw: bytes) -> int:
     return raw.count(b",") + raw.count(b"[") + raw.count(b"{") + raw.count(b":")
 
 
-def _is_utf8(raw: bytes) -> bool:
-    try:
-        raw.decode()
-    except UnicodeDecodeError:
-        return False
-    return True
+def _as_utf8(raw: bytes) -> bytes:
+    """Raises ValueError for what is not JSON in any encoding."""
+    encoding = json.detect_encoding(raw)
+    if encoding == "utf-8":
+        with contextlib.suppress(UnicodeDecodeError):
+            raw.decode()
+            return raw
+    text = raw.decode(encoding, "surrogatepass")
+    # before halves of pairs become escapes: one behind a backslash would change its meaning
+    _decoder.decode(text)
+    return text.encode("utf-8", "backslashreplace")
 
 
 def _members(raw: bytes, text: str) -> list[tuple[str, int, int]]:
     """Each key of the object with the place of its value, in order; of equal keys the last."""
     at = _skip(text, 0)
     if text[at : at + 1] != "{":
-        json.loads(raw)
+        _decoder.decode(text)
         raise TypeError("The request body must be a JSON object.")
     found: dict[str, tuple[int, int]] = {}
     at = _skip(text, at + 1)
@@ -156,10 +177,13 @@ def _messages(raw: bytes, task: Task) -> tuple[bool, bytes | None]:
     marked = task.strip and may_have_lines(raw)
     if not marked and task.background is None:
         return False, None
-    messages = json.loads(raw)
-    background = task.background is not None and is_background(messages, task.background)
-    cleaned, changed = strip_status(messages) if marked else (messages, False)
-    return background, json_text(cleaned).encode() if changed else None
+    try:
+        messages = json.loads(raw)
+        background = task.background is not None and is_background(messages, task.background)
+        cleaned, changed = strip_status(messages) if marked else (messages, False)
+        return background, json_text(cleaned).encode() if changed else None
+    except ValueError:
+        return False, None  # with a number that could not be written again: as it came
 
 
 def send(connection: socket.socket, head: dict[str, Any], data: bytes | bytearray) -> None:
@@ -197,7 +221,9 @@ def answer(head: dict[str, Any], raw: bytes) -> tuple[dict[str, Any], bytes]:
         return {"error": str(error), "kind": "object"}, b""
     except MemoryError:
         return {"error": "it needs too much memory", "kind": "values"}, b""
-    except (ValueError, RecursionError) as error:
+    except RecursionError:
+        return {"error": TOO_DEEP, "kind": "json"}, b""
+    except ValueError as error:
         return {"error": str(error), "kind": "json"}, b""
     data = b"" if found.raw is raw else found.raw
     sizes = {"raw": len(data), "messages": None if found.messages is None else len(found.messages)}

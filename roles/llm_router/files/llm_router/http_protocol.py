@@ -126,6 +126,7 @@ class Line:
         """Called when it takes no more for now; what is written is kept for it all the same."""
         self.on_room: Callable[[], None] | None = None
         """Called when it takes more again."""
+        self._on_part: Callable[[int], None] | None = None
 
     def attach(self) -> None:
         """From now on this answer is told what becomes of its client."""
@@ -151,13 +152,49 @@ class Line:
         """Whether the client takes no more for now."""
         return bool(self._protocol.flow.write_paused)
 
-    def body(self) -> bytes | None:
+    def body(self) -> bytearray | None:
         """The whole body of the request, if all of it is here already."""
         cycle = self._cycle
         if cycle.more_body or cycle.waiting_for_100_continue:
             return None
-        whole, cycle.body = bytes(cycle.body), bytearray()
+        whole, cycle.body = cycle.body, bytearray()
         return whole
+
+    def collect(self, on_part: Callable[[int], None]) -> None:
+        """Have the body put together as it comes, until `body` has all of it or `stop` is called.
+
+        ``on_part`` is given the bytes that came: at once, and with each part.
+        """
+        cycle = self._cycle
+        if cycle.waiting_for_100_continue and not self._protocol.transport.is_closing():
+            self._protocol.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+            cycle.waiting_for_100_continue = False
+        if cycle.more_body and not cycle.disconnected:
+            cycle.message_event.clear()
+        self._on_part, self._protocol.collecting = on_part, self
+        self._protocol.flow.resume_reading()
+        on_part(len(cycle.body))
+
+    def stop(self) -> None:
+        """Collect no more: the connection is read only a little further."""
+        if self._protocol.collecting is self:
+            self._protocol.collecting = None
+
+    def came(self, cycle: RequestResponseCycle, part: bytes) -> bool:
+        """Take a part of the body of ``cycle``; whether it belongs to this request."""
+        if cycle is not self._cycle or cycle.response_complete or self._on_part is None:
+            return False
+        cycle.body += part  # grows in place: the only copy that is made of it here
+        self._on_part(len(part))
+        return True
+
+    async def changed(self) -> None:
+        """Until the body has ended, the client has left, or `wake` is called."""
+        await self._cycle.message_event.wait()
+
+    def wake(self) -> None:
+        """End `changed`."""
+        self._cycle.message_event.set()
 
     def start(
         self, status: int, headers: Iterable[tuple[bytes, bytes]], body: bytes | None = None
@@ -270,6 +307,8 @@ def bounded(bounds: Bounds) -> type[HttpToolsProtocol]:
     class Protocol(HttpToolsProtocol):
         line: Line | None = None
         """The answer that is on its way, if it goes by a line."""
+        collecting: Line | None = None
+        """The request whose body is put together as it comes."""
         _head_timer: asyncio.TimerHandle | None = None
         _linger_timer: asyncio.TimerHandle | None = None
         _in_head = False
@@ -428,7 +467,8 @@ def bounded(bounds: Bounds) -> type[HttpToolsProtocol]:
 
         def on_body(self, body: bytes) -> None:
             self._got_data, self._gap = True, 0
-            super().on_body(body)
+            if self.collecting is None or not self.collecting.came(self.cycle, body):
+                super().on_body(body)
 
         def on_message_complete(self) -> None:
             if self.parser.should_upgrade():

@@ -19,6 +19,7 @@ from pathlib import Path
 import uvicorn
 from fastapi import FastAPI
 
+from llm_router.allocator import map_large_blocks
 from llm_router.api import create_app
 from llm_router.api.errors import stopping
 from llm_router.api.reload import Reloader
@@ -142,6 +143,7 @@ def _some_wait(services: Services) -> bool:
 def serve(settings: Settings) -> int:
     """Serve until SIGTERM or SIGINT; 0, `Exit.PORT_TAKEN` when another process has the port, or 1
     when an address cannot be had."""
+    map_large_blocks()
     config = settings.config
     if not settings.keys:
         log.warning("no API key is configured: whoever reaches the port may use and switch models")

@@ -19,13 +19,35 @@ _LINE = (
 # whole lines alone, and no two ways to read them: this runs on text that others chose
 _HEAD = re.compile(rf"\A(?:{_LINE}(?:\n+|\Z))+")
 _FOOTER = re.compile(r"⚡ \d+\.\d tok/s \(~\d+ tokens in \d+\.\d+s\)")
+# letters and what else these words are made of: no encoder escapes them, but any may
+_ESCAPED_WORD = re.compile(rb"\\u00(?:2[0189eE]|[4-7])")
 _MARKS = tuple(mark.encode() for mark in "🔄⏳✅⚡")
+_BEGINNINGS = tuple(
+    text.encode()
+    for text in ("🔄 Switching to ", "⏳ Loading model... ", "⏳ Waiting for ", "✅ Model ready! (")
+)
+_WORDS = (b" Switching to ", b" Loading model... ", b" Waiting for ", b" Model ready! (", b" tok")
 _ESCAPED = re.compile(rb"\\u(?i:d83d|23f3|2705|26a1)")
 
 
 def may_have_lines(raw: bytes) -> bool:
-    """Whether JSON has the first character of such a line, as it is or escaped. Fast."""
-    return any(mark in raw for mark in _MARKS) or _ESCAPED.search(raw) is not None
+    """Whether JSON has such lines, by their first characters and their words, as they are or
+    escaped. Fast, above all for one text, which has them at its beginning or its end."""
+    escaped = b"\\u00" in raw and _ESCAPED_WORD.search(raw) is not None
+    if raw[:1] == b'"':
+        words = (
+            raw.startswith(_BEGINNINGS, 1)
+            or (raw.startswith(b"\\u", 1) and any(word in raw[:64] for word in _WORDS))
+            or b" tok/s (~" in raw
+            or b" tok\\/s (~" in raw
+        )
+    else:
+        words = any(word in raw for word in _WORDS)
+    if not (words or escaped):
+        return False
+    if not raw.isascii() and any(mark in raw for mark in _MARKS):
+        return True
+    return _ESCAPED.search(raw) is not None
 
 
 def strip_status(messages: Any) -> tuple[Any, bool]:

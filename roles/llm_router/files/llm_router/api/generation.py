@@ -118,19 +118,18 @@ class Proxy:
             held = services.hold_body(caller)
             raw = await read_body(
                 line,
-                receive,
                 limit=limits.max_body,
                 idle=limits.client_timeout,
                 total=limits.body_timeout,
                 announced=announced_size(given),
                 held=held,
             )
-            large = None
+            split = None
             if self._operation.json_request and len(raw) > LARGE:
                 task = reading_task(self._operation, services.settings.config)
-                large = await services.large_bodies.read(raw, task)
+                split = await services.large_bodies.read(raw, task)
             exchange = self._understand(
-                Incoming(services, scope, caller, given, raw, number, large)
+                Incoming(services, scope, caller, given, raw, number, split)
             )
             services.in_flight[number] = exchange
             await self._until_its_end(services, exchange, reply, line)

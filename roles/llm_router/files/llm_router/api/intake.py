@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import unquote
 
+from msgspec import Raw
+
 from llm_router.api import form, parameters, status
 from llm_router.api.auth import Caller
 from llm_router.api.errors import (
@@ -23,16 +25,16 @@ from llm_router.api.errors import (
 )
 from llm_router.api.exchange import Call, Exchange, Pieces
 from llm_router.api.headers import to_engine
-from llm_router.api.large import LARGE, Large, Text, pieces
+from llm_router.api.large import LARGE, Split, split_small
 from llm_router.api.paths import CHAT, UPSTREAM, Operation
 from llm_router.api.repairs import ask_for_usage, mend_request
 from llm_router.api.services import Services
 from llm_router.api.status import Style
-from llm_router.api.wire import from_json, to_json
-from llm_router.body_reader import Task, is_background
+from llm_router.body_reader import Task
 from llm_router.config.names import Name, find
 from llm_router.config.schema import Config, Fallback, Model
 from llm_router.engines import engine_for, repairs_for
+from llm_router.json_members import Members, elements, pieces, value_of
 
 STATUS_HEADER = "x-llm-router-status"
 SWITCH_HEADER = "x-llm-router-switch"
@@ -49,7 +51,7 @@ class Incoming:
     raw: bytes | bytearray
     number: int
     """Of the requests that came."""
-    large: Large | None = None
+    split: Split | None = None
     """The body, if it is a large one and JSON."""
 
 
@@ -64,8 +66,11 @@ def understand(operation: Operation) -> Understand:
 
 
 def _json(operation: Operation, incoming: Incoming) -> Exchange:
-    large = incoming.large
-    body = large.body if large is not None else _body(incoming.raw)
+    config = incoming.services.settings.config
+    split = incoming.split or split_small(incoming.raw, reading_task(operation, config))
+    members = split.members
+    read = _read(operation, members)
+    body = {**members, **read}
     asked = _named(operation, incoming, body.get("model"))
     try:
         keep_alive = parameters.keep_alive(body.pop("keep_alive", None))
@@ -94,26 +99,17 @@ def _json(operation: Operation, incoming: Incoming) -> Exchange:
     def call(model: Model) -> Call:
         sent = mine if model is asked.entry else tuned(model)
         sent = {**sent, "model": learned.named(model).upstream_name}
-        if operation is CHAT and "messages" in sent:
-            sent["messages"], _ = status.strip_status(sent["messages"])
         if operation.name in ("chat", "completions"):
             repairs = repairs_for(model)
             sent = ask_for_usage(sent, repairs, stream=stream)
             tools = sent.get("tools")
-            if repairs.tools and isinstance(tools, Text) and len(tools.text) <= LARGE:
-                sent["tools"] = from_json(bytes(tools.text))
-            prompt = sent.get("prompt")
-            several = isinstance(prompt, Text) and bytes(prompt.text[:1]) == b"["
-            sent = mend_request(sent, repairs, stream=stream and not several)
+            if repairs.tools and isinstance(tools, Raw) and len(tools) <= LARGE:
+                sent["tools"] = _value("tools", tools)
+            sent = mend_request(sent, repairs, stream=stream)
         target = _target(operation, model, incoming.scope)
-        content = pieces(sent) if large is not None else (_encoded(sent),)
-        return Call("POST", target, kept, content, _choices(operation, sent))
+        return Call("POST", target, kept, _pieces(sent, members, read), _choices(operation, sent))
 
-    config = incoming.services.settings.config
-    if large is not None:
-        background = large.background and not body.get("stream")
-    else:
-        background = operation is CHAT and _is_background(config, body)
+    background = split.background and not body.get("stream")
     options = body.get("stream_options")
     return _exchange(
         operation,
@@ -128,14 +124,59 @@ def _json(operation: Operation, incoming: Incoming) -> Exchange:
     )
 
 
-def _body(raw: bytes | bytearray) -> dict[str, Any]:
+_USED = frozenset(
+    (
+        "model",
+        "stream",
+        "stream_options",
+        "keep_alive",
+        "n",
+        "max_tokens",
+        "max_completion_tokens",
+        "max_length",
+    )
+)
+"""The members that the router looks into, whatever the operation."""
+MOST_PROMPTS = 10_000
+"""Texts in a large ``prompt`` that are counted."""
+
+
+def _read(operation: Operation, members: Members) -> dict[str, Any]:
+    """The values of the members that the router looks into. Raises `ApiError`."""
+    read = {
+        name: _value(name, members[name])
+        for name in _USED.intersection(members)
+        if len(members[name]) <= LARGE
+    }
+    prompt = members.get("prompt")
+    if prompt is not None and operation.name == "completions":
+        read["prompt"] = _value("prompt", prompt) if len(prompt) <= LARGE else _prompts(prompt)
+    return read
+
+
+def _value(name: str, raw: Raw) -> Any:
     try:
-        body = from_json(raw, strict=True)
+        return value_of(raw)
     except ValueError as error:
-        raise bad_request(f"The request body is not valid JSON: {error}.") from error
-    if not isinstance(body, dict):
-        raise bad_request("The request body must be a JSON object.")
-    return body
+        raise bad_request(f"The value of `{name}` cannot be read: {error}.", name) from error
+
+
+def _prompts(raw: Raw) -> Any:
+    """A large ``prompt``. Of a list, one with as many empty texts as it has texts or lists of
+    tokens, at most `MOST_PROMPTS`."""
+    text = memoryview(raw)
+    if text[0] != ord("["):
+        return raw
+    found = (elements(raw) if bytes(text).count(b",") <= MOST_PROMPTS else None) or []
+    several = bool(found) and bytes(memoryview(found[0])[:1]) in (b'"', b"[")
+    return ["" for _ in found] if several else []
+
+
+def _pieces(body: Mapping[str, Any], members: Members, read: Mapping[str, Any]) -> Pieces:
+    try:
+        return pieces(body, members, read)
+    except ValueError as error:
+        raise bad_request(f"The request body cannot be sent on: {error}.") from error
 
 
 def _choices(operation: Operation, body: Mapping[str, Any]) -> int:
@@ -146,13 +187,6 @@ def _choices(operation: Operation, body: Mapping[str, Any]) -> int:
         several = bool(prompts) and isinstance(prompts[0], (str, list))
         choices *= len(prompts) if several else 1
     return choices
-
-
-def _encoded(body: dict[str, Any]) -> bytes:
-    try:
-        return to_json(body)
-    except ValueError as error:
-        raise bad_request(f"The request body cannot be sent on: {error}.") from error
 
 
 def reading_task(operation: Operation, config: Config) -> Task:
@@ -360,9 +394,3 @@ def _without_switch(
     if wish == "never" or "switch" not in incoming.caller.scopes:
         return config.scheduler.fallback, 0.0
     return None, 0.0
-
-
-def _is_background(config: Config, body: Mapping[str, Any]) -> bool:
-    if not config.background.enabled or body.get("stream"):
-        return False
-    return is_background(body.get("messages"), config.background.pattern)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Awaitable, Callable, Iterable, Mapping, MutableMapping
 from typing import Any
 
@@ -119,14 +120,13 @@ def announced_size(headers: Mapping[str, str]) -> int:
 
 async def read_body(
     line: Line,
-    receive: Receive,
     *,
     limit: int,
     idle: float,
     total: float,
     announced: int = 0,
     held: HeldBody | None = None,
-) -> bytes | bytearray:
+) -> bytearray:
     """The whole request body; ``held`` counts its bytes as they come.
 
     Raises `ApiError` 413 for more than ``limit`` bytes, 408 when nothing comes for ``idle`` seconds
@@ -134,35 +134,67 @@ async def read_body(
     """
     if announced > limit:
         raise _too_large(limit)
+    reading = _Reading(line, limit, held)
     whole = line.body()
     if whole is not None:
-        return _counted(whole, len(whole), limit, held)
+        reading.add(len(whole))
+        return whole
     loop = asyncio.get_running_loop()
     until = loop.time() + total
-    body = bytearray()  # grows in place: pieces that are put together at the end are a copy
-    while True:
-        left = until - loop.time()
-        try:
-            message = await asyncio.wait_for(receive(), max(0.0, min(idle, left)))
-        except asyncio.TimeoutError as error:
-            what = f"Nothing of the request's body came for {idle:g} s."
-            if left <= idle:
+    try:
+        line.collect(reading.on_part)
+        while True:
+            left = min(reading.last + idle, until) - loop.time()
+            with contextlib.suppress(asyncio.TimeoutError):
+                await asyncio.wait_for(line.changed(), max(0.0, left))
+            if reading.error is not None:
+                raise reading.error
+            if line.gone:
+                raise ClientGone
+            whole = line.body()
+            if whole is not None:
+                return whole
+            now = loop.time()
+            if now >= until:
                 what = f"The request's body did not come within {total:g} s."
-            raise ApiError(408, "request_timeout", what) from error
-        if message["type"] == "http.disconnect":
-            raise ClientGone
-        part = message.get("body", b"")
-        body += _counted(part, len(body) + len(part), limit, held)
-        if not message.get("more_body"):
-            return body
+                raise ApiError(408, "request_timeout", what)
+            if now >= reading.last + idle:
+                what = f"Nothing of the request's body came for {idle:g} s."
+                raise ApiError(408, "request_timeout", what)
+    finally:
+        line.stop()
 
 
-def _counted(part: bytes, size: int, limit: int, held: HeldBody | None) -> bytes:
-    if size > limit:
-        raise _too_large(limit)
-    if held is not None and part:
-        held.add(len(part))
-    return part
+class _Reading:
+    """A body that comes. Its parts wake up nobody: a large one has thousands."""
+
+    def __init__(self, line: Line, limit: int, held: HeldBody | None) -> None:
+        self._line = line
+        self._limit = limit
+        self._held = held
+        self._size = 0
+        self._clock = asyncio.get_running_loop().time
+        self.last = self._clock()
+        """When a part came."""
+        self.error: ApiError | None = None
+
+    def add(self, size: int) -> None:
+        """Raises `ApiError`."""
+        self._size += size
+        if self._size > self._limit:
+            raise _too_large(self._limit)
+        if self._held is not None and size:
+            self._held.add(size)
+
+    def on_part(self, size: int) -> None:
+        """For `Line.collect`."""
+        self.last = self._clock()
+        try:
+            self.add(size)
+        except ApiError as error:
+            self.error = error
+            self._line.stop()
+            self._line.wake()
 
 
 def _too_large(limit: int) -> ApiError:

@@ -59,9 +59,7 @@ async def admit(scope: MutableMapping[str, Any], receive: Receive, services: Ser
         )
     seconds = services.settings.config.requests.client_timeout
     announced = announced_size(headers)
-    body = await read_body(
-        line, receive, limit=limit, idle=seconds, total=seconds, announced=announced
-    )
+    body = await read_body(line, limit=limit, idle=seconds, total=seconds, announced=announced)
     first = True
 
     async def again() -> MutableMapping[str, Any]:

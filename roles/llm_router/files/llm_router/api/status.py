@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from llm_router.api.wire import event
 from llm_router.config.schema import StatusStyle
+from llm_router.json_members import says_something
 from llm_router.status_lines import strip_status
 
 __all__ = [
@@ -126,7 +127,7 @@ def _plain_chat(request: Mapping[str, Any]) -> bool:
         return False
     # most requests have none of these names, and that is one question
     structured = _STRUCTURED.intersection(request)
-    return not any(request[key] for key in structured)
+    return not any(says_something(request[key]) for key in structured)
 
 
 def chunk(
