@@ -41,7 +41,7 @@ from llm_router.helper.protocol import (
     encode_answer,
 )
 from llm_router.helper.started import Started
-from llm_router.logs.masking import masked
+from llm_router.logs.masking import CONTEXT, last_masked
 from llm_router.prewarm import in_thread
 from llm_router.server import watchdog
 from llm_router.units.base import ManagerUnavailable, UnitError
@@ -260,14 +260,15 @@ class HelperServer:
     async def _logs(self, request: Request, unit: str, contents: Contents) -> dict[str, Any]:
         """The journal's lines without keys: the router shows them to administrators, and none of
         them needs an engine's key."""
-        lines = await self._journal(unit, request.lines, request.since)
+        lines = await self._journal(unit, request.lines + CONTEXT, request.since)
 
-        def shown() -> list[str]:
+        def without_keys() -> list[str]:
             keys = known_keys(contents.models, contents.config)
             # cut afterwards: half a key would not be known
-            return [line[:MAX_LINE_LENGTH] for line in masked(lines, keys)]
+            shown = last_masked(lines, request.lines, keys)
+            return [line[:MAX_LINE_LENGTH] for line in shown]
 
-        return {"lines": await anyio.to_thread.run_sync(shown)}
+        return {"lines": await anyio.to_thread.run_sync(without_keys)}
 
     async def _stop(self, request: Request, unit: str, config: Config) -> dict[str, Any]:
         """Stop what runs for the model: the unit that was started, be it another one by now."""
