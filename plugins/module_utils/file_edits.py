@@ -34,6 +34,10 @@ LOCK_TIMEOUT = 30.0
 _WHITESPACE = " \t\n\r"
 _NEWLINE = "\n\r"
 _LIST_MARK = "# llm-router wrote:"
+_READ_ONLY = (
+    "; where it is the helper that may not write there, provision the host again, or add the "
+    "directory to its ReadWritePaths=: `systemctl edit llm-router-helper`"
+)
 _SECRET = re.compile(
     r"""(?ix) ( (?: (?:admin[-_])? api[-_]key | admin[-_]key | token | password | secret ) ["']?
         (?: \s*[:=]\s* | ["'\s,]+ ) ) (?P<value> "[^"]*" | '[^']*' | [^\s,"'}\]]+ )"""
@@ -367,6 +371,8 @@ def apply(edits: Sequence[FileEdit], check: bool = False) -> list[FileResult]:
             wanted = render(edit, current)
             if wanted is not None:
                 _access(edit, status, place)  # raises what would be in the way of writing
+                if wanted != current:
+                    _see_that_it_is_writable(edit.path, place)
                 if place is None and not edit.directory:
                     path = Path(edit.path)
                     raise EngineFileError(
@@ -541,13 +547,16 @@ def _write(
                 _replace(place.directory, place.name, text.encode(), access)
             os.fsync(place.directory)
     except OSError as error:
-        remedy = ""
-        if error.errno == errno.EROFS:
-            remedy = (
-                "; where it is the helper that may not write there, provision the host again, or "
-                "add the directory to its ReadWritePaths=: `systemctl edit llm-router-helper`"
-            )
+        remedy = _READ_ONLY if error.errno == errno.EROFS else ""
         raise EngineFileError(f"{path} cannot be written: {error.strerror}{remedy}") from error
+
+
+def _see_that_it_is_writable(path: str, place: safe_path.Place | None) -> None:
+    """A file system that is mounted read-only, or is so for this process, is found before the
+    first file is written, and in check mode."""
+    if place is not None and os.fstatvfs(place.directory).f_flag & os.ST_RDONLY:
+        error = OSError(errno.EROFS, os.strerror(errno.EROFS))
+        raise EngineFileError(f"{path} cannot be written: {error.strerror}{_READ_ONLY}") from error
 
 
 def _made(path: str) -> safe_path.Place:

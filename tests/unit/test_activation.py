@@ -128,6 +128,36 @@ def test_models_of_one_unit_take_turns_in_its_file(shared: Settings, tmp_path: P
         assert ("dtype: half" in text) == (name == "one")
 
 
+BROKEN = {
+    "gemma": ("llamacpp/gemma.env", 'A="x\n', r"gemma\.env:1: a quote is opened here"),
+    "qwen": ("sglang/sglang.yml", "port: [\n", r"sglang\.yml:2:"),
+    "mini": ("vllm/vllm.yml", "a: b: c\n", r"vllm\.yml:1:"),
+    "exl3": ("tabbyapi/config.yml", "model:\n  model_name: a\nmodel: [\n", r"config\.yml:4:"),
+}
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_a_check_finds_the_broken_file_of_every_engine(tmp_path: Path, name: str) -> None:
+    models = {
+        "gemma": MODELS["gemma"],
+        "qwen": {"backend": "sglang", "service": "sglang.service", "model_path": "/m/q"},
+        "mini": {"backend": "vllm", "service": "vllm.service", "model_path": "/m/v"},
+        "exl3": MODELS["exl3"],
+    }
+    engine_files = {"etc": str(tmp_path), "llamacpp": str(tmp_path / "llamacpp")}
+    keys = {"sglang": None, "vllm": None, "tabby": None}
+    config = {"engine_files": engine_files, "engine_keys": keys}
+    (tmp_path / "config.yml").write_text(json.dumps(config))
+    (tmp_path / "models.yml").write_text(json.dumps({"models": models}))
+    settings = load_settings(tmp_path / "config.yml")
+    file, text, said = BROKEN[name]
+    (tmp_path / file).parent.mkdir()
+    (tmp_path / file).write_text(text)
+    with pytest.raises(EngineFileError, match=said):
+        run_activate(settings, [name], check=True)
+    assert (tmp_path / file).read_text() == text
+
+
 def test_a_tabbyapi_that_serves_several_must_have_its_file(
     shared: Settings, tmp_path: Path
 ) -> None:

@@ -629,6 +629,20 @@ async def test_a_fault_inside_the_helper_is_the_hosts_fault(host: Host) -> None:
         assert await kind_of_refusal(host, "start") == "host"
 
 
+async def test_a_check_finds_what_activation_would_and_writes_nothing(host: Host) -> None:
+    async with host.serving():
+        await host.client.check("gemma")
+        assert not host.engine_files.exists()
+        assert host.manager.calls == []
+        host.engine_files.mkdir()
+        file = host.engine_files / "gemma.env"
+        file.write_text('A="b\n')
+        with pytest.raises(UnitError, match="a quote is opened here") as caught:
+            await host.client.check("gemma")
+        assert not isinstance(caught.value, ManagerUnavailable)
+        assert file.read_text() == 'A="b\n'
+
+
 async def test_a_unit_that_fails_is_the_models_fault(host: Host) -> None:
     async with host.serving():
         host.manager.result = "failed"
@@ -665,6 +679,9 @@ async def test_a_disk_that_takes_nothing_is_the_hosts_fault(
             assert await kind_of_refusal(host, "activate") == "host"
             with pytest.raises(ManagerUnavailable, match=says):
                 await host.client.activate("gemma")
+            if "ro" in options.split(","):  # how much room is left, nobody knows before
+                with pytest.raises(ManagerUnavailable, match=says):
+                    await host.client.check("gemma")
     finally:
         await anyio.run_process(["umount", "--lazy", str(host.engine_files)])
 

@@ -61,6 +61,10 @@ class FakeUnits(Units):
         self._call("activate", model)
         return False
 
+    async def check(self, model: Model) -> None:
+        if f"check {model.name}" in self.fails:
+            raise self.fails[f"check {model.name}"]
+
     async def prewarm(self, model: Model) -> int:
         return 0
 
@@ -457,6 +461,43 @@ def test_what_cannot_be_activated_or_started_is_told_and_the_former_model_comes_
             units.fails.clear()
             await load(services, "b")
             assert core.failures == {}
+
+    run(test())
+
+
+BROKEN = UnitError("/etc/tabbyapi/config.yml:9: is not YAML")
+
+
+@pytest.mark.parametrize(("error", "failures"), [(BROKEN, 1), (GONE, 0)])
+def test_files_that_cannot_be_written_cost_no_other_model_its_engine(
+    monkeypatch: Patch, error: UnitError, failures: int
+) -> None:
+    async def test() -> None:
+        units = FakeUnits()
+        async with router(monkeypatch, {"a": {}, "b": {}}, units) as services:
+            await load(services, "a")
+            units.fails |= {"check b": error, "activate b": error}
+            refused = await refusal(services, "b")
+            assert "Activate of 'b' would fail" in refused.refusal.message
+            assert str(error) in refused.refusal.message
+            core = services.scheduler.core
+            assert core.group_of("a").current == "a"
+            assert units.calls == ["activate a", "start a"]
+            await load(services, "a")
+            assert sum(failed.count for failed in core.failures.values()) == failures
+            units.fails.clear()
+            await load(services, "b")
+            assert core.failures == {}
+
+    run(test())
+
+
+def test_where_nothing_is_stopped_the_files_are_not_read_twice(monkeypatch: Patch) -> None:
+    async def test() -> None:
+        units = FakeUnits()
+        async with router(monkeypatch, {"a": {}}, units) as services:
+            units.fails["check a"] = BROKEN
+            await load(services, "a")
 
     run(test())
 

@@ -250,7 +250,8 @@ class HelperServer:
             return {"bytes": await in_thread(model.model_path)}
         async with self._units[unit]:
             if request.verb == "activate":
-                return {"changed": await self._activate(model, unit, contents)}
+                changed = await self._activate(model, unit, contents, check=request.check)
+                return {"changed": changed}
             self._started.add(model.name, unit)
             async with self._connect() as manager:
                 timeout = request.timeout or model.timeout or config.switch.timeout
@@ -278,10 +279,12 @@ class HelperServer:
             self._started.remove(request.model)
         return {"result": "done"}
 
-    async def _activate(self, model: Model, unit: str, contents: Contents) -> bool:
+    async def _activate(self, model: Model, unit: str, contents: Contents, *, check: bool) -> bool:
         results = await anyio.to_thread.run_sync(
-            activate, [model.name], contents.models, contents.config
+            activate, [model.name], contents.models, contents.config, check
         )
+        if check:
+            return any(result.changed for result in results)
         for result in results:
             if result.changed:
                 log.info("wrote %s", result.path)

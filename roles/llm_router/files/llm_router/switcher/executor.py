@@ -416,6 +416,7 @@ class Switcher:
         try:
             with switch.scope, self._reading_ahead(target, plan):
                 switch.plan = plan
+                await self._check_files(switch, target, plan, run)
                 for step in plan:
                     if isinstance(step, GiveUp):
                         self._falling_asleep[switch.group] = step.how.memory
@@ -433,6 +434,31 @@ class Switcher:
         raise await self._give_up(
             switch, target, run, _StepError("an operator cancelled the switch", blame=False)
         )
+
+    async def _check_files(
+        self, switch: RunningSwitch, target: Model | None, plan: Sequence[Step], run: _Run
+    ) -> None:
+        """A model whose files cannot be written costs no other model its engine: they are worked
+        out before anything is drained or stopped. Raises `_StepError`."""
+        step = next((step for step in plan[1:] if isinstance(step, Activate)), None)
+        if target is None or step is None:  # where activation is the first step, it says so itself
+            return
+        started = self._clock()
+        try:
+            with anyio.fail_after(step.deadline):
+                await self._units.check(target)
+        except (UnitError, TimeoutError) as error:
+            said = str(error) or f"its files were not read within {step.deadline:g} s"
+            seconds = self._clock() - started
+            ended = StepEnded(
+                switch.group, step.name, step.model, seconds, said, switch.number, target.unit
+            )
+            run.ended.append(ended)
+            self._events.publish(ended)
+            raise _StepError(
+                f"Activate of '{target.name}' would fail, so nothing was stopped for it: {said}",
+                blame=not _is_hosts(error),
+            ) from error
 
     async def _give_up(
         self, switch: RunningSwitch, target: Model | None, run: _Run, error: _StepError
@@ -564,9 +590,7 @@ class Switcher:
         except NotReleased as failed:
             error = _StepError(str(failed), blame=False)
         except UnitError as failed:
-            hosts = isinstance(failed, ManagerUnavailable) or is_host_fault(failed)
-            blame = _blames(step) and not hosts
-            error = _StepError(str(failed), blame=blame)
+            error = _StepError(str(failed), blame=_blames(step) and not _is_hosts(failed))
         except _StepError as failed:
             error = failed
         except Exception as unexpected:
@@ -1059,6 +1083,11 @@ async def _drain(switch: RunningSwitch, step: Drain) -> None:
 def _blames(step: Step) -> bool:
     """Whether what goes wrong in it is the target's fault: another model's going is not."""
     return not isinstance(step, (Drain, Stop, WaitForMemory))
+
+
+def _is_hosts(error: Exception) -> bool:
+    """Whether no model is at fault: units cannot be managed at all, or a disk is full."""
+    return isinstance(error, (ManagerUnavailable, TimeoutError)) or is_host_fault(error)
 
 
 def _parsed(body: bytes) -> Any:

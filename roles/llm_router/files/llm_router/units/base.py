@@ -82,6 +82,10 @@ class Units(ABC):
         """Make what the unit reads on disk say "serve this model"; true if something changed."""
 
     @abstractmethod
+    async def check(self, model: Model) -> None:
+        """Raise what `activate` would raise, and write nothing."""
+
+    @abstractmethod
     async def prewarm(self, model: Model) -> int:
         """Read the model's weights into the page cache, until cancelled; the bytes read."""
 

@@ -97,6 +97,9 @@ class ChildUnits(Units):
         """Nothing to write: what a child serves is in its arguments."""
         return False
 
+    async def check(self, model: Model) -> None:
+        """No file can be in the way: see `activate`."""
+
     async def prewarm(self, model: Model) -> int:
         """Read the weights here."""
         return await in_thread(model.model_path)
