@@ -189,6 +189,7 @@ from ansible_collections.roundhouse.llm.plugins.module_utils.engine_files import
     EngineDirs,
     EngineSpec,
     desired_files,
+    has_exllamav2,
     read_key,
     spec_of_entry,
 )
@@ -235,8 +236,10 @@ class _Files:
         keys = {**KEY_FILES, **(self.config.get("engine_keys") or {})}
         key = read_key(entry.get("api_key_file") or keys[entry["backend"]])
         others = [other for each, other in self.models.items() if each != name]
-        alone = all(other.get("service") != entry.get("service") for other in others)
-        return spec_of_entry(name, entry, api_key=key, alone=alone)
+        same = [other for other in others if other.get("service") == entry.get("service")]
+        folders = [each.get("model_path") for each in (entry, *same)]
+        old = entry["backend"] == "tabby" and has_exllamav2(entry.get("service") or "", folders)
+        return spec_of_entry(name, entry, api_key=key, alone=not same, exllamav2=old)
 
 
 def _mapping(path: Path) -> dict[str, Any]:

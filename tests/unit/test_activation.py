@@ -172,6 +172,35 @@ def test_a_tabbyapi_that_serves_several_must_have_its_file(
         assert written == f"model:\n  model_name: {text}\n"
 
 
+def test_a_tabbyapi_with_exllamav2_is_known_by_any_of_its_models(tmp_path: Path) -> None:
+    """79126f9 puts config.yml above a model's own file, whatever the model is."""
+    for name, method in (("old", "exl2"), ("new", "exl3")):
+        (tmp_path / name).mkdir()
+        details = {"quantization_config": {"quant_method": method}}
+        (tmp_path / name / "config.json").write_text(json.dumps(details))
+    models = {
+        name: {
+            "backend": "tabby",
+            "service": "mine.service",
+            "model_path": str(tmp_path / name),
+            "config_file": str(tmp_path / "tabby.yml"),
+            "settings": {"cache_mode": mode},
+        }
+        for name, mode in (("old", "Q4"), ("new", "Q6"))
+    }
+    (tmp_path / "config.yml").write_text(json.dumps({"engine_keys": {"tabby": None}}))
+    (tmp_path / "models.yml").write_text(json.dumps({"models": models}))
+    (tmp_path / "tabby.yml").write_text("model:\n  cache_mode: Q8\n")
+    settings = load_settings(tmp_path / "config.yml")
+    for name, mode in (("old", "Q4"), ("new", "Q6"), ("old", "Q4")):
+        activation.activate([name], settings.models, settings.config)
+        written = (tmp_path / "tabby.yml").read_text()
+        assert f"cache_mode: {mode}\n" in written
+        assert f"model_name: {name}\n" in written
+        assert '# llm-router replaced: {"model.cache_mode": "Q8"}' in written
+        assert not (tmp_path / name / "tabby_config.yml").exists()
+
+
 def test_a_key_that_cannot_be_read_stops_before_anything_is_written(
     shared: Settings, tmp_path: Path
 ) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 from llm_router.config.load import Settings
 from llm_router.config.schema import Config, Model
 from llm_router.config.spec import dirs_of, spec_of
-from llm_router.engine_files import desired_files, read_key
+from llm_router.engine_files import desired_files, has_exllamav2, read_key
 from llm_router.engine_keys import key_file
 from llm_router.file_edits import EngineFileError, FileResult, apply
 
@@ -28,7 +28,10 @@ def activate(
     for name in names:
         model = models[name]
         key = read_key(key_file(model, config))
-        edits += desired_files(spec_of(model, api_key=key, alone=users[model.unit] == 1), dirs)
+        folders = [other.model_path for other in models.values() if other.unit == model.unit]
+        old = model.backend == "tabby" and has_exllamav2(model.unit, folders)
+        alone = users[model.unit] == 1
+        edits += desired_files(spec_of(model, api_key=key, alone=alone, exllamav2=old), dirs)
     return apply(edits, check)
 
 

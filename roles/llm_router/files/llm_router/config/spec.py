@@ -6,13 +6,16 @@ from llm_router.config.schema import Config, Model
 from llm_router.engine_files import EngineDirs, EngineSpec, spec_of_entry
 
 
-def spec_of(model: Model, *, api_key: str | None = None, alone: bool = True) -> EngineSpec:
+def spec_of(
+    model: Model, *, api_key: str | None = None, alone: bool = True, exllamav2: bool = False
+) -> EngineSpec:
     """What the config writer needs to know of a model.
 
-    ``alone``: whether no other model has a say in what its unit serves.
+    ``alone``: whether no other model has a say in what its unit serves. ``exllamav2``: see
+    `has_exllamav2`.
     """
     entry = model.model_dump(exclude_none=True)
-    return spec_of_entry(model.name, entry, api_key=api_key, alone=alone)
+    return spec_of_entry(model.name, entry, api_key=api_key, alone=alone, exllamav2=exllamav2)
 
 
 def dirs_of(config: Config) -> EngineDirs:
