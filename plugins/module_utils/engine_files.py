@@ -66,6 +66,7 @@ __all__ = [
     "read_key",
     "server_options",
     "spec_of_entry",
+    "tabby_settings",
 ]
 
 DROP_IN = "50-llm-router.conf"
@@ -468,7 +469,7 @@ def _tabby_files(spec: EngineSpec, dirs: EngineDirs) -> list[FileEdit]:
     reachable = ("127.0.0.1", "localhost", "0.0.0.0", "::")
     values.append(YamlValue(("network", "host"), LOOPBACK, LOOPBACK, reachable, listed=False))
     values.append(YamlValue(("network", "port"), spec.port or port, port, listed=False))
-    settings = _tabby_settings(spec)
+    settings = tabby_settings(spec)
     if spec.exllamav2:
         values += settings
     missing = ""
@@ -504,7 +505,7 @@ def _tabby_place(spec: EngineSpec) -> tuple[Optional[str], str]:
     return folder, name
 
 
-def _tabby_settings(spec: EngineSpec) -> tuple[YamlValue, ...]:
+def tabby_settings(spec: EngineSpec) -> tuple[YamlValue, ...]:
     """The model's settings, in the sections in which both of TabbyAPI's files have them."""
     values = []
     for key, value in spec.settings.items():

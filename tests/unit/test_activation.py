@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -199,6 +200,57 @@ def test_a_tabbyapi_with_exllamav2_is_known_by_any_of_its_models(tmp_path: Path)
         assert f"model_name: {name}\n" in written
         assert '# llm-router replaced: {"model.cache_mode": "Q8"}' in written
         assert not (tmp_path / name / "tabby_config.yml").exists()
+
+
+UNLOADED: dict[str, Any] = {
+    "a": {"model_path": "/m/a", "residency": "unload"},
+    "b": {"model_path": "/m/b", "settings": {"max_seq_len": 8192}},
+}
+
+
+@pytest.mark.parametrize(
+    ("config", "changes", "said"),
+    [
+        ("model: {cache_mode: FP16, chunk_size: 2048, max_seq_len: , model_name: a}", {}, ""),
+        ("model: {max_seq_len: 4096, cache_mode: Q8, use_as_default: [cache_mode]}", {}, ""),
+        (
+            "model: {max_seq_len: 1, cache_mode: Q8, reasoning: true}",
+            {},
+            r"takes model\.cache_mode, model\.reasoning of .*tabby\.yml only at its start; add "
+            "cache_mode, reasoning to `use_as_default:`",
+        ),
+        ("draft_model: {draft_mode: ngram}", {}, r"takes draft_model\.draft_mode of"),
+        (
+            "model: {use_as_default: [draft_mode]}\ndraft_model: {draft_mode: ngram}",
+            {},
+            "",
+        ),
+        ("model: {cache_mode: Q8}", {"a": {"residency": "stop"}}, ""),
+        ("", {"a": {"model_path": "/n/a"}}, r"are in /m and /n, and TabbyAPI loads from the dir"),
+        ("", {"both": {"service": "tabbyapi-exl2.service"}}, "ExLlamaV2, reads a model's settings"),
+        (
+            "",
+            {"both": {"service": "tabbyapi-exl2.service"}, "b": {"settings": {}}},
+            "",
+        ),
+    ],
+)
+def test_a_load_over_the_api_that_would_change_settings_is_refused_with_the_reason(
+    tmp_path: Path, config: str, changes: dict[str, Any], said: str
+) -> None:
+    shared = {
+        "backend": "tabby",
+        "service": "tabbyapi.service",
+        "config_file": str(tmp_path / "tabby.yml"),
+        **changes.get("both", {}),
+    }
+    models = {name: shared | UNLOADED[name] | changes.get(name, {}) for name in UNLOADED}
+    (tmp_path / "config.yml").write_text(json.dumps({"engine_keys": {"tabby": None}}))
+    (tmp_path / "models.yml").write_text(json.dumps({"models": models}))
+    (tmp_path / "tabby.yml").write_text(f"{config}\n")
+    settings = load_settings(tmp_path / "config.yml")
+    reason = activation.why_restart(settings.models["b"], settings.models, settings.config)
+    assert re.search(said, reason) if said else reason == ""
 
 
 def test_a_key_that_cannot_be_read_stops_before_anything_is_written(

@@ -14,8 +14,18 @@ from typing import Any
 import pytest
 import yaml
 
+from llm_router.engines.tabby_load import lost_over_the_api
+
 ROOT = Path(__file__).resolve().parents[2]
 COLLECTIONS = ROOT / ".cache/collections"
+TABBY = {
+    "__tabbyapi_unit": {
+        "stem": "tabbyapi",
+        "port": 5000,
+        "config": {"draft_model": {"draft_mode": "ngram"}},
+    },
+    "tabbyapi_config": {"model": {"cache_mode": "Q8", "reasoning": True}},
+}
 
 
 @pytest.fixture(scope="module")
@@ -38,6 +48,11 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
             {"sglang_cuda_toolkit": "/opt/cuda-13.0", "__sglang_nvcc": {"stdout": "13.0"}},
         ),
         "no GPU": ("sglang", {"sglang_require_gpu": False}),
+        "tabby": ("tabbyapi", TABBY),
+        "tabby with its own": (
+            "tabbyapi",
+            TABBY | {"tabbyapi_config": {"model": {"cache_mode": "Q8", "use_as_default": []}}},
+        ),
     }
     plays = [
         {
@@ -54,7 +69,9 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
             "tasks": [
                 {
                     "ansible.builtin.copy": {
-                        "content": f"{{{{ {{'units': __{role}_units, 'env': __{role}_environment,"
+                        "content": "{{ __tabbyapi_content | to_json }}"
+                        if role == "tabbyapi"
+                        else f"{{{{ {{'units': __{role}_units, 'env': __{role}_environment,"
                         f" 'loader': __{role}_loader, 'locked': __{role}_locked,"
                         f" 'toolkit': __{role}_toolkit | default([])}}"
                         " | to_json }}",
@@ -82,6 +99,15 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     )
     assert done.returncode == 0, done.stdout + done.stderr
     return {case: json.loads((directory / f"{case}.json").read_text()) for case in cases}
+
+
+def test_tabbyapi_loads_over_its_api_as_it_starts(made: dict[str, Any]) -> None:
+    model = made["tabby"]["model"]
+    assert model["use_as_default"] == ["cache_mode", "draft_mode", "reasoning"]
+    assert lost_over_the_api(made["tabby"], ()) == []
+    own = made["tabby with its own"]
+    assert own["model"]["use_as_default"] == []
+    assert lost_over_the_api(own, ()) == ["model.cache_mode", "draft_model.draft_mode"]
 
 
 def test_vllm_counts_and_listens_on_loopback(made: dict[str, Any]) -> None:
@@ -229,9 +255,10 @@ def test_the_lock_pins_the_newest_row_with_hashes(role: str) -> None:
 
 
 def test_the_lock_is_used_only_where_nothing_else_is_asked_for(made: dict[str, Any]) -> None:
-    locked = {case for case, each in made.items() if each["locked"]}
+    servers = {case: each for case, each in made.items() if "locked" in each}
+    locked = {case for case, each in servers.items() if each["locked"]}
     assert locked == {*("vllm", "sglang", "sleep", "words", "other loader", "toolkit", "no GPU")}
-    assert set(made) - locked == {"older", "loader", "index", "cpu", "wheels"}
+    assert set(servers) - locked == {"older", "loader", "index", "cpu", "wheels"}
 
 
 @pytest.mark.parametrize("role", ["sglang", "vllm"])

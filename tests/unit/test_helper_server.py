@@ -643,6 +643,18 @@ async def test_a_check_finds_what_activation_would_and_writes_nothing(host: Host
         assert file.read_text() == 'A="b\n'
 
 
+async def test_a_check_says_why_an_engine_must_be_restarted(host: Host, tmp_path: Path) -> None:
+    file = tmp_path / "tabby.yml"
+    file.write_text("model:\n  model_name: x\n  cache_mode: Q8\n")
+    entry = {"backend": "tabby", "service": "tabbyapi.service", "config_file": str(file)}
+    models = {"mine": {**entry, "residency": "unload"}}
+    host.write(host.models, {"models": models})
+    async with host.serving():
+        assert "model.cache_mode" in await host.client.check("mine")
+        file.write_text("model:\n  model_name: x\n")
+        assert await host.client.check("mine") == ""
+
+
 async def test_a_unit_that_fails_is_the_models_fault(host: Host) -> None:
     async with host.serving():
         host.manager.result = "failed"

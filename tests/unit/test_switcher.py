@@ -39,6 +39,8 @@ class FakeUnits(Units):
         self.serves: dict[str, str] = {}
         """By unit: the model that its engine says it serves."""
         self.fails: dict[str, Exception] = {}
+        self.restart: dict[str, str] = {}
+        """By model: why its engine may not load it without a restart."""
         self.silent: set[str] = set()
         """Units whose engine takes a probe's connection and never answers."""
         self.calls: list[str] = []
@@ -61,9 +63,10 @@ class FakeUnits(Units):
         self._call("activate", model)
         return False
 
-    async def check(self, model: Model) -> None:
+    async def check(self, model: Model) -> str:
         if f"check {model.name}" in self.fails:
             raise self.fails[f"check {model.name}"]
+        return self.restart.get(model.name, "")
 
     async def prewarm(self, model: Model) -> int:
         return 0
@@ -488,6 +491,29 @@ def test_files_that_cannot_be_written_cost_no_other_model_its_engine(
             units.fails.clear()
             await load(services, "b")
             assert core.failures == {}
+
+    run(test())
+
+
+@pytest.mark.parametrize("reason", ["", "cache_mode is not in use_as_default"])
+def test_an_engine_that_would_load_with_other_settings_is_restarted(
+    monkeypatch: Patch, caplog: pytest.LogCaptureFixture, reason: str
+) -> None:
+    entry = {"backend": "tabby", "service": "tabbyapi.service", "residency": "unload", "port": 9500}
+
+    async def test() -> None:
+        units = FakeUnits()
+        async with router(monkeypatch, {"a": entry, "b": entry}, units) as services:
+            await load(services, "a")
+            units.restart["b"] = reason
+            if not reason:  # loaded over the API, and these engines do not know how
+                await refusal(services, "b")
+                assert "activate b" in units.calls[:4]
+                assert "stop a" not in units.calls
+                return
+            await load(services, "b")
+            assert units.calls == ["activate a", "start a", "stop a", "activate b", "start b"]
+            assert f"tabbyapi.service is restarted for 'b': {reason}" in caplog.text
 
     run(test())
 

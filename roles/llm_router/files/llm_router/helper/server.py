@@ -24,7 +24,7 @@ from typing import Any
 import anyio
 import anyio.to_thread
 
-from llm_router.activation import activate
+from llm_router.activation import activate, why_restart
 from llm_router.config.schema import Config, Model
 from llm_router.engine_files import EngineFileError
 from llm_router.engine_keys import known_keys
@@ -251,7 +251,7 @@ class HelperServer:
         async with self._units[unit]:
             if request.verb == "activate":
                 changed = await self._activate(model, unit, contents, check=request.check)
-                return {"changed": changed}
+                return {"changed": changed, **(await _restart(model, contents, request.check))}
             self._started.add(model.name, unit)
             async with self._connect() as manager:
                 timeout = request.timeout or model.timeout or config.switch.timeout
@@ -331,6 +331,14 @@ def listening_socket() -> socket.socket:
     if listener.family != socket.AF_UNIX or not isinstance(listener.getsockname(), str):
         raise UnitError("the socket from systemd is not a Unix socket with a path")
     return listener
+
+
+async def _restart(model: Model, contents: Contents, asked: bool) -> dict[str, str]:
+    """``restart``: why an engine that stays must be restarted for the model; left out if not."""
+    if not asked:
+        return {}
+    reason = await anyio.to_thread.run_sync(why_restart, model, contents.models, contents.config)
+    return {"restart": reason} if reason else {}
 
 
 def _nothing() -> None:

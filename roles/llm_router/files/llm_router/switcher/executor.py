@@ -55,6 +55,7 @@ from llm_router.switcher.plan import (
     WarmUp,
     make_plan,
     make_unload_plan,
+    with_restart,
 )
 from llm_router.switcher.record import Record
 from llm_router.switcher.residency import Release, Sleeper, choose
@@ -416,7 +417,7 @@ class Switcher:
         try:
             with switch.scope, self._reading_ahead(target, plan):
                 switch.plan = plan
-                await self._check_files(switch, target, plan, run)
+                plan = switch.plan = await self._checked(switch, target, plan, run)
                 for step in plan:
                     if isinstance(step, GiveUp):
                         self._falling_asleep[switch.group] = step.how.memory
@@ -435,18 +436,22 @@ class Switcher:
             switch, target, run, _StepError("an operator cancelled the switch", blame=False)
         )
 
-    async def _check_files(
-        self, switch: RunningSwitch, target: Model | None, plan: Sequence[Step], run: _Run
-    ) -> None:
-        """A model whose files cannot be written costs no other model its engine: they are worked
-        out before anything is drained or stopped. Raises `_StepError`."""
-        step = next((step for step in plan[1:] if isinstance(step, Activate)), None)
-        if target is None or step is None:  # where activation is the first step, it says so itself
-            return
+    async def _checked(
+        self, switch: RunningSwitch, target: Model | None, plan: tuple[Step, ...], run: _Run
+    ) -> tuple[Step, ...]:
+        """The plan, or one with a restart where the engine cannot load the model as it should.
+
+        A model whose files cannot be written costs no other model its engine: they are worked out
+        before anything is drained or stopped. Raises `_StepError`.
+        """
+        step = next((step for step in plan if isinstance(step, Activate)), None)
+        loads = any(isinstance(step, TakeBack) for step in plan)
+        if target is None or step is None or (step is plan[0] and not loads):
+            return plan  # where activation is the first step, it says itself what is in the way
         started = self._clock()
         try:
             with anyio.fail_after(step.deadline):
-                await self._units.check(target)
+                reason = await self._units.check(target)
         except (UnitError, TimeoutError) as error:
             said = str(error) or f"its files were not read within {step.deadline:g} s"
             seconds = self._clock() - started
@@ -459,6 +464,12 @@ class Switcher:
                 f"Activate of '{target.name}' would fail, so nothing was stopped for it: {said}",
                 blame=not _is_hosts(error),
             ) from error
+        if not loads or not reason:
+            return plan
+        log.warning("%s is restarted for '%s': %s", target.unit, target.name, reason)
+        units = {each.model: self._as_started(each.model, run).unit for each in plan}
+        load_time = self.load_timeout(target)
+        return with_restart(target, plan, units, self._settings.config.switch, load_time)
 
     async def _give_up(
         self, switch: RunningSwitch, target: Model | None, run: _Run, error: _StepError

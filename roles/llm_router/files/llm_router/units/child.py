@@ -97,8 +97,9 @@ class ChildUnits(Units):
         """Nothing to write: what a child serves is in its arguments."""
         return False
 
-    async def check(self, model: Model) -> None:
+    async def check(self, model: Model) -> str:
         """No file can be in the way: see `activate`."""
+        return ""
 
     async def prewarm(self, model: Model) -> int:
         """Read the weights here."""
