@@ -11,7 +11,9 @@ What is written:
   port, key and options. A comment in it lists the keys that are ours, so that one which the next
   model has not got goes again; keys that are not in the list are the operator's and stay.
 * TabbyAPI: ``model.model_name`` (and ``model.model_dir``) of the unit's config.yml, which is the
-  operator's, and the model's ``settings`` in the ``tabby_config.yml`` of its folder.
+  operator's, and the model's ``settings`` in the ``tabby_config.yml`` of its folder. The last
+  TabbyAPI with ExLlamaV2 (79126f9) puts config.yml, its defaults included, above that file: there
+  they are keys of config.yml, and what they replaced comes back with the next model.
 * a model with a ``script``: the drop-in ``<units>/<unit>.d/50-llm-router.conf``, which makes the
   script the unit's ExecStart, word for word. The whole file is ours. For a model without a script
   it must not be there: the unit would go on running the script of another model that shares it.
@@ -55,7 +57,7 @@ from .file_edits import (
 from .safe_path import PathRefused, open_file
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     from .engine_environment import HostGpu
 
@@ -72,17 +74,20 @@ __all__ = [
     "apply",
     "config_path",
     "desired_files",
+    "has_exllamav2",
     "join_arguments",
     "llamacpp_arguments",
     "read_key",
     "server_options",
     "spec_of_entry",
+    "tabby_settings",
 ]
 
 DROP_IN = "50-llm-router.conf"
 ENVIRONMENT = "50-llm-router.env"
 LOOPBACK = "127.0.0.1"
 MAX_KEY = 4096
+MAX_DETAILS = 1 << 20
 DEFAULT_PORTS: Mapping[str, int] = {
     "sglang": 30000,
     "vllm": 8000,
@@ -102,6 +107,7 @@ _INSTANCE = re.compile(r"llamacpp@(?P<instance>[^/]+)\.service")
 _ENGINE_UNIT = re.compile(
     r"(?P<engine>sglang|vllm|tabbyapi[^@/]*)(?:@(?P<instance>[^/]+))?\.service"
 )
+_FLAVOR = re.compile(r"tabbyapi[^@/]*-(?P<flavor>exl[23])\.service")
 _OPTION = re.compile(r"[A-Za-z][A-Za-z0-9_.-]*")
 _WHOLE_NUMBER = re.compile(r"-?(0|[1-9][0-9]{0,15})")
 _FRACTION = re.compile(r"-?(0|[1-9][0-9]{0,8})\.[0-9]{1,8}")
@@ -139,6 +145,8 @@ class EngineSpec:
     """Whether no other model has a say in what its unit serves."""
     environment: Mapping[str, str] = field(default_factory=dict, repr=False)
     """What its process is started with beside what its unit says, its GPUs included."""
+    exllamav2: bool = False
+    """Whether its unit is a TabbyAPI that has ExLlamaV2: see `has_exllamav2`."""
 
 
 @dataclass(frozen=True)
@@ -157,6 +165,7 @@ def spec_of_entry(
     api_key: Optional[str] = None,
     alone: bool = True,
     host: Optional[Sequence[HostGpu]] = None,
+    exllamav2: bool = False,
 ) -> EngineSpec:
     """An entry of models.yml as the config writer sees it; keys that it has no use for are passed
     over. ``entry`` has been checked. ``host``: the GPUs that its ``gpus`` are looked up in;
@@ -178,7 +187,29 @@ def spec_of_entry(
         api_key=api_key,
         alone=alone,
         environment=process_environment(name, entry, host),
+        exllamav2=exllamav2,
     )
+
+
+def has_exllamav2(unit: str, model_paths: Iterable[Optional[str]]) -> bool:
+    """Whether the unit is a TabbyAPI of 79126f9 or before: by its name, else since one of its
+    models, whose folders these are, is one that no later version loads."""
+    named = _FLAVOR.fullmatch(unit)
+    if named is not None:
+        return named["flavor"] == "exl2"
+    return any(_quant_method(path) in ("exl2", "gptq") for path in model_paths if path)
+
+
+def _quant_method(folder: str) -> Any:
+    """What the model's config.json says of its quantization, where TabbyAPI reads it."""
+    path = os.path.join(os.path.abspath(folder), "config.json")  # noqa: PTH100, PTH118
+    try:
+        with os.fdopen(open_file(path), "rb") as file:
+            details = json.loads(file.read(MAX_DETAILS))
+    except (PathRefused, OSError, ValueError, RecursionError):
+        return None
+    quantization = details.get("quantization_config") if isinstance(details, dict) else None
+    return quantization.get("quant_method") if isinstance(quantization, dict) else None
 
 
 def read_key(path: Optional[str]) -> Optional[str]:
@@ -453,22 +484,27 @@ def _tabby_files(spec: EngineSpec, dirs: EngineDirs) -> list[FileEdit]:
     if path is None:  # a unit of another name reads what its owner says
         return []
     folder, name = _tabby_place(spec)
-    values = [YamlValue(("model", "model_name"), name)]
+    values = [YamlValue(("model", "model_name"), name, listed=False)]
     if folder is not None:
-        values.append(YamlValue(("model", "model_dir"), folder, default="models"))
+        values.append(YamlValue(("model", "model_dir"), folder, default="models", listed=False))
     port = DEFAULT_PORTS["tabby"]
     reachable = ("127.0.0.1", "localhost", "0.0.0.0", "::")
-    values.append(YamlValue(("network", "host"), LOOPBACK, LOOPBACK, reachable))
-    values.append(YamlValue(("network", "port"), spec.port or port, port))
+    values.append(YamlValue(("network", "host"), LOOPBACK, LOOPBACK, reachable, listed=False))
+    values.append(YamlValue(("network", "port"), spec.port or port, port, listed=False))
+    settings = tabby_settings(spec)
+    if spec.exllamav2:
+        values += settings
     missing = ""
     if spec.config_file is not None or not spec.alone:
         missing = (
             f"name the config.yml that {spec.unit} reads as `config_file:` of {spec.name} in "
             "models.yml"
         )
-    edits = [FileEdit(path, YamlKeys(tuple(values), missing=missing))]
+    content = YamlKeys(tuple(values), missing=missing, listed=True, restores=True)
+    edits = [FileEdit(path, content)]
     if folder is not None:
-        edits.append(_tabby_settings(spec, os.path.join(folder, name)))  # noqa: PTH118
+        own = () if spec.exllamav2 else settings
+        edits.append(_tabby_own_file(spec, os.path.join(folder, name), own))  # noqa: PTH118
     return edits
 
 
@@ -491,10 +527,17 @@ def _tabby_place(spec: EngineSpec) -> tuple[Optional[str], str]:
     return folder, name
 
 
-def _tabby_settings(spec: EngineSpec, folder: str) -> FileEdit:
-    """The model's own file, which TabbyAPI puts above config.yml and above what a client asks."""
+def tabby_settings(spec: EngineSpec) -> tuple[YamlValue, ...]:
+    """The model's settings, in the sections in which both of TabbyAPI's files have them."""
     values = []
     for key, value in spec.settings.items():
+        if key in ("model_name", "model_dir"):
+            raise SpecError(
+                spec.name,
+                f"settings.{key}",
+                f"says {key}, which the router decides",
+                "name the model's folder as `model_path:`",
+            )
         if key == "draft_model" and not isinstance(value, Mapping):
             raise SpecError(
                 spec.name,
@@ -505,11 +548,16 @@ def _tabby_settings(spec: EngineSpec, folder: str) -> FileEdit:
         section = ("draft_model",) if key == "draft_model" else ("model",)
         inner = value if key == "draft_model" else {key: value}
         values += [YamlValue((*section, name), each) for name, each in inner.items()]
+    return tuple(values)
+
+
+def _tabby_own_file(spec: EngineSpec, folder: str, values: tuple[YamlValue, ...]) -> FileEdit:
+    """The model's own file, which TabbyAPI puts above config.yml and above what a client asks."""
     header = (
         f"# Settings of {spec.name}, written by llm-router from models.yml. It changes the keys\n"
         "# that the next line names; further ones are yours, and stay.\n"
     )
-    content = YamlKeys(tuple(values), header if values else None, listed=True)
+    content = YamlKeys(values, header if values else None, listed=True)
     path = os.path.join(folder, "tabby_config.yml")  # noqa: PTH118
     return FileEdit(path, content, directory=False, of_unit=False)
 

@@ -14,6 +14,7 @@ import difflib
 import errno
 import fcntl
 import grp
+import json
 import os
 import re
 import secrets
@@ -34,6 +35,11 @@ LOCK_TIMEOUT = 30.0
 _WHITESPACE = " \t\n\r"
 _NEWLINE = "\n\r"
 _LIST_MARK = "# llm-router wrote:"
+_READ_ONLY = (
+    "; where it is the helper that may not write there, provision the host again, or add the "
+    "directory to its ReadWritePaths=: `systemctl edit llm-router-helper`"
+)
+_REPLACED_MARK = "# llm-router replaced:"
 _SECRET = re.compile(
     r"""(?ix) ( (?: (?:admin[-_])? api[-_]key | admin[-_]key | token | password | secret ) ["']?
         (?: \s*[:=]\s* | ["'\s,]+ ) ) (?P<value> "[^"]*" | '[^']*' | [^\s,"'}\]]+ )"""
@@ -64,12 +70,14 @@ class EnvironmentKey:
 @dataclass(frozen=True)
 class YamlValue:
     """One value of a YAML file. ``default``: what its reader takes where it is missing or empty.
-    ``fine``: other values that do as well, and stay."""
+    ``fine``: other values that do as well, and stay. ``listed``: whether it is among the keys that
+    a file's comment names, where one does."""
 
     path: tuple[str, ...]
     value: Any
     default: Any = None
     fine: tuple[Any, ...] = ()
+    listed: bool = True
 
 
 @dataclass(frozen=True)
@@ -79,12 +87,14 @@ class YamlKeys:
     ``header``: comment lines of a new file; None where it must be there already (``missing`` says
     what to do then), or may be missing (``missing`` is empty). ``listed``: a comment in the file
     names the keys that are ours, and those which it names and are not wanted any more go.
+    ``restores``: what a listed key replaced is noted in a second comment, and comes back then.
     """
 
     values: tuple[YamlValue, ...]
     header: Optional[str] = None
     missing: str = ""
     listed: bool = False
+    restores: bool = False
     synonyms: Mapping[str, str] = field(default_factory=dict)
     """Other names of keys, by which the file may call them."""
 
@@ -169,18 +179,31 @@ def _set_yaml_keys(current: str | None, wanted: YamlKeys, path: str) -> str | No
     try:
         document = yaml_edit.mapping(text)
         before = _listed(text) if wanted.listed else set()
+        replaced = _replaced(text) if wanted.restores else {}
         paths = []
         for each in wanted.values:
             place = _as_the_file_calls_it(each.path, document, wanted)
-            paths.append(place)
+            name = ".".join(place)
+            if each.listed:
+                paths.append(place)
+            if each.listed and wanted.restores and name not in before:
+                with contextlib.suppress(KeyError):
+                    replaced[name] = yaml_edit.get(document, place)
             if not _is_there(document, place, each):
                 text = yaml_edit.set_value(text, place, each.value)
         for name in sorted(before - {".".join(place) for place in paths}):
             place = (name,) if name in document else tuple(name.split("."))
+            if name in replaced:
+                text = yaml_edit.set_value(text, place, replaced.pop(name))
+                continue
             with contextlib.suppress(KeyError):  # where the operator was quicker
                 text = yaml_edit.remove(text, place)
         if wanted.listed:
-            text = _with_list(text, [".".join(place) for place in paths], wanted.header)
+            names = [".".join(place) for place in paths]
+            text = _with_list(text, names, wanted.header)
+            text = _with_replaced(
+                text, {name: replaced[name] for name in names if name in replaced}
+            )
     except yaml_edit.YamlError as error:
         raise EngineFileError(_at(path, error.line, error.problem)) from error
     except yaml_edit.NotEditable as error:
@@ -259,6 +282,34 @@ def _with_list(text: str, names: list[str], header: str | None) -> str:
     if not yaml_edit.same(yaml_edit.load(new), yaml_edit.load(text)):
         raise yaml_edit.NotEditable("has the list of llm-router's keys inside a value")
     return new
+
+
+def _replaced(text: str) -> dict[str, Any]:
+    """The values that stood in the place of our keys; none of a comment that was edited."""
+    for line in text.splitlines():
+        if line.startswith(_REPLACED_MARK):
+            with contextlib.suppress(ValueError):
+                found = json.loads(line[len(_REPLACED_MARK) :])
+                return found if isinstance(found, dict) else {}
+    return {}
+
+
+def _with_replaced(text: str, replaced: Mapping[str, Any]) -> str:
+    """The text with the comment that keeps ``replaced``, below the one that lists our keys."""
+    lines = [line for line in text.splitlines(True) if not line.startswith(_REPLACED_MARK)]
+    if replaced == _replaced(text):
+        return text
+    if replaced:
+        try:
+            kept = json.dumps(replaced)
+        except (TypeError, ValueError) as error:
+            raise yaml_edit.NotEditable(
+                f"has a value that cannot be kept in a comment ({error})"
+            ) from error
+        place = next(number for number, line in enumerate(lines) if line.startswith(_LIST_MARK))
+        end_of_line = "\r\n" if "\r\n" in text else "\n"
+        lines.insert(place + 1, f"{_REPLACED_MARK} {kept}{end_of_line}")
+    return "".join(lines)
 
 
 def _set_environment_key(text: str, wanted: EnvironmentKey, path: str) -> str:
@@ -373,6 +424,8 @@ def apply(edits: Sequence[FileEdit], check: bool = False) -> list[FileResult]:
             wanted = render(edit, current)
             if wanted is not None:
                 _access(edit, status, place)  # raises what would be in the way of writing
+                if wanted != current:
+                    _see_that_it_is_writable(edit.path, place)
                 if place is None and not edit.directory:
                     path = Path(edit.path)
                     raise EngineFileError(
@@ -556,13 +609,16 @@ def _write(
                 _replace(place.directory, place.name, text.encode(), access)
             os.fsync(place.directory)
     except OSError as error:
-        remedy = ""
-        if error.errno == errno.EROFS:
-            remedy = (
-                "; where it is the helper that may not write there, provision the host again, or "
-                "add the directory to its ReadWritePaths=: `systemctl edit llm-router-helper`"
-            )
+        remedy = _READ_ONLY if error.errno == errno.EROFS else ""
         raise EngineFileError(f"{path} cannot be written: {error.strerror}{remedy}") from error
+
+
+def _see_that_it_is_writable(path: str, place: safe_path.Place | None) -> None:
+    """A file system that is mounted read-only, or is so for this process, is found before the
+    first file is written, and in check mode."""
+    if place is not None and os.fstatvfs(place.directory).f_flag & os.ST_RDONLY:
+        error = OSError(errno.EROFS, os.strerror(errno.EROFS))
+        raise EngineFileError(f"{path} cannot be written: {error.strerror}{_READ_ONLY}") from error
 
 
 def _made(path: str) -> safe_path.Place:

@@ -91,7 +91,8 @@ engines:
 contradictions:
   description:
     - Where O(models) and the host's units say different things, so that the loaded model would be
-      lost or a switch could not work; and what to do.
+      lost or a switch could not work; and what to do. Engines whose keys would go to one file and
+      differ are among them.
   type: list
   elements: str
   returned: success
@@ -110,7 +111,10 @@ unread:
 from ansible.module_utils.basic import AnsibleModule
 
 from ansible_collections.roundhouse.llm.plugins.module_utils.discovery.answer import answer_of
-from ansible_collections.roundhouse.llm.plugins.module_utils.discovery.survey import survey
+from ansible_collections.roundhouse.llm.plugins.module_utils.discovery.survey import (
+    read_key_of,
+    survey,
+)
 
 
 def main() -> None:
@@ -122,9 +126,8 @@ def main() -> None:
         },
         supports_check_mode=True,
     )
-    module.exit_json(
-        changed=False, **answer_of(survey(module.params["models_dirs"]), module.params["models"])
-    )
+    found = survey(module.params["models_dirs"])
+    module.exit_json(changed=False, **answer_of(found, module.params["models"], read_key_of))
 
 
 if __name__ == "__main__":

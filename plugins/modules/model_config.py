@@ -200,6 +200,7 @@ from ansible_collections.roundhouse.llm.plugins.module_utils.engine_files import
     EngineDirs,
     EngineSpec,
     desired_files,
+    has_exllamav2,
     read_key,
     spec_of_entry,
 )
@@ -247,10 +248,18 @@ class _Files:
         keys = {**KEY_FILES, **(self.config.get("engine_keys") or {})}
         key = read_key(entry.get("api_key_file") or keys[entry["backend"]])
         others = [other for each, other in self.models.items() if each != name]
-        alone = all(other.get("service") != entry.get("service") for other in others)
+        same = [other for other in others if other.get("service") == entry.get("service")]
+        folders = [each.get("model_path") for each in (entry, *same)]
+        old = entry["backend"] == "tabby" and has_exllamav2(entry.get("service") or "", folders)
         gpus = entry.get("gpus") or self._gpus_of(entry.get("group") or "default")
-        host = read_host_gpus() if gpus else None
-        return spec_of_entry(name, {**entry, "gpus": gpus}, api_key=key, alone=alone, host=host)
+        return spec_of_entry(
+            name,
+            {**entry, "gpus": gpus},
+            api_key=key,
+            alone=not same,
+            exllamav2=old,
+            host=read_host_gpus() if gpus else None,
+        )
 
     def _gpus_of(self, group: str) -> Any:
         """The GPUs that config.yml gives to a group; none where it says nothing of it."""

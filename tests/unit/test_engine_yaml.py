@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import grp
+import json
 import os
 import re
 import stat
@@ -18,6 +19,7 @@ from llm_router.engine_files import (
     EngineSpec,
     SpecError,
     desired_files,
+    has_exllamav2,
     server_options,
 )
 from llm_router.file_edits import EngineFileError, FileResult, apply
@@ -329,6 +331,75 @@ class TestTabby:
         before = host.read(place)
         assert not any(r.changed for r in host.activate(replace(spec, settings={})))
         assert host.read(place) == before
+
+    @pytest.mark.parametrize("unit", ["tabbyapi-exl2.service", "mine.service"])
+    def test_settings_of_a_tabbyapi_with_exllamav2_are_keys_of_its_config(
+        self, host: Host, unit: str
+    ) -> None:
+        """79126f9 puts config.yml above the model's own file."""
+        folder = host.root / "models/EXL2"
+        folder.mkdir()
+        details = {"quantization_config": {"quant_method": "exl2"}}
+        (folder / "config.json").write_text(json.dumps(details))
+        spec = replace(
+            TABBY,
+            unit=unit,
+            config_file=str(host.tabby),
+            model_path=str(folder),
+            settings={"max_seq_len": 8192, "cache_mode": "Q4", "draft_model": {"draft_mode": "x"}},
+            exllamav2=has_exllamav2(unit, [None, str(folder)]),
+        )
+        host.activate(spec)
+        made = yaml.safe_load(host.read("etc/tabbyapi/config.yml"))
+        assert made["model"] == {
+            "model_dir": f"{host.root}/models",
+            "model_name": "EXL2",
+            "max_seq_len": 8192,
+            "cache_mode": "Q4",
+        }
+        assert made["draft_model"] == {"draft_model_name": None, "draft_mode": "x"}
+        assert not (folder / "tabby_config.yml").exists()
+        assert not any(result.changed for result in host.activate(spec))
+        host.activate(replace(spec, settings={"cache_mode": "Q6"}))
+        made = yaml.safe_load(host.read("etc/tabbyapi/config.yml"))
+        assert (made["model"]["cache_mode"], made["model"]["max_seq_len"]) == ("Q6", None)
+        # what the operator has there comes back
+        host.activate(replace(spec, settings={}, model_path=None, model_name="models"))
+        text = host.read("etc/tabbyapi/config.yml")
+        assert "llm-router replaced" not in text
+        assert "# ünïcode €" in text
+        made = yaml.safe_load(text)
+        assert (made["model"]["cache_mode"], made["model"]["max_seq_len"]) == ("Q8", None)
+        assert made["draft_model"] == {"draft_model_name": None}
+
+    def test_the_own_file_of_an_older_release_loses_our_keys(self, host: Host) -> None:
+        spec = replace(TABBY, model_path=f"{host.root}/models/EXL3", settings={"max_seq_len": 8192})
+        host.activate(spec)
+        host.activate(replace(spec, exllamav2=True))
+        assert yaml.safe_load(host.read("models/EXL3/tabby_config.yml")) == {"model": {}}
+        assert yaml.safe_load(host.tabby.read_text())["model"]["max_seq_len"] == 8192
+        host.activate(spec)  # a later version, under the same name
+        assert yaml.safe_load(host.tabby.read_text())["model"]["max_seq_len"] is None
+
+    def test_a_note_of_what_was_replaced_may_be_edited_away(self, host: Host) -> None:
+        spec = replace(
+            TABBY,
+            model_path=f"{host.root}/models/EXL3",
+            settings={"cache_mode": "Q4"},
+            exllamav2=True,
+        )
+        host.activate(spec)
+        text = host.tabby.read_text()
+        assert '# llm-router replaced: {"model.cache_mode": "Q8"}\n' in text
+        host.tabby.write_text(text.replace('{"model.cache_mode": "Q8"}', "[nonsense"))
+        host.activate(replace(spec, settings={}))
+        assert "cache_mode" not in yaml.safe_load(host.tabby.read_text())["model"]
+
+    def test_settings_cannot_name_another_model(self, host: Host) -> None:
+        spec = replace(
+            TABBY, model_path=f"{host.root}/models/EXL3", settings={"model_name": "other"}
+        )
+        assert "settings.model_name says model_name, which the router decides" in host.refused(spec)
 
     def test_a_model_without_settings_gets_no_file(self, host: Host) -> None:
         host.activate(replace(TABBY, model_path=f"{host.root}/models/EXL3"))

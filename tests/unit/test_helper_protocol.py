@@ -33,6 +33,12 @@ def test_a_request_comes_back_as_it_was(request_: Request) -> None:
     assert decode_request(encode_request(request_)) == request_
 
 
+def test_a_check_comes_back() -> None:
+    asked = Request("activate", "m", check=True)
+    assert decode_request(encode_request(asked)) == asked
+    assert "check" not in json.loads(encode_request(Request("activate", "m")))
+
+
 def test_lines_come_back() -> None:
     asked = Request("logs", "m", lines=7, since=1764000000.25)
     assert decode_request(encode_request(asked)) == asked
@@ -57,6 +63,8 @@ def test_lines_come_back() -> None:
         (b'{"verb": "start", "model": 1}\n', "model must be a model's name"),
         (b'{"verb": "start", "model": "' + b"m" * 201 + b'"}\n', "model must be a model's name"),
         (b'{"verb": "start", "model": "m", "unit": "sshd.service"}\n', "unknown field 'unit'"),
+        (b'{"verb": "activate", "model": "m", "check": 1}\n', "check must be true or false"),
+        (b'{"verb": "start", "model": "m", "check": true}\n', "for activate alone"),
         (b'{"verb": "logs", "model": "m", "lines": 0}\n', "lines must be a whole number"),
         (b'{"verb": "logs", "model": "m", "since": "1 h"}\n', "since must be a number"),
         (b'{"verb": "logs", "model": "m", "since": true}\n', "since must be a number"),

@@ -21,6 +21,7 @@ from llm_router.helper.catalog import Catalog
 from llm_router.helper.client import HelperClient
 from llm_router.helper.server import HelperServer, listening_socket
 from llm_router.helper.started import Started
+from llm_router.logs.masking import CONTEXT
 from llm_router.units.base import ManagerUnavailable, UnitError
 from llm_router.units.dbus import BusUnavailable, ManagerError, UnitFacts, unit_path
 
@@ -202,7 +203,8 @@ async def test_the_four_verbs(host: Host) -> None:
         assert await host.client.logs("gemma", 7) == ["one", "two"]
     unit = "llamacpp@gemma.service"
     assert host.manager.calls == [f"reset {unit}", f"start {unit}", f"stop {unit}"]
-    assert host.asked_for == [(unit, 7)]
+    # more than is shown: a key can stand in the line below the one that names it
+    assert host.asked_for == [(unit, 7 + CONTEXT)]
 
 
 async def test_the_socket_file_stays_when_the_helper_ends(host: Host) -> None:
@@ -627,6 +629,32 @@ async def test_a_fault_inside_the_helper_is_the_hosts_fault(host: Host) -> None:
         assert await kind_of_refusal(host, "start") == "host"
 
 
+async def test_a_check_finds_what_activation_would_and_writes_nothing(host: Host) -> None:
+    async with host.serving():
+        await host.client.check("gemma")
+        assert not host.engine_files.exists()
+        assert host.manager.calls == []
+        host.engine_files.mkdir()
+        file = host.engine_files / "gemma.env"
+        file.write_text('A="b\n')
+        with pytest.raises(UnitError, match="a quote is opened here") as caught:
+            await host.client.check("gemma")
+        assert not isinstance(caught.value, ManagerUnavailable)
+        assert file.read_text() == 'A="b\n'
+
+
+async def test_a_check_says_why_an_engine_must_be_restarted(host: Host, tmp_path: Path) -> None:
+    file = tmp_path / "tabby.yml"
+    file.write_text("model:\n  model_name: x\n  cache_mode: Q8\n")
+    entry = {"backend": "tabby", "service": "tabbyapi.service", "config_file": str(file)}
+    models = {"mine": {**entry, "residency": "unload"}}
+    host.write(host.models, {"models": models})
+    async with host.serving():
+        assert "model.cache_mode" in await host.client.check("mine")
+        file.write_text("model:\n  model_name: x\n")
+        assert await host.client.check("mine") == ""
+
+
 async def test_a_unit_that_fails_is_the_models_fault(host: Host) -> None:
     async with host.serving():
         host.manager.result = "failed"
@@ -663,6 +691,9 @@ async def test_a_disk_that_takes_nothing_is_the_hosts_fault(
             assert await kind_of_refusal(host, "activate") == "host"
             with pytest.raises(ManagerUnavailable, match=says):
                 await host.client.activate("gemma")
+            if "ro" in options.split(","):  # how much room is left, nobody knows before
+                with pytest.raises(ManagerUnavailable, match=says):
+                    await host.client.check("gemma")
     finally:
         await anyio.run_process(["umount", "--lazy", str(host.engine_files)])
 

@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from llm_router.logs.masking import masked
+from llm_router.logs.masking import CONTEXT, last_masked, masked
 
 KEY = "3f1c0d9a4be27f60"
 
@@ -41,6 +41,45 @@ def test_what_stands_where_a_key_is_written_is_masked(line: str) -> None:
     (shown,) = masked([line])
     assert KEY not in shown
     assert "***" in shown
+
+
+# what TabbyAPI e632af4 and 79126f9 print at a start where no width of the log is set
+BROKEN_LINES = [
+    "2026-11-30 13:43:35.877 INFO:     Your API key is: ",
+    "ccc078dceee889732471f307fb990f4b",
+    "2026-11-30 13:43:35.877 INFO:     Your admin key is: ",
+    "2ce621421ff8700f42b3a8b83945fc8a",
+    "2026-11-30 13:43:35.877 INFO:     If these keys get compromised, make sure to ",
+    "delete api_tokens.yml and restart the server. Have fun!",
+    "2026-11-30 13:43:36.216 INFO:     Finished chat completion request ",
+    "ecd66ef66ff2423bb6562c08a680d988",
+]
+
+
+def test_keys_that_stand_below_their_name_are_masked() -> None:
+    shown = masked(BROKEN_LINES)
+    assert shown == [BROKEN_LINES[0], "***", BROKEN_LINES[2], "***", *BROKEN_LINES[4:]]
+
+
+def test_many_keys_and_long_ones_are_masked_over_all_their_lines() -> None:
+    name = "2026-11-30 13:43:35.877 INFO:     Your API key is:"
+    lists = [[f"{KEY},", f"short, {KEY},", KEY], [f"{KEY}{KEY}", f"{KEY}"]]
+    for keys in lists:
+        assert masked([name, *keys, "INFO: Starting OAI API"]) == [
+            name,
+            *(["***"] * len(keys)),
+            "INFO: Starting OAI API",
+        ]
+    assert masked([f"{name} {KEY}, short,", f"{KEY}, short"]) == [f"{name} ***", "***"]
+
+
+@pytest.mark.parametrize("wanted", [1, 2, 3, 4])
+def test_the_end_of_a_log_is_masked_by_the_lines_before_it(wanted: int) -> None:
+    shown = last_masked(BROKEN_LINES[:4], wanted)
+    assert len(shown) == wanted
+    assert "2ce62142" not in "".join(shown)
+    assert shown[-1] == "***"
+    assert CONTEXT > 3
 
 
 def test_a_known_key_is_masked_wherever_it_stands() -> None:

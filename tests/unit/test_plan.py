@@ -5,7 +5,14 @@ from __future__ import annotations
 from llm_router.config.schema import Model, SchedulerConfig, SwitchConfig
 from llm_router.engines.base import READY, Readiness
 from llm_router.engines.residency import Policy
-from llm_router.switcher.plan import NAMES, Observed, Step, make_plan, make_unload_plan
+from llm_router.switcher.plan import (
+    NAMES,
+    Observed,
+    Step,
+    make_plan,
+    make_unload_plan,
+    with_restart,
+)
 from llm_router.switcher.residency import Release, Sleeper
 from llm_router.units.base import UnitState
 
@@ -24,6 +31,32 @@ A, B = model("a"), model("b", timeout=40.0)
 def plan(target: Model, *observed: Observed, **options: object) -> list[str]:
     steps = make_plan(target, observed, SwitchConfig(), SchedulerConfig(), **options)  # type: ignore[arg-type]
     return [f"{step.name} {step.model}" for step in steps]
+
+
+def test_an_engine_that_cannot_load_a_model_as_it_should_is_restarted_for_it() -> None:
+    a, b = (
+        model(name, backend="tabby", service="tabbyapi.service", residency="unload")
+        for name in ("a", "b")
+    )
+    config, units = SwitchConfig(), {"a": "tabbyapi.service", "b": "tabbyapi.service"}
+
+    def restarted(*observed: Observed, **options: object) -> list[str]:
+        steps = make_plan(b, observed, config, SchedulerConfig(), **options)  # type: ignore[arg-type]
+        made = with_restart(b, steps, units, config, 40.0)
+        return [f"{step.name} {step.model}" for step in made]
+
+    loaded = restarted(Observed(a, RUNS), loaded="a", release=Release("unload"), memory="known")
+    assert loaded == ["Drain a", "Stop a", "WaitForMemory a", *LOAD_B]
+    asleep = Sleeper("a", a.unit, "unload", 7, 0, 0.0)
+    assert restarted(Observed(a, RUNS, sleeper=asleep)) == ["Stop b", *LOAD_B]
+    units["a"] = "other.service"  # it is another engine that unloads its model
+    gone = restarted(
+        Observed(a.model_copy(update={"service": "other.service"}), RUNS),
+        Observed(b, RUNS, sleeper=Sleeper("b", b.unit, "unload", 8, 0, 0.0)),
+        loaded="a",
+        release=Release("unload"),
+    )
+    assert gone == ["Drain a", "Unload a", "Stop b", *LOAD_B]
 
 
 def test_the_names_of_all_steps_are_known() -> None:

@@ -39,6 +39,8 @@ class FakeUnits(Units):
         self.serves: dict[str, str] = {}
         """By unit: the model that its engine says it serves."""
         self.fails: dict[str, Exception] = {}
+        self.restart: dict[str, str] = {}
+        """By model: why its engine may not load it without a restart."""
         self.silent: set[str] = set()
         """Units whose engine takes a probe's connection and never answers."""
         self.calls: list[str] = []
@@ -60,6 +62,11 @@ class FakeUnits(Units):
     async def activate(self, model: Model) -> bool:
         self._call("activate", model)
         return False
+
+    async def check(self, model: Model) -> str:
+        if f"check {model.name}" in self.fails:
+            raise self.fails[f"check {model.name}"]
+        return self.restart.get(model.name, "")
 
     async def prewarm(self, model: Model) -> int:
         return 0
@@ -457,6 +464,66 @@ def test_what_cannot_be_activated_or_started_is_told_and_the_former_model_comes_
             units.fails.clear()
             await load(services, "b")
             assert core.failures == {}
+
+    run(test())
+
+
+BROKEN = UnitError("/etc/tabbyapi/config.yml:9: is not YAML")
+
+
+@pytest.mark.parametrize(("error", "failures"), [(BROKEN, 1), (GONE, 0)])
+def test_files_that_cannot_be_written_cost_no_other_model_its_engine(
+    monkeypatch: Patch, error: UnitError, failures: int
+) -> None:
+    async def test() -> None:
+        units = FakeUnits()
+        async with router(monkeypatch, {"a": {}, "b": {}}, units) as services:
+            await load(services, "a")
+            units.fails |= {"check b": error, "activate b": error}
+            refused = await refusal(services, "b")
+            assert "Activate of 'b' would fail" in refused.refusal.message
+            assert str(error) in refused.refusal.message
+            core = services.scheduler.core
+            assert core.group_of("a").current == "a"
+            assert units.calls == ["activate a", "start a"]
+            await load(services, "a")
+            assert sum(failed.count for failed in core.failures.values()) == failures
+            units.fails.clear()
+            await load(services, "b")
+            assert core.failures == {}
+
+    run(test())
+
+
+@pytest.mark.parametrize("reason", ["", "cache_mode is not in use_as_default"])
+def test_an_engine_that_would_load_with_other_settings_is_restarted(
+    monkeypatch: Patch, caplog: pytest.LogCaptureFixture, reason: str
+) -> None:
+    entry = {"backend": "tabby", "service": "tabbyapi.service", "residency": "unload", "port": 9500}
+
+    async def test() -> None:
+        units = FakeUnits()
+        async with router(monkeypatch, {"a": entry, "b": entry}, units) as services:
+            await load(services, "a")
+            units.restart["b"] = reason
+            if not reason:  # loaded over the API, and these engines do not know how
+                await refusal(services, "b")
+                assert "activate b" in units.calls[:4]
+                assert "stop a" not in units.calls
+                return
+            await load(services, "b")
+            assert units.calls == ["activate a", "start a", "stop a", "activate b", "start b"]
+            assert f"tabbyapi.service is restarted for 'b': {reason}" in caplog.text
+
+    run(test())
+
+
+def test_where_nothing_is_stopped_the_files_are_not_read_twice(monkeypatch: Patch) -> None:
+    async def test() -> None:
+        units = FakeUnits()
+        async with router(monkeypatch, {"a": {}}, units) as services:
+            units.fails["check a"] = BROKEN
+            await load(services, "a")
 
     run(test())
 

@@ -61,12 +61,24 @@ def propose(found: Survey) -> Proposal:
     groups = _groups(found.engines)
     entries: list[Entry] = []
     notes: list[str] = []
+    keyed: set[str] = set()
     for engine in found.engines:
         make = _tabby_entries if engine.tabby is not None else _plain_entries
+        usual = _KEY_FILES.get(engine.launch.backend, "")
+        own_key = ""
+        if usual and _wants_key(engine):
+            # units set up apart have keys of their own, and one file has one key
+            stem = engine.unit.partition(".service")[0]
+            own_key = f"/etc/{stem}/api_key" if usual in keyed else ""
+            keyed.add(usual)
         for entry in make(engine, found, notes):
             group = groups.get(engine.unit)
             fields = {**entry.fields, "group": group} if group else entry.fields
-            entries.append(Entry(_free(entry.name, engine, entries), fields, entry.comments))
+            comments = entry.comments
+            if own_key:
+                fields = {**fields, "api_key_file": own_key}
+                comments = tuple(comment.replace(usual, own_key) for comment in comments)
+            entries.append(Entry(_free(entry.name, engine, entries), fields, comments))
     notes += _unserved(found, entries)
     notes += _crowd(found.engines, groups)
     if not found.engines:
@@ -241,6 +253,14 @@ def _trouble(launch: Launch) -> list[str]:
     if launch.container:
         found.append("It runs in a container: see that stopping the unit stops that too.")
     return found
+
+
+def _wants_key(engine: Engine) -> bool:
+    if engine.tabby is not None:
+        return engine.tabby.wants_key
+    return bool(engine.refused) or any(
+        launch.wants_key for launch in (engine.launch, *engine.scripts)
+    )
 
 
 def _key_comment(engine: Engine) -> str:

@@ -219,6 +219,12 @@ def read_text(path: str) -> str | None:
     return _Host(Path("/")).read(path)
 
 
+def read_key_of(engine: Engine, admin: bool = False) -> str:
+    """The engine's key (see `key_of`), read as the user of its unit."""
+    with acting_as(engine.user, engine.groups):
+        return key_of(engine, read_text, admin)
+
+
 def _engines(host: _Host) -> list[Engine]:
     found: list[Engine] = []
     for unit, path in _unit_files(host):

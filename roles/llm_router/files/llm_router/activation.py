@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
+from llm_router import yaml_edit
 from llm_router.config.load import Settings
 from llm_router.config.schema import Config, Model
 from llm_router.config.spec import dirs_of, spec_of
-from llm_router.engine_files import desired_files, read_key
+from llm_router.engine_files import (
+    config_path,
+    desired_files,
+    has_exllamav2,
+    read_key,
+    tabby_settings,
+)
 from llm_router.engine_keys import key_file
-from llm_router.file_edits import EngineFileError, FileResult, apply
+from llm_router.engines.tabby_load import lost_over_the_api
+from llm_router.file_edits import EngineFileError, FileResult, apply, read
 from llm_router.model_gpus import gpus_for, see_that_no_other_group_has
 
 
@@ -31,9 +41,50 @@ def activate(
         model = models[name]
         see_that_no_other_group_has(model, models, host)
         key = read_key(key_file(model, config))
+        folders = [other.model_path for other in models.values() if other.unit == model.unit]
+        old = model.backend == "tabby" and has_exllamav2(model.unit, folders)
         alone = users[model.unit] == 1
-        edits += desired_files(spec_of(model, api_key=key, alone=alone, host=host), dirs)
+        spec = spec_of(model, api_key=key, alone=alone, exllamav2=old, host=host)
+        edits += desired_files(spec, dirs)
     return apply(edits, check)
+
+
+def why_restart(model: Model, models: Mapping[str, Model], config: Config) -> str:
+    """Why a TabbyAPI that stays must be restarted for ``model`` all the same: its load API would
+    give it other settings than a start, or another folder. Empty where it may load it so.
+
+    Blocks on the disk. Raises `EngineFileError`.
+    """
+    same = [other for other in models.values() if other.unit == model.unit]
+    if model.backend != "tabby" or all(other.residency != "unload" for other in same):
+        return ""
+    folders = [other.model_path for other in same]
+    places = sorted({os.path.dirname(path.rstrip("/")) for path in folders if path})  # noqa: PTH120
+    if len(places) > 1:
+        return (
+            f"the models of {model.unit} are in {' and '.join(places)}, and TabbyAPI loads from "
+            "the directory that it was started with; put them into one, or set `residency: stop`"
+        )
+    old = has_exllamav2(model.unit, folders)
+    if old and any(other.settings for other in same):
+        return (
+            "this version of TabbyAPI, with ExLlamaV2, reads a model's settings only at its start; "
+            "set `residency: stop`"
+        )
+    path = config_path(spec_of(model), dirs_of(config))
+    try:
+        written = yaml_edit.mapping((read(Path(path)) if path else None) or "")
+    except yaml_edit.YamlError as error:
+        raise EngineFileError(f"{path}:{error.line}: {error.problem}") from error
+    own = [".".join(each.path) for each in tabby_settings(spec_of(model))]
+    lost = lost_over_the_api(written, own)
+    if not lost:
+        return ""
+    names = ", ".join(name.partition(".")[2] for name in lost)
+    return (
+        f"TabbyAPI takes {', '.join(lost)} of {path} only at its start; add {names} to "
+        "`use_as_default:` in its section `model:`, or set `residency: stop`"
+    )
 
 
 def provisioned(models: dict[str, Model]) -> list[Model]:

@@ -18,10 +18,9 @@ from llm_router.config.errors import ConfigError, Problem
 from llm_router.config.load import load_models
 from llm_router.config.schema import Config
 from llm_router.discovery.answer import answer_of
-from llm_router.discovery.identity import acting_as
-from llm_router.discovery.keys import KeysDiffer, NotAKey, key_of
+from llm_router.discovery.keys import KeyUser, adopted_keys
 from llm_router.discovery.proposal import render
-from llm_router.discovery.survey import engines, read_text, survey
+from llm_router.discovery.survey import engines, read_key_of, survey
 from llm_router.engine_keys import key_file
 from llm_router.file_edits import EngineFileError, FileEdit, WholeFile, apply
 from llm_router.foreign import Units, Unreadable, read_foreign
@@ -45,28 +44,14 @@ def adopt_keys(options: argparse.Namespace) -> int:
     A file that is there already stays as it is: somebody wanted it so.
     """
     settings = settings_of(options)
-    units = {engine.unit: engine for engine in engines()}
-    wanted: dict[str, str] = {}
-    for model in settings.models.values():
-        path, engine = key_file(model, settings.config), units.get(model.unit)
-        if engine is None or path is None or Path(path).exists():
-            continue
-        try:
-            with acting_as(engine.user, engine.groups):
-                key = key_of(engine, read_text)
-        except KeysDiffer as error:
-            raise Failed(
-                f"the scripts of {engine.unit} have keys of their own; give each of its models an "
-                "`api_key_file:` with its key"
-            ) from error
-        except NotAKey as error:
-            raise Failed(
-                f"what {engine.unit} names as its key is not one word of at most 512 printable "
-                "ASCII characters; write the key into its file, and nothing else"
-            ) from error
-        if key and wanted.setdefault(path, key) != key:
-            raise Failed(f"{engine.unit} has another key than the one for {path}; give its models "
-                         "an `api_key_file:` of their own")  # fmt: skip
+    users = [
+        KeyUser(model.unit, path, model.residency == "unload")
+        for model in settings.models.values()
+        if (path := key_file(model, settings.config)) is not None and not Path(path).exists()
+    ]
+    wanted, problems = adopted_keys(users, engines(), read_key_of)
+    if problems:
+        raise Failed(problems[0])
     edits = [
         FileEdit(path, WholeFile(f"{key}\n"), reader=GROUP, secret=True)
         for path, key in wanted.items()

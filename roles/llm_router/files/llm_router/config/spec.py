@@ -14,15 +14,19 @@ def spec_of(
     *,
     api_key: str | None = None,
     alone: bool = True,
+    exllamav2: bool = False,
     host: Sequence[HostGpu] | None = None,
 ) -> EngineSpec:
     """What the config writer needs to know of a model.
 
-    ``alone``: whether no other model has a say in what its unit serves. ``host``: the GPUs that its
-    own are looked up in, and `SpecError` is raised for one that is not there; None: they are not.
+    ``alone``: whether no other model has a say in what its unit serves. ``exllamav2``: see
+    `has_exllamav2`. ``host``: the GPUs that its own are looked up in, and `SpecError` is raised
+    for one that is not there; None: they are not.
     """
     entry = model.model_dump(exclude_none=True)
-    return spec_of_entry(model.name, entry, api_key=api_key, alone=alone, host=host)
+    return spec_of_entry(
+        model.name, entry, api_key=api_key, alone=alone, exllamav2=exllamav2, host=host
+    )
 
 
 def dirs_of(config: Config) -> EngineDirs:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from llm_router.config.schema import Model
+from llm_router.engines.tabby_load import UNSAID
 
 Policy = Literal["sleep", "discard", "unload"]
 """What becomes of a model that has to go, short of its engine's end.
@@ -86,6 +87,6 @@ SGLANG: Mapping[Policy, Residency] = {
 TABBY: Mapping[Policy, Residency] = {
     "unload": Residency(
         (Call("/v1/model/unload"),),
-        (Call("/v1/model/load", lambda model: {"model_name": model.upstream_name}),),
+        (Call("/v1/model/load", lambda model: {"model_name": model.upstream_name, **UNSAID}),),
     )
 }

@@ -37,6 +37,14 @@ class HelperClient:
         answer = await self._ask(Request("activate", model), ACTIVATE_TIMEOUT)
         return answer.get("changed") is True
 
+    async def check(self, model: str) -> str:
+        """Whether the files could be written: nothing is, and it raises as `activate` would.
+
+        Why an engine that stays must be restarted for the model; empty if it need not."""
+        answer = await self._ask(Request("activate", model, check=True), ACTIVATE_TIMEOUT)
+        reason = answer.get("restart")
+        return reason if isinstance(reason, str) else ""
+
     async def prewarm(self, model: str) -> int:
         """Bytes of the model's weights that were read; ends when it is cancelled."""
         answer = await self._ask(Request("prewarm", model), PREWARM_TIMEOUT)

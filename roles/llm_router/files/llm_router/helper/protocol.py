@@ -38,13 +38,15 @@ class ProtocolError(Exception):
 @dataclass(frozen=True)
 class Request:
     """``timeout`` is in seconds, for start and stop; None leaves it to the helper. ``since``, for
-    logs: seconds since 1970; None is as far back as ``lines`` go."""
+    logs: seconds since 1970; None is as far back as ``lines`` go. ``check``, for activate: nothing
+    is written; the answer is the same."""
 
     verb: Verb
     model: str
     lines: int = 50
     timeout: float | None = None
     since: float | None = None
+    check: bool = False
 
 
 def encode_request(request: Request) -> bytes:
@@ -56,6 +58,8 @@ def encode_request(request: Request) -> bytes:
             fields["since"] = request.since
     if request.timeout is not None:
         fields["timeout"] = request.timeout
+    if request.check:
+        fields["check"] = True
     return json_text(fields).encode() + b"\n"
 
 
@@ -64,7 +68,7 @@ def decode_request(line: bytes) -> Request:
     if len(line) > MAX_REQUEST:
         raise ProtocolError(f"a request has at most {MAX_REQUEST} bytes")
     fields = _object(line)
-    unknown = fields.keys() - {"verb", "model", "lines", "timeout", "since"}
+    unknown = fields.keys() - {"verb", "model", "lines", "timeout", "since", "check"}
     if unknown:
         raise ProtocolError(f"unknown field {min(unknown)!r}")
     verb, model = fields.get("verb"), fields.get("model")
@@ -76,7 +80,10 @@ def decode_request(line: bytes) -> Request:
     if type(lines) is not int or not 1 <= lines <= MAX_LINES:
         raise ProtocolError(f"lines must be a whole number from 1 to {MAX_LINES}")
     timeout, since = _timeout(fields.get("timeout")), _since(fields.get("since"))
-    return Request(cast(Verb, verb), model, lines, timeout, since)
+    check = fields.get("check", False)
+    if not isinstance(check, bool) or (check and verb != "activate"):
+        raise ProtocolError("check must be true or false, and true for activate alone")
+    return Request(cast(Verb, verb), model, lines, timeout, since, check)
 
 
 def encode_answer(answer: Mapping[str, Any]) -> bytes:

@@ -24,7 +24,7 @@ from typing import Any
 import anyio
 import anyio.to_thread
 
-from llm_router.activation import activate
+from llm_router.activation import activate, why_restart
 from llm_router.config.schema import Config, Model
 from llm_router.engine_files import EngineFileError
 from llm_router.engine_keys import known_keys
@@ -41,7 +41,7 @@ from llm_router.helper.protocol import (
     encode_answer,
 )
 from llm_router.helper.started import Started
-from llm_router.logs.masking import masked
+from llm_router.logs.masking import CONTEXT, last_masked
 from llm_router.prewarm import in_thread
 from llm_router.server import watchdog
 from llm_router.units.base import ManagerUnavailable, UnitError
@@ -250,7 +250,8 @@ class HelperServer:
             return {"bytes": await in_thread(model.model_path)}
         async with self._units[unit]:
             if request.verb == "activate":
-                return {"changed": await self._activate(model, unit, contents)}
+                changed = await self._activate(model, unit, contents, check=request.check)
+                return {"changed": changed, **(await _restart(model, contents, request.check))}
             self._started.add(model.name, unit)
             async with self._connect() as manager:
                 timeout = request.timeout or model.timeout or config.switch.timeout
@@ -260,14 +261,15 @@ class HelperServer:
     async def _logs(self, request: Request, unit: str, contents: Contents) -> dict[str, Any]:
         """The journal's lines without keys: the router shows them to administrators, and none of
         them needs an engine's key."""
-        lines = await self._journal(unit, request.lines, request.since)
+        lines = await self._journal(unit, request.lines + CONTEXT, request.since)
 
-        def shown() -> list[str]:
+        def without_keys() -> list[str]:
             keys = known_keys(contents.models, contents.config)
             # cut afterwards: half a key would not be known
-            return [line[:MAX_LINE_LENGTH] for line in masked(lines, keys)]
+            shown = last_masked(lines, request.lines, keys)
+            return [line[:MAX_LINE_LENGTH] for line in shown]
 
-        return {"lines": await anyio.to_thread.run_sync(shown)}
+        return {"lines": await anyio.to_thread.run_sync(without_keys)}
 
     async def _stop(self, request: Request, unit: str, config: Config) -> dict[str, Any]:
         """Stop what runs for the model: the unit that was started, be it another one by now."""
@@ -277,10 +279,12 @@ class HelperServer:
             self._started.remove(request.model)
         return {"result": "done"}
 
-    async def _activate(self, model: Model, unit: str, contents: Contents) -> bool:
+    async def _activate(self, model: Model, unit: str, contents: Contents, *, check: bool) -> bool:
         results = await anyio.to_thread.run_sync(
-            activate, [model.name], contents.models, contents.config
+            activate, [model.name], contents.models, contents.config, check
         )
+        if check:
+            return any(result.changed for result in results)
         for result in results:
             if result.changed:
                 log.info("wrote %s", result.path)
@@ -327,6 +331,14 @@ def listening_socket() -> socket.socket:
     if listener.family != socket.AF_UNIX or not isinstance(listener.getsockname(), str):
         raise UnitError("the socket from systemd is not a Unix socket with a path")
     return listener
+
+
+async def _restart(model: Model, contents: Contents, asked: bool) -> dict[str, str]:
+    """``restart``: why an engine that stays must be restarted for the model; left out if not."""
+    if not asked:
+        return {}
+    reason = await anyio.to_thread.run_sync(why_restart, model, contents.models, contents.config)
+    return {"restart": reason} if reason else {}
 
 
 def _nothing() -> None:

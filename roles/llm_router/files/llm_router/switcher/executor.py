@@ -57,6 +57,7 @@ from llm_router.switcher.plan import (
     WarmUp,
     make_plan,
     make_unload_plan,
+    with_restart,
 )
 from llm_router.switcher.record import Record
 from llm_router.switcher.residency import Release, Sleeper, choose
@@ -428,6 +429,7 @@ class Switcher:
         try:
             with switch.scope, self._reading_ahead(target, plan):
                 switch.plan = plan
+                plan = switch.plan = await self._checked(switch, target, plan, run)
                 for step in plan:
                     if isinstance(step, GiveUp):
                         self._falling_asleep[switch.group] = step.how.memory
@@ -447,6 +449,41 @@ class Switcher:
         raise await self._give_up(
             switch, target, run, _StepError("an operator cancelled the switch", blame=False)
         )
+
+    async def _checked(
+        self, switch: RunningSwitch, target: Model | None, plan: tuple[Step, ...], run: _Run
+    ) -> tuple[Step, ...]:
+        """The plan, or one with a restart where the engine cannot load the model as it should.
+
+        A model whose files cannot be written costs no other model its engine: they are worked out
+        before anything is drained or stopped. Raises `_StepError`.
+        """
+        step = next((step for step in plan if isinstance(step, Activate)), None)
+        loads = any(isinstance(step, TakeBack) for step in plan)
+        if target is None or step is None or (step is plan[0] and not loads):
+            return plan  # where activation is the first step, it says itself what is in the way
+        started = self._clock()
+        try:
+            with anyio.fail_after(step.deadline):
+                reason = await self._units.check(target)
+        except (UnitError, TimeoutError) as error:
+            said = str(error) or f"its files were not read within {step.deadline:g} s"
+            seconds = self._clock() - started
+            ended = StepEnded(
+                switch.group, step.name, step.model, seconds, said, switch.number, target.unit
+            )
+            run.ended.append(ended)
+            self._events.publish(ended)
+            raise _StepError(
+                f"Activate of '{target.name}' would fail, so nothing was stopped for it: {said}",
+                blame=not _is_hosts(error),
+            ) from error
+        if not loads or not reason:
+            return plan
+        log.warning("%s is restarted for '%s': %s", target.unit, target.name, reason)
+        units = {each.model: self._as_started(each.model, run).unit for each in plan}
+        load_time = self.load_timeout(target)
+        return with_restart(target, plan, units, self._settings.config.switch, load_time)
 
     async def _give_up(
         self, switch: RunningSwitch, target: Model | None, run: _Run, error: _StepError
@@ -578,9 +615,7 @@ class Switcher:
         except NotReleased as failed:
             error = _StepError(str(failed), blame=False)
         except UnitError as failed:
-            hosts = isinstance(failed, ManagerUnavailable) or is_host_fault(failed)
-            blame = _blames(step) and not hosts
-            error = _StepError(str(failed), blame=blame)
+            error = _StepError(str(failed), blame=_blames(step) and not _is_hosts(failed))
         except _StepError as failed:
             error = failed
         except Exception as unexpected:
@@ -1140,6 +1175,11 @@ async def _drain(switch: RunningSwitch, step: Drain) -> None:
 def _blames(step: Step) -> bool:
     """Whether what goes wrong in it is the target's fault: another model's going is not."""
     return not isinstance(step, (Drain, Stop, WaitForMemory))
+
+
+def _is_hosts(error: Exception) -> bool:
+    """Whether no model is at fault: units cannot be managed at all, or a disk is full."""
+    return isinstance(error, (ManagerUnavailable, TimeoutError)) or is_host_fault(error)
 
 
 def _parsed(body: bytes) -> Any:

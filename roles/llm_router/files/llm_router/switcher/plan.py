@@ -5,7 +5,7 @@ The dry run prints it, the executor runs it, the metrics time each step.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from llm_router.config.schema import Model, SchedulerConfig, SwitchConfig
@@ -195,6 +195,30 @@ def make_plan(
     steps.append(WaitUntilReady(target.name, load_time))
     if target.warm_up:
         steps.append(WarmUp(target.name, load_time))
+    return tuple(steps)
+
+
+def with_restart(
+    target: Model,
+    plan: Sequence[Step],
+    units: Mapping[str, str],
+    switch: SwitchConfig,
+    load_time: float,
+) -> tuple[Step, ...]:
+    """The plan in which the engine of ``target`` stays and loads it, with a stop and a start
+    instead. ``units``: by model, of all in the plan."""
+    steps: list[Step] = []
+    stopped = False
+    for step in plan:
+        if isinstance(step, GiveUp) and units[step.model] == target.unit:
+            stopped = True
+            step = Stop(step.model, switch.stop_timeout)
+        elif isinstance(step, TakeBack):
+            step = Start(step.model, load_time)
+        elif isinstance(step, (WaitForMemory, Activate)) and not stopped:
+            stopped = True
+            steps.append(Stop(target.name, switch.stop_timeout))
+        steps.append(step)
     return tuple(steps)
 
 

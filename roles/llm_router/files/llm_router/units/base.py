@@ -84,6 +84,13 @@ class Units(ABC):
         """Make what the unit reads on disk say "serve this model"; true if something changed."""
 
     @abstractmethod
+    async def check(self, model: Model) -> str:
+        """Raise what `activate` would raise, and write nothing.
+
+        Why an engine that stays and loads the model over its API must be restarted instead, since
+        the model would not get its settings; empty where it need not."""
+
+    @abstractmethod
     async def prewarm(self, model: Model) -> int:
         """Read the model's weights into the page cache, until cancelled; the bytes read."""
 

@@ -23,8 +23,8 @@ from typing_extensions import Self
 from llm_router.config.schema import Config, Model
 from llm_router.engine_files import EngineFileError, process_environment
 from llm_router.engine_keys import known_keys
-from llm_router.logs.masking import masked
 from llm_router.model_gpus import gpus_for, see_that_no_other_group_has
+from llm_router.logs.masking import CONTEXT, last_masked
 from llm_router.prewarm import in_thread
 from llm_router.units.base import ManagerUnavailable, UnitError, Units, UnitState, release_in
 from llm_router.units.child_records import MARK, ChildRecords, Found, programs_of
@@ -187,8 +187,9 @@ class ChildUnits(Units):
                 data = before + data
                 begin = 1  # it was cut itself
             # the first line may be half of one, and begin within a key
-            found = data.decode("utf-8", "replace").splitlines()[1 if begin else 0 :][-lines:]
-            return masked(found, known_keys(self._models, self._config))
+            found = data.decode("utf-8", "replace").splitlines()[1 if begin else 0 :]
+            keys = known_keys(self._models, self._config)
+            return last_masked(found[-(lines + CONTEXT) :], lines, keys)
 
         return await anyio.to_thread.run_sync(read)
 

@@ -107,6 +107,9 @@ class SystemdUnits(Units):
     async def activate(self, model: Model) -> bool:
         return await self._helper.activate(model.name)
 
+    async def check(self, model: Model) -> str:
+        return await self._helper.check(model.name)
+
     async def prewarm(self, model: Model) -> int:
         return await self._helper.prewarm(model.name)
 
