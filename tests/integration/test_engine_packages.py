@@ -287,7 +287,7 @@ LOCKS = [
     for version, name in role_vars(role)[f"__{role}_locks"].items()
     for row in role_vars(role)[f"__{role}_matrix"][role]
     if row["newest"] == version
-    for architecture in row.get("architectures", ARCHITECTURES)
+    for architecture in architectures(row)
     for python in row["pythons"]
 ]
 

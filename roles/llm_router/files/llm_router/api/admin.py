@@ -155,6 +155,8 @@ async def first_load(call: OnceCall, services: Admin) -> dict[str, Any]:
     done = await switch(SwitchCall(model=call.model, timeout=None), services)
     services.learned.loaded_by(call.model, release)
     return done
+
+
 class UnloadCall(_GroupCall):
     """``residency``: how the loaded model leaves its device, in place of what models.yml says;
     without it, everything of the group is stopped."""

@@ -23,8 +23,8 @@ from typing_extensions import Self
 from llm_router.config.schema import Config, Model
 from llm_router.engine_files import EngineFileError, process_environment
 from llm_router.engine_keys import known_keys
-from llm_router.model_gpus import gpus_for, see_that_no_other_group_has
 from llm_router.logs.masking import CONTEXT, last_masked
+from llm_router.model_gpus import gpus_for, see_that_no_other_group_has
 from llm_router.prewarm import in_thread
 from llm_router.units.base import ManagerUnavailable, UnitError, Units, UnitState, release_in
 from llm_router.units.child_records import MARK, ChildRecords, Found, programs_of
