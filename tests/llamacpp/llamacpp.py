@@ -2,18 +2,21 @@
 
     python tests/llamacpp/llamacpp.py [SUITE ...] [SOURCE]
 
-SUITE is a release (bookworm and trixie by default), SOURCE `cpu` or `vulkan` for a build from
-source in place of `auto`, which takes a quarter of an hour of two cores. Needs root. Hosts whose
-Python is older than 3.10 get the one that tests/suites/python builds. KEEP=yes leaves hosts up.
+SUITE is a release (bookworm and trixie by default). SOURCE is `cpu` or `vulkan` for a build from
+source in place of `auto`, which takes two cores for a quarter of an hour; or `small` for the builds
+of a source in small alone, which otherwise follow on the last host. Needs root. Hosts whose Python
+is older than 3.10 get the one that tests/suites/python builds. KEEP=yes leaves hosts up.
 """
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import re
 import subprocess
 import sys
+import tarfile
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -42,8 +45,8 @@ VARIABLES: dict[str, Any] = {
 }
 
 
-def run(*command: str, shown: bool = False) -> str:
-    """What it printed; with `shown` also as it comes. Raises SystemExit if it fails."""
+def run(*command: str, shown: bool = False, fails: bool = False) -> str:
+    """What it printed; with `shown` also as it comes. SystemExit if it ends otherwise than told."""
     environment = {
         **os.environ,
         "ANSIBLE_NOCOLOR": "1",
@@ -66,7 +69,7 @@ def run(*command: str, shown: bool = False) -> str:
             if shown:
                 print(line, end="", flush=True)
     said = "".join(lines)
-    if process.returncode:
+    if (process.returncode != 0) != fails:
         raise SystemExit(f"{' '.join(command)}: exit {process.returncode}\n{said}")
     return said
 
@@ -112,13 +115,14 @@ def inventory(suites: list[str], build: str) -> str:
     return str(path)
 
 
-def site(suites: list[str], given: str, *arguments: str) -> str:
+def site(suites: list[str], given: str, *arguments: str, fails: bool = False) -> str:
     """The playbook on all of them at once."""
     said = run(
         *("ansible-playbook", "playbooks/site.yml"),
         *("--inventory=.cache/hosts/inventory.yml", f"--inventory={given}"),
         *(f"--limit={','.join(map(name_of, suites))}", *arguments),
         shown=True,
+        fails=fails,
     )
     return " ".join(said.split())
 
@@ -134,6 +138,59 @@ def answer(name: str, model: str) -> dict[str, Any]:
     )
     found: dict[str, Any] = json.loads(said)
     return found
+
+
+SMALL = {
+    "CMakeLists.txt": """\
+cmake_minimum_required(VERSION 3.14)
+project(small C)
+set(CMAKE_RUNTIME_OUTPUT_DIRECTORY ${CMAKE_BINARY_DIR}/bin)
+add_executable(llama-server tools/server.c src/a.c ggml/b.c)
+""",
+    "tools/server.c": '#include <stdio.h>\nint main(void) { return puts("version: small") < 0; }\n',
+    "src/a.c": "int a;\n",
+    "ggml/b.c": "int b;\n",
+}
+"""A source in small, of which a build takes seconds."""
+
+
+def sources(name: str, files: dict[str, str]) -> str:
+    """An archive as of llama.cpp's sources."""
+    path = WORK / name
+    with tarfile.open(path, "w:gz") as packed:
+        for file, text in files.items():
+            member = tarfile.TarInfo(f"llama.cpp-1/{file}")
+            member.size = len(text.encode())
+            packed.addfile(member, io.BytesIO(text.encode()))
+    return str(path)
+
+
+def check_building(suite: str) -> None:
+    """A failed build names the error and leaves the release in use; a good one replaces it."""
+    name = name_of(suite)
+    before = hosts("ssh", name, "--", "readlink /opt/llamacpp/current || true")
+    given = inventory([suite], "cpu")
+    broken = sources("broken.tar.gz", {**SMALL, "src/a.c": "int a = no_such_thing;\n"})
+    only = ("--tags", "llamacpp", "--extra-vars")
+    told = site([suite], given, *only, f"llamacpp_build_archive={broken}", fails=True)
+    assert "src/a.c:1:9: error: 'no_such_thing' undeclared" in told.replace("‘", "'").replace(
+        "’", "'"
+    ), told[-2000:]
+    assert hosts("ssh", name, "--", "readlink /opt/llamacpp/current || true") == before
+    good = sources("good.tar.gz", SMALL)
+    told = site([suite], given, *only, f"llamacpp_build_archive={good}")
+    assert re.search(r"good\.tar\.gz for cpu: [0-9]+ of [0-9]+ steps, 100 %", told), told[-2000:]
+    again = site([suite], given, *only, f"llamacpp_build_archive={good}")
+    assert re.search(rf"{name} : ok=[0-9]+ changed=0 .*? failed=0 ", again), again[-500:]
+    said = hosts(
+        *("ssh", name, "--"),
+        "setpriv --reuid=llamacpp --regid=llamacpp --clear-groups /opt/llamacpp/current/server;"
+        "find /opt/llamacpp ! -user root; systemctl list-units --all --no-legend 'llm-builder*';"
+        "ls /opt/llamacpp/current/ /opt/llamacpp/.build 2>&1 || true",
+    )
+    assert said.startswith("version: small\n"), said
+    assert "llm-builder" not in said, said
+    print(f"llamacpp: {suite}: a build from source: {' '.join(said.split())}")
 
 
 def check(suites: list[str], build: str) -> None:
@@ -163,7 +220,7 @@ def check(suites: list[str], build: str) -> None:
 
 def main(words: list[str]) -> None:
     started = time.monotonic()
-    suites = [word for word in words if word not in BUILDS] or ["bookworm", "trixie"]
+    suites = [word for word in words if word not in (*BUILDS, "small")] or ["bookworm", "trixie"]
     build = next((word for word in words if word in BUILDS), "")
     (WORK / "models").mkdir(parents=True, exist_ok=True)
     for seed, model in enumerate(VARIABLES["llm_router_models"]):
@@ -172,7 +229,10 @@ def main(words: list[str]) -> None:
     with ExitStack() as stack:
         for suite in suites:
             stack.enter_context(host(suite))
-        check(suites, build)
+        if "small" not in words:
+            check(suites, build)
+        if not build:
+            check_building(suites[-1])
     seconds = time.monotonic() - started
     print(f"llamacpp: {', '.join(suites)}: as it should be, after {seconds:.0f} s")
 
