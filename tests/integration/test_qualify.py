@@ -215,6 +215,18 @@ def test_what_does_not_fit_into_the_budget_is_named(router: Router) -> None:
     assert not router.status()["switches"]
 
 
+def test_a_slow_model_leaves_time_for_the_next(router: Router) -> None:
+    """On a machine with much to do, one model's streams took all of the time."""
+    router.write({"slow": router.standin("slow", interval=0.1), "b": router.standin("b")})
+    router.start()
+    status, said, report = qualify(router, "--yes", "--budget", "40s")
+    assert status == Exit.DONE, said
+    found = rows(report)
+    assert found["speed:slow"]["values"]["streams"] < 5
+    assert found["answer:b"]["status"] == "passed"
+    assert found["speed:b"]["values"]["streams"] >= 1
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_ended_early_it_leaves_the_host_as_it_was(router: Router, number: signal.Signals) -> None:
     router.write({"a": router.standin("a", tokens=5), "slow": router.standin("slow", load=60)})

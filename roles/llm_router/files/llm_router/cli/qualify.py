@@ -160,7 +160,7 @@ def _tell(row: Row) -> None:
 
 def _verdict(report: Report) -> str:
     words = {
-        "passed": "all checks passed",
+        "passed": "all checks that were made passed",
         "failed": "at least one check failed",
         "incomplete": "no model was tried, or the checks broke off",
         "interrupted": "ended before it was done",

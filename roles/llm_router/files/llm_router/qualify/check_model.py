@@ -13,14 +13,24 @@ from llm_router.qualify import host, plan
 from llm_router.qualify.client import CallFailed
 from llm_router.qualify.measure import Answer, median, quantile
 from llm_router.qualify.report import Value
-from llm_router.qualify.session import ASKED, Session, between, gigabytes, outcome_of
+from llm_router.qualify.session import (
+    ASKED,
+    FEW_TOKENS,
+    TOKENS,
+    Session,
+    between,
+    gigabytes,
+    outcome_of,
+)
 
 VERSION_PATHS = {"vllm": ("/version", "version"), "llamacpp": ("/props", "build_info")}
 """Where an engine says its version: a path that the router passes on, and a key of the answer."""
 
 
-async def check_model(session: Session, name: str) -> None:
-    """Add the rows."""
+async def check_model(session: Session, name: str, share: float) -> None:
+    """Add the rows. ``share``: seconds for all of it, so that a slow model leaves time for the
+    next ones; a load may take longer."""
+    until = session.clock() + share
     model = session.models[name]
     session.report.models[name] = {"backend": model.backend, "group": model.group}
     why = session.too_late(await session.expected(name))
@@ -54,8 +64,8 @@ async def check_model(session: Session, name: str) -> None:
         },
     )
     await _engine_version(session, model)
-    await _answer(session, name)
-    await _speed(session, name)
+    took = await _answer(session, name)
+    await _speed(session, name, took, until)
 
 
 def _step_seconds(steps: Sequence[Mapping[str, Any]], model: str) -> dict[str, Value]:
@@ -85,8 +95,9 @@ async def _engine_version(session: Session, model: Model) -> None:
     versions[model.backend] = cut_text(said, 80) if said is not None else None
 
 
-async def _answer(session: Session, name: str) -> None:
-    """Whether it answers under its own name, by the first operation that it can do."""
+async def _answer(session: Session, name: str) -> float:
+    """Whether it answers under its own name, by the first operation that it can do. Returns the
+    seconds of the answer."""
     first = ""
     for operation in ASKED:
         answer = await session.ask(name, operation)
@@ -106,15 +117,17 @@ async def _answer(session: Session, name: str) -> None:
                     "answer_seconds": answer.seconds,
                 },
             )
-            return
+            return answer.seconds
         first = first or f"{operation}: {wrong}"
         if answer.status in (0, 200):
             # it can do this, and not well
             break
     session.add("answer", name, ("failed", first))
+    return 0.0
 
 
-async def _speed(session: Session, name: str) -> None:
+async def _speed(session: Session, name: str, short: float, until: float) -> None:
+    """``short``: seconds that a short answer took."""
     operation = session.operations.get(name)
     if operation not in ("chat", "completions"):
         why = "it does not generate text" if operation else "it did not answer"
@@ -122,13 +135,19 @@ async def _speed(session: Session, name: str) -> None:
         return
     answers: list[Answer] = []
     began = session.clock()
+    whole = short * TOKENS / FEW_TOKENS
+    tokens = TOKENS if whole * plan.ROUNDS <= until - began else FEW_TOKENS
     for number in range(plan.ROUNDS):
-        longest = max((answer.seconds for answer in answers), default=0.0)
-        if session.too_late(longest) is not None:
+        longest = max((answer.seconds for answer in answers), default=short)
+        enough = bool(answers) and session.clock() + longest > until
+        if enough or session.too_late(longest) is not None:
             break
-        answers.append(await session.stream(name, number))
+        answer = await session.stream(name, number, tokens=tokens, within=session.left())
+        if answer.late:
+            break
+        answers.append(answer)
     if not answers:
-        session.add("speed", name, ("skipped", "the time budget is used up"))
+        session.add("speed", name, ("skipped", "the time budget has no time for a stream"))
         return
     wrong = next((said for one in answers if (said := session.wrong(name, one))), None)
     if wrong is not None:

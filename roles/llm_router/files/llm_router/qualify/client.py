@@ -93,7 +93,7 @@ class RouterClient:
                     answer.status = got.status_code
                     read_whole(answer, b"".join([piece async for piece in _pieces(got)]))
         except TimeoutError:
-            answer.error = f"no answer within {seconds:.0f} s"
+            answer.late, answer.error = True, f"no answer within {seconds:.0f} s"
         except _TooLarge as error:
             answer.error = str(error)
         except httpx.HTTPError as error:
@@ -129,6 +129,7 @@ class RouterClient:
         except _TooLarge as error:
             answer.error = answer.error or str(error)
         except TimeoutError:
+            answer.late = True
             answer.error = answer.error or f"not over within {seconds:.0f} s"
         except httpx.HTTPError as error:
             answer.error = answer.error or f"the connection ended: {_said(error)}"

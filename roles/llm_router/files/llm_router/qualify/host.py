@@ -55,7 +55,7 @@ def facts() -> dict[str, Value]:
 
 def versions() -> dict[str, str | None]:
     """Versions of the router's release, its Python and the kernel."""
-    release = Path(sys.prefix).parent
+    release = Path(sys.prefix).resolve().parent
     known = release.name if (release / ".complete").exists() else None
     return {
         "router_release": known,

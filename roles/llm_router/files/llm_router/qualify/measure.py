@@ -49,6 +49,8 @@ class Answer:
     """Tokens per second as the router measured them, else by the events seen here."""
     first_seconds: float | None = None
     seconds: float = 0.0
+    late: bool = False
+    """It was not over within the time that it was given."""
 
     def wrong(self, names: Collection[str]) -> str | None:
         """What is wrong with it, or None. ``names``: what its engine may call the model; none: any

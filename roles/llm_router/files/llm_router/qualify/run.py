@@ -57,8 +57,8 @@ class Qualification:
         """Make the checks. `restore` comes after it, however it ends."""
         session = self._session
         await check_host(session)
-        for name in session.models:
-            await check_model(session, name)
+        for index, name in enumerate(session.models):
+            await check_model(session, name, session.left() / (len(session.models) - index))
         session.phase = "residency"
         await check_residencies(session)
         session.phase = "switches"

@@ -20,7 +20,7 @@ Values = Mapping[str, Value]
 
 PROMPT = "Write the numbers from 1 to 40, separated by commas. Begin with {}."
 WORDS = "Say hello in one sentence."
-TOKENS = 96
+TOKENS, FEW_TOKENS = 96, 32
 ASKED = {
     "chat": ("/v1/chat/completions", "messages"),
     "completions": ("/v1/completions", "prompt"),
@@ -173,11 +173,20 @@ class Session:
     async def ask(self, name: str, operation: str) -> Answer:
         """One short answer, not streamed."""
         path, key = ASKED[operation]
-        body = _body(name, operation, key, WORDS, 32)
+        body = _body(name, operation, key, WORDS, FEW_TOKENS)
         return await self.router.ask(path, body, ANSWER_SECONDS)
 
-    async def stream(self, name: str, number: int, first: anyio.Event | None = None) -> Answer:
-        """One streamed answer, of vectors a whole one. ``first`` as in `RouterClient.stream`."""
+    async def stream(
+        self,
+        name: str,
+        number: int,
+        first: anyio.Event | None = None,
+        *,
+        tokens: int = TOKENS,
+        within: float | None = None,
+    ) -> Answer:
+        """One streamed answer, of vectors a whole one. ``first`` as in `RouterClient.stream`;
+        ``within``: seconds, in place of all that a load and an answer may take."""
         operation = self.operations[name]
         if operation == "embeddings":
             answer = await self.ask(name, operation)
@@ -185,8 +194,9 @@ class Session:
                 first.set()
             return answer
         path, key = ASKED[operation]
-        body = _body(name, operation, key, PROMPT.format(number + 1), TOKENS)
-        return await self.router.stream(path, body, ANSWER_SECONDS + self.patience(name), first)
+        body = _body(name, operation, key, PROMPT.format(number + 1), tokens)
+        seconds = within if within is not None else ANSWER_SECONDS + self.patience(name)
+        return await self.router.stream(path, body, seconds, first)
 
     def wrong(self, name: str, answer: Answer) -> str | None:
         """What is wrong with an answer of the model, or None."""
