@@ -13,7 +13,7 @@ BIN := $(CURDIR)/.venv/bin
 PYTEST := $(BIN)/pytest
 REPORTS := .cache/reports
 MODULE := PYTHONPATH=$(CURDIR):$(CURDIR)/roles/llm_router/files $(BIN)/python -m
-TYPED := $(wildcard tests/unit tests/integration tests/soak tests/hostile tests/hosts tests/docs tests/monitoring tests/standin tests/uninstall bench demo tools)
+TYPED := $(wildcard tests/unit tests/integration tests/soak tests/hostile tests/hosts tests/docs tests/monitoring tests/standin tests/tabbyapi tests/uninstall bench demo tools)
 
 export PATH := $(BIN):$(PATH)
 export ANSIBLE_COLLECTIONS_PATH := $(CURDIR)/.cache/collections
