@@ -14,7 +14,7 @@ BIN := .venv/bin
 PYTEST := $(BIN)/pytest
 REPORTS := .cache/reports
 MODULE := PYTHONPATH="$(CURDIR):$(CURDIR)/roles/llm_router/files" $(BIN)/python -m
-TYPED := $(wildcard tests/gpu tests/unit tests/integration tests/soak tests/hostile tests/conformance tests/hosts tests/docs tests/monitoring tests/standin tests/uninstall tests/llamacpp bench demo tools)
+TYPED := $(wildcard tests/gpu tests/unit tests/integration tests/soak tests/hostile tests/conformance tests/hosts tests/docs tests/monitoring tests/standin tests/tabbyapi tests/uninstall tests/llamacpp bench demo tools)
 
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 export ANSIBLE_COLLECTIONS_PATH := $(CURDIR)/.cache/collections

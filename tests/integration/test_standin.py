@@ -146,7 +146,7 @@ def test_tabby_without_a_model(start: Start) -> None:
     assert tabby.post(CHAT, messages=[]).json() == {"detail": "No models are currently loaded."}
     assert tabby.post("/v1/model/load", model_name="C").status_code == 400
     progress = data_of(tabby.post("/v1/model/load", model_name="B"))
-    assert [event["status"] for event in progress] == ["processing"] * 4 + ["finished"]
+    assert [event["status"] for event in progress] == ["processing"] * 5 + ["finished"]
     assert tabby.get("/v1/model").json()["id"] == "B"
     assert tabby.post("/v1/model/unload").json() is None
     assert tabby.get("/v1/model").status_code == 503

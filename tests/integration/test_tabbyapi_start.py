@@ -167,7 +167,7 @@ def test_a_config_that_is_no_yaml(tabby: Tabby) -> None:
     }
     process = tabby.serves(guarded=False)
     assert tabby.get("/v1/model").status_code == 503
-    assert "couldn't load" in tabby.end(process)
+    assert "couldn't load" in " ".join(tabby.end(process).split())  # its lines are broken
     tabby.environment = {}
     assert f"{tabby.config}:9: is no YAML" in tabby.refusal()
     assert tabby.config.read_text() == text

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from llm_router.api.repairs import ask_for_usage, mend_answer, mend_request
+from llm_router.api.repairs import ChunkRepair, ask_for_usage, mend_answer, mend_request
 from llm_router.engines import Repairs
 from llm_router.engines.base import AsksForUsage
 
@@ -97,3 +97,17 @@ def test_a_streamed_text_has_no_limit_in_the_engines_own_word(
     assert (mend_request(body, ALL, stream=True).get("max_tokens") == 0) is unlimited
     assert mend_request(body, ALL, stream=False) is body
     assert mend_request(body, Repairs(), stream=True) is body
+
+
+def test_a_chunk_without_model_object_and_time_gets_them() -> None:
+    """79126f9's chats have ``model_name`` alone."""
+    repair = ChunkRepair(Repairs(model=True))
+    choice = {"index": 0, "delta": {"role": "assistant", "content": "a"}, "finish_reason": None}
+    chunk: dict[str, Any] = {"id": "x", "choices": [choice], "model_name": "m"}
+    assert repair.mend(chunk)
+    assert (chunk["model"], chunk["object"]) == ("m", "chat.completion.chunk")
+    assert type(chunk["created"]) is int
+    told = {**chunk, "choices": [choice], "object": "text_completion", "created": 5}
+    del told["model"]
+    assert repair.mend(told)
+    assert (told["model"], told["object"], told["created"]) == ("m", "text_completion", 5)

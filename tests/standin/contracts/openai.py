@@ -351,7 +351,7 @@ class OpenAi:
         try:
             body = request.json()
         except ValueError as error:
-            self.error(connection, 400, f"invalid JSON: {error}", "invalid_request_error")
+            self.bad_json(connection, error)
             return
         if chat:
             self.journal.chat(body)
@@ -374,6 +374,9 @@ class OpenAi:
                 self.last_busy = time.monotonic()
                 self.changed.notify_all()
             self.journal.note(ended, path=request.path)
+
+    def bad_json(self, connection: Connection, error: ValueError) -> None:
+        self.error(connection, 400, f"invalid JSON: {error}", "invalid_request_error")
 
     def refuses(self, connection: Connection, body: Any, *, chat: bool) -> bool:
         """Answer a request that the engine does not serve; whether that was so."""

@@ -1,4 +1,4 @@
-"""What is mended in an engine's answer, one habit at a time. Pure.
+"""What is mended in an engine's answer, one habit at a time. Pure, but for the time of a stream.
 
 A chunk is changed only if it shows the habit; `Repairs` says which ones are mended for an engine.
 Nothing is guessed: no text, no token count and no finish reason is made up.
@@ -6,6 +6,7 @@ Nothing is guessed: no text, no token count and no finish reason is made up.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from typing import Any
 
@@ -20,6 +21,7 @@ class ChunkRepair:
 
     def __init__(self, repairs: Repairs) -> None:
         self._repairs = repairs
+        self._begun_at = int(time.time())
         self._begun: set[Any] = set()
         """Choices whose first delta has passed."""
 
@@ -29,6 +31,9 @@ class ChunkRepair:
         changed = False
         if self._repairs.model and "model" not in chunk and "model_name" in chunk:
             chunk["model"] = chunk["model_name"]
+            if "object" not in chunk and isinstance(choices, list):  # 79126f9's chats
+                chunk["object"] = "chat.completion.chunk"
+                chunk.setdefault("created", self._begun_at)
             changed = True
         for choice in choices if isinstance(choices, list) else ():
             delta = choice.get("delta") if isinstance(choice, dict) else None

@@ -133,7 +133,8 @@ class Repairs:
     """Which requests must say ``stream_options.include_usage`` to have usage: vLLM answers 400 to
     one that is not streamed, TabbyAPI wants it on those too."""
     model: bool = False
-    """A chunk has ``model_name`` in place of ``model``: TabbyAPI's texts, 79126f9's chats too."""
+    """A chunk has ``model_name`` in place of ``model``: TabbyAPI's texts; 79126f9's chats too,
+    which have neither ``object`` nor ``created``."""
     tools: bool = False
     """A tool without description or parameters is refused (422): TabbyAPI. It gets empty ones."""
     unlimited: bool = False
