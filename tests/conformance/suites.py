@@ -246,13 +246,11 @@ SUITES: tuple[Suite, ...] = (
     ),
     LlamaServer(
         (
-            "test_basic.py",
             "test_chat_completion.py",
             "test_compat_anthropic.py",
             "test_compat_oai_responses.py",
             "test_completion.py",
             "test_embedding.py",
-            "test_ignore_eos.py",
             "test_template.py",
             "test_tokenize.py",
         )
