@@ -32,6 +32,8 @@ def parse(argv: list[str]) -> argparse.Namespace:
     for option in ("--chat-template", "--chat-template-file", "--reasoning-format"):
         parser.add_argument(option)
     parser.add_argument("--tags")
+    parser.add_argument("--reasoning", choices=["on", "off", "auto"], default="auto")
+    parser.add_argument("--verbose", action="store_true")
     for option in ("--port", "--seed", "--ctx-size", "--parallel", "--n-predict", "--threads"):
         parser.add_argument(option, type=int)
     for option in ("--batch-size", "--ubatch-size"):
@@ -71,6 +73,14 @@ def params_of(options: argparse.Namespace, model: str) -> Any:
     params.endpoint_slots = options.slots
     params.use_jinja = options.jinja
     params.ui = not options.no_ui
+    params.enable_reasoning = {"on": 1, "off": 0, "auto": -1}[options.reasoning]
+    if options.verbose:
+        params.verbosity = 99
+    # where the tests' models have a pooling or no template of their own, this one has not
+    if options.embedding and not options.pooling:
+        options.pooling = "mean"
+    if not (options.jinja or options.chat_template_file or options.chat_template):
+        options.chat_template = "chatml"
     if options.pooling:
         kind = f"LLAMA_POOLING_TYPE_{options.pooling.upper()}"
         params.pooling_type = getattr(xllamacpp.llama_pooling_type, kind)

@@ -244,18 +244,6 @@ SUITES: tuple[Suite, ...] = (
             "beta/test_models.py",
         ),
     ),
-    LlamaServer(
-        (
-            "test_basic.py",
-            "test_chat_completion.py",
-            "test_compat_anthropic.py",
-            "test_compat_oai_responses.py",
-            "test_completion.py",
-            "test_embedding.py",
-            "test_ignore_eos.py",
-            "test_template.py",
-            "test_tokenize.py",
-        )
-    ),
+    LlamaServer(("test_compat_oai_responses.py", "test_tokenize.py")),
     HttpLint(),
 )

@@ -123,7 +123,7 @@ def check(suite: str) -> None:
         told = " ".join(uninstall(name, fails=True).split())
         assert "still running: vllm.service (processes " in told, told
         assert ssh(name, "ls /etc/systemd/system/vllm.service /opt/vllm").strip(), told
-        ssh(name, f"rm -r {drop_in}; systemctl daemon-reload; pkill -f /opt/vllm/current/engine")
+        ssh(name, f"rm -r {drop_in}; systemctl daemon-reload; pkill -f ^/opt/vllm/current/engine")
 
         # a unit whose file and program an earlier run has deleted
         ssh(name, "systemctl start llamacpp@lost.service")

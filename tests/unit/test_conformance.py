@@ -6,7 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.conformance import table
 from tests.conformance.compare import Known, Outcomes, compare, read_known, read_report
+from tests.conformance.suites import SUITES
 
 REPORT = """<testsuites><testsuite>
 <testcase classname="tests.api.A" name="passes[x]"/>
@@ -88,3 +90,24 @@ def test_each_line_of_the_list_has_a_reason(tmp_path: Path) -> None:
     path.write_text("s v1 test\n")
     with pytest.raises(ValueError, match=r"differences.txt:1: expected 'suite way tests reason'"):
         read_known(path)
+
+
+def test_a_run_of_one_suite_leaves_the_others_rows() -> None:
+    direct: Outcomes = {"a": "passed", "b": "passed"}
+    known = [line("a", suite="httplint")]
+    it = compare("httplint", "v1", direct, {"a": "failed", "b": "passed"}, known)
+    whole = table.tables({("httplint", "1", "v1"): it}, known, "")
+    assert "| httplint, v1 | 1 | 2 | 2 | 1 | 1 |\n" in whole
+    assert "| httplint, v1 | 1 | a reason |\n" in whole
+    other = compare("openai-python", "v1", direct, direct, known)
+    both = table.tables({("openai-python", "2", "v1"): other}, known, whole)
+    assert both.index("| openai-python, v1 | 2 | 2 | 2 | 2 | 0 |") < both.index("| httplint, v1")
+    assert table.tables({("httplint", "1", "v1"): it}, known, both) == both
+    assert table.tables({}, known, both) == both
+
+
+def test_the_list_is_of_suites_that_are_there() -> None:
+    ways = {(suite.name, way) for suite in SUITES for way in suite.ways}
+    assert [suite.name for suite in SUITES] == list(table.ORDER)
+    for known in read_known(Path(__file__).parents[1] / "conformance/differences.txt"):
+        assert (known.suite, known.way) in ways, known
