@@ -11,6 +11,8 @@ from llm_router.engines.base import Repairs
 from llm_router.json_members import Members, pieces, split
 
 _READ = ("model", "model_name", "usage", "timings", "metrics")
+WORTH_IT = 1000
+"""Bytes. A shorter answer is read and written in less time than it takes to split it."""
 _LEAST = 64
 """Bytes of ``choices`` that hold a choice."""
 
@@ -66,7 +68,7 @@ class WholeAnswer:
 
 
 def _members(data: bytes) -> Members | None:
-    if not is_light(data):
+    if len(data) < WORTH_IT or not is_light(data):
         return None
     if not data.isascii():
         try:
