@@ -98,7 +98,7 @@ test-load: env ## thousands who wait, and two models asked for in turn
 	@$(PYTEST) -q -m load --junit-xml=$(REPORTS)/test-load.xml tests/integration $(ARGS)
 test-properties: env ## 10,000 random runs of the scheduler and more, or ROUNDHOUSE_RUNS
 	@ROUNDHOUSE_RUNS=$${ROUNDHOUSE_RUNS:-10000} $(PYTEST) -q -n 2 --junit-xml=$(REPORTS)/test-properties.xml \
-		tests/unit/test_scheduler_core.py tests/unit/test_scheduler_simulation.py tests/unit/test_yaml_edit.py tests/unit/test_yaml_events.py $(ARGS)
+		tests/unit/test_scheduler_core.py tests/unit/test_scheduler_simulation.py tests/unit/test_yaml_edit.py tests/unit/test_yaml_events.py tests/unit/test_json_members.py $(ARGS)
 soak: env ## 5 minutes of 200 clients while engines and routers are killed (ARGS="--seconds 60"), then soak-hostile and soak-systemd
 	@$(MODULE) tests.soak.soak $(ARGS)
 	@$(MAKE) soak-hostile ARGS=

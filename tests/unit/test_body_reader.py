@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import json
 import math
 import time
@@ -243,3 +245,39 @@ async def test_a_large_body_takes_the_event_loops_thread_no_time(
     large = await bodies.read(raw, Task(strip=True))
     assert joined(large) == raw
     assert time.thread_time() - began < 0.02
+
+
+MANY = b'{"model": "a", "messages": [%b]}'
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize(
+    "raw",
+    [
+        MANY % (b'"' + b"iVBORw0K" * 2_000_000 + b'"'),
+        MANY % (b'"' + "é".encode() * 8_000_000 + b'"'),
+        MANY % b",".join([b"{}"] * 600_000),
+        MANY % b",".join([b'{"role":"user"}'] * 100_000),
+        MANY % b",".join([b"1"] * 600_000),
+        MANY % b'{"role":"assistant","content":"%b"}' % (b"\\u00e9 tok " * 1_000_000),
+        MANY % (b"[" * 200_000),
+    ],
+    ids=["picture", "no ASCII", "empty", "roles", "numbers", "escapes", "deep"],
+)
+async def test_no_turn_of_the_event_loop_is_long_for_a_large_body(
+    bodies: LargeBodies, raw: bytes
+) -> None:
+    turns: list[float] = []
+
+    async def watch() -> None:
+        while True:
+            began = time.thread_time()  # of this thread, so whatever else runs on the machine
+            await asyncio.sleep(0)
+            turns.append(time.thread_time() - began)
+
+    watching = asyncio.create_task(watch())
+    await asyncio.sleep(0)
+    with contextlib.suppress(ApiError):
+        await bodies.read(bytearray(raw), Task(strip=True, background="^### Task:"))
+    watching.cancel()
+    assert max(turns) < 0.03

@@ -26,6 +26,15 @@ LONGEST_NUMBER = 300
 SMALL = 16 * 1024
 """Bytes of a value that is copied rather than sent as a piece of its own."""
 
+_LITERALS = {b"true": True, b"false": False, b"null": None}
+_NAMES = {
+    name: to_json(name) + b": "
+    for name in (
+        *("model", "messages", "stream", "stream_options", "temperature", "top_p", "max_tokens"),
+        *("max_completion_tokens", "tools", "tool_choice", "n", "stop", "seed", "user", "prompt"),
+        *("input", "id", "object", "created", "choices", "usage", "system_fingerprint"),
+    )
+}
 _split = msgspec.json.Decoder(dict[str, Raw]).decode
 _elements = msgspec.json.Decoder(list[Raw]).decode
 _NUMBER = b"-0123456789"
@@ -60,7 +69,8 @@ def _check_number(text: bytes) -> None:
 
 def value_of(raw: Raw) -> Any:
     """What a member says. Raises ValueError, for numbers that are out of range too."""
-    return from_json(bytes(raw), strict=True)
+    text = bytes(raw)
+    return _LITERALS[text] if text in _LITERALS else from_json(text, strict=True)
 
 
 def elements(raw: Raw) -> list[Raw] | None:
@@ -89,7 +99,7 @@ def pieces(
     parts: list[Piece] = []
     small: list[Piece] = []
     for key, value in body.items():
-        small += (b", " if parts or small else b"{", to_json(key), b": ")
+        small += (b", " if parts or small else b"{", _NAMES.get(key) or to_json(key) + b": ")
         if not isinstance(value, Raw) and key in read and read[key] is value:
             value = members[key]
         if not isinstance(value, Raw):

@@ -42,7 +42,6 @@ from llm_router.api.intake import Incoming, Understand, reading_task
 from llm_router.api.large import LARGE
 from llm_router.api.passed_on import headers_for
 from llm_router.api.paths import CHAT, UPSTREAM, Operation
-from llm_router.api.repairs import mend_answer
 from llm_router.api.reply import (
     ClientGone,
     Receive,
@@ -62,8 +61,7 @@ from llm_router.api.upstream import (
     TooLarge,
     UpstreamError,
 )
-from llm_router.api.weight import from_engine
-from llm_router.api.wire import to_json
+from llm_router.api.whole_answer import WholeAnswer
 from llm_router.config.schema import Config, Model
 from llm_router.engines import engine_for, repairs_for
 from llm_router.engines.base import Repairs, last_part
@@ -500,17 +498,19 @@ class Proxy:
         that says so. What is not an answer passes as it is.
         """
         try:
-            body = from_engine(data)
+            answer = WholeAnswer(data)
         except ValueError:
             return data
-        if not isinstance(body, dict):
-            return data
+        body = answer.body
         own, said = _own_name(services, exchange.model), model_named_by(body)
         if own is not None and said not in (None, own):
             raise _Stranger(f"{said} answered in its place")
         if body.get("choices") == []:
             raise upstream_broke(exchange.model.name, "stopped before it had an answer")
-        changed = mend_answer(body, repairs_for(exchange.model))
+        try:
+            changed = answer.mend(repairs_for(exchange.model))
+        except ValueError:
+            return data
         services.reconciler.generation_succeeded(exchange.model)
         usage = body.get("usage")
         usage = usage if isinstance(usage, dict) else {}
@@ -525,8 +525,9 @@ class Proxy:
                 usage.update(_added_to_usage(exchange, rate))
                 if rate is None and seconds > 0:
                     usage["tokens_per_second_with_prompt"] = round(tokens / seconds, 1)
+                answer.changed("usage", usage)
         try:
-            return to_json(body) if changed else data
+            return answer.written() if changed else data
         except ValueError:
             return data  # with numbers that JSON has no word for: as the engine wrote it
 
