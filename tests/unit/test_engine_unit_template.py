@@ -72,9 +72,10 @@ def test_it_starts_after_the_file_systems_and_not_without_that_of_the_models(
 
 
 def test_no_step_that_runs_as_root_gets_a_models_variables(units: dict[str, list[str]]) -> None:
-    steps = [line for line in units["gpus"] if line.startswith("ExecStartPre=")]
-    assert len(steps) == 2
-    assert all(step.startswith("ExecStartPre=-+/usr/bin/env -i /usr/bin/") for step in steps)
+    steps = [line.partition("=")[2] for line in units["gpus"] if line.startswith("Exec")]
+    as_root = [step for step in steps if step.startswith(("+", "-+", "!", "-!"))]
+    assert len(as_root) == 2
+    assert all(step.startswith("-+/usr/bin/env -i /usr/bin/") for step in as_root)
 
 
 def test_with_a_gpu_it_starts_after_the_drivers_own_services(units: dict[str, list[str]]) -> None:
