@@ -281,6 +281,7 @@ def test_a_file_of_variables_goes_with_the_last_of_them(
 def test_a_changed_value_is_a_change_that_no_diff_shows(
     tmp_path: Path, directories: EngineDirs
 ) -> None:
+    result: dict[str, Any] = {}
     for value in ("first-secret", "second-secret"):
         models = {"a": entry("a", environment={"DB": value})}
         result = run_activate(settings_of(tmp_path, models, **KEYLESS), None)

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -155,7 +156,7 @@ def test_with_gpus_it_starts_after_what_keeps_the_driver_ready(units: dict[str, 
 
 
 @pytest.fixture(scope="module")
-def written(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, str]]:
+def written(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
     """By case: what the helper may write, and config.yml."""
     directory = tmp_path_factory.mktemp("paths")
     vllm = {"backend": "vllm", "service": "vllm@a.service", "model_path": "/m/a"}
@@ -208,7 +209,7 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, str
 
 
 def test_the_helper_may_write_drop_ins_where_models_need_them(
-    written: dict[str, dict[str, str]],
+    written: dict[str, dict[str, Any]],
 ) -> None:
     units = "/etc/systemd/system"
     assert {case for case, each in written.items() if units in each["paths"]} == {
@@ -218,7 +219,7 @@ def test_the_helper_may_write_drop_ins_where_models_need_them(
 
 
 def test_groups_are_in_the_configuration_only_where_there_are_some(
-    written: dict[str, dict[str, str]],
+    written: dict[str, dict[str, Any]],
 ) -> None:
     assert "groups" not in written["bare"]["config"]
     assert written["groups"]["config"].endswith("groups:\n  default:\n    gpus:\n    - 0\n")

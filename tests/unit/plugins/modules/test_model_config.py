@@ -302,6 +302,7 @@ def test_keys_are_masked(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_no_value_of_a_variable_is_shown(host: Host) -> None:
+    result: dict[str, Any] = {}
     for value in ("very-secret", "other-secret"):
         entry = {"environment": {"DB": value, "PLAIN": "text-of-it"}}
         result = host.run("big", state="active", entry=entry)
