@@ -77,8 +77,10 @@ def test_a_gpu_that_is_not_there_is_named_and_the_former_model_answers(host: Rou
     host.write({"a": host.standin("a"), "b": {**host.standin("b"), "gpus": [2]}})
     host.start()
     assert ask(host, "a").status_code == 200
+    engines = host.engine_pids()
     answer = ask(host, "b")
     assert answer.status_code == 503
     message = answer.json()["error"]["message"]
+    assert host.engine_pids() == engines
     assert f"model b: gpus cannot be used: GPU 2 is not on this host; it has 0 ({ONE})" in message
     assert ask(host, "a").status_code == 200
