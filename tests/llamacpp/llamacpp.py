@@ -173,9 +173,7 @@ def check_building(suite: str) -> None:
     broken = sources("broken.tar.gz", {**SMALL, "src/a.c": "int a = no_such_thing;\n"})
     only = ("--tags", "llamacpp", "--extra-vars")
     told = site([suite], given, *only, f"llamacpp_build_archive={broken}", fails=True)
-    assert "src/a.c:1:9: error: 'no_such_thing' undeclared" in told.replace("‘", "'").replace(
-        "’", "'"
-    ), told[-2000:]
+    assert re.search(r"src/a\.c:1:9: error: .{,3}no_such_thing.{,3} undeclared", told), told[-2000:]
     assert hosts("ssh", name, "--", "readlink /opt/llamacpp/current || true") == before
     good = sources("good.tar.gz", SMALL)
     told = site([suite], given, *only, f"llamacpp_build_archive={good}")
