@@ -363,7 +363,9 @@ def test_no_key_is_left_in_the_log(
     monkeypatch.setenv("TABBY_LOG_CONSOLE_WIDTH", width)
     logs = []
     for server in two(tmp_path, flavor):
-        keys = {"api_key": [USER, "short", f"{USER}2"], "admin_key": ADMIN}
+        # 79126f9 has one user key, and ends where there is a list
+        users = [USER, "short", f"{USER}2"] if flavor == "exl3" else USER
+        keys = {"api_key": users, "admin_key": ADMIN}
         (server.directory / "lib/api_tokens.yml").write_text(yaml.safe_dump(keys))
         with server.running():
             logs.append(server.log.read_text().splitlines())

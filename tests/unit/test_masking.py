@@ -21,6 +21,8 @@ KEY = "3f1c0d9a4be27f60"
         f"INFO:     Your API key is: {KEY}",
         f"INFO:     Your API key is: {KEY}, {KEY}",
         f"INFO:     Your admin key is: {KEY}",
+        # pydantic, of an api_tokens.yml that 79126f9 does not take
+        f"Input should be a valid string [type=string_type, input_value=['{KEY}...'], input]",
         # vLLM
         f"non-default args: {{'api_key': ['{KEY}', '{KEY}'], 'port': 8000}}",
         f"VLLM_API_KEY={KEY} is set",

@@ -150,7 +150,8 @@ def loaded_from(directory: Path, flavor: str) -> dict[str, Any]:
 
 def log_line(message: Any) -> None:
     """To stdout, each line of a record by itself, broken at 80 columns unless TABBY_… says more."""
-    width = int(os.environ.get("TABBY_LOG_CONSOLE_WIDTH", "80"))
+    named = os.environ.get("TABBY_LOG_CONSOLE_WIDTH", "")
+    width = int(named) if named.isnumeric() else 80
     record = message.record
     begin = f"{record['time']:YYYY-MM-DD HH:mm:ss.SSS} {record['level'].name + ':':<10}"
     for text in record["message"].splitlines():

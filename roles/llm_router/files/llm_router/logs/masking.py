@@ -1,8 +1,9 @@
 """Takes keys out of lines that engines logged. Pure.
 
 SGLang logs its arguments with ``api_key='…'`` at each start, TabbyAPI its user and admin keys, and
-any engine may log the headers of a request. TabbyAPI breaks its lines at 80 columns where nobody
-has set a width, and then the keys stand in lines of their own.
+any engine may log the headers of a request, or what pydantic refuses of a file with keys. TabbyAPI
+breaks its lines at 80 columns where nobody has set a width, and then the keys stand in lines of
+their own.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ _NAMED = re.compile(
     r"""
     (?P<head>
       (?<![a-z0-9]) (?:api|admin|auth|access|hf) [_-]? (?:key|token) s? ['"]? \s* [=:] \s*
+    | (?<![a-z0-9]) input_value \s* = \s*
     | (?<![a-z0-9]) (?:ssl[_-]?keyfile[_-]?)? password ['"]? \s* [=:] \s*
     | --(?:admin-)?api-keys? (?: ['"],\s* | \s+ )
     | (?<![a-z0-9]) (?:api|admin)\ key(?:s|\(s\))? \ is:\s*
