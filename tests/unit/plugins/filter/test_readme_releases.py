@@ -57,44 +57,68 @@ def rows() -> list[tuple[str, dict[str, str]]]:
     ]
 
 
-ENGINES = [(head, cells) for head, cells in rows() if head.startswith(("SGLang", "vLLM"))]
+def versions() -> list[dict[str, str]]:
+    """The rows of the table of versions, by its heads."""
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    lines = text.partition("<!-- made by `make docs` -->\n\n")[2].partition("\n\n")[0].splitlines()
+    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+    return [dict(zip(cells[0], row, strict=True)) for row in cells[2:]]
+
+
+VERSIONS = versions()
+ARCHITECTURES = {"x86-64": "x86_64", "arm64": "aarch64"}
 
 
 def said(head: str, glibc: str, architecture: str = "x86_64", **given: Any) -> str:
     """What preflight says of the version that a row is about."""
-    label, version = re.findall(r"(SGLang|vLLM) ([0-9.a-z]+)", head)[0]
+    label, version = re.findall(r"(SGLang|vLLM)(?: for CPU)? ([0-9][0-9.a-z]*)", head)[0]
     role = label.lower()
     wish = {"label": label, "prefix": role, "version": version, "cuda": 0, "gpu": True}
     wish["compute_capability"] = role_vars(role)[f"__{role}_wish"]["compute_capability"]
     host = {"name": "gpu1", "glibc": glibc, "no_driver": "", "architecture": architecture}
     host |= {"driver": "580.65.06", "compute_capabilities": ["8.6"]} | given
-    fitted = release_fit(role_vars(role)[f"__{role}_matrix"][role], wish, host)
+    package = f"{role}-cpu" if "for CPU" in head else role
+    wish["gpu"] = package == role
+    fitted = release_fit(role_vars(role)[f"__{role}_matrix"][package], wish, host)
     return str(fitted["problem"])
 
 
-def test_the_table_names_every_release_and_the_newest_versions() -> None:
-    heads = " ".join(head for head, _ in ENGINES)
+def test_the_tables_name_every_release_and_the_newest_versions() -> None:
+    heads = " ".join(row[""] for row in VERSIONS)
     for role, label in (("sglang", "SGLang"), ("vllm", "vLLM")):
         assert f"{label} {role_vars(role)[f'__{role}_matrix'][role][0]['newest']}" in heads
     for _, cells in rows():
         assert set(cells) == set(GLIBC)
+    for row in VERSIONS:
+        assert set(GLIBC) < set(row)
 
 
-@pytest.mark.parametrize(("head", "cells"), ENGINES, ids=[head for head, _ in ENGINES])
-def test_the_table_says_what_preflight_says(head: str, cells: dict[str, str]) -> None:
-    for release, cell in cells.items():
-        glibc = GLIBC[release]
-        driver = re.match(r"NVIDIA driver (\d+)", cell)
-        if not driver:
-            assert f"has glibc {glibc}, but" in said(head, glibc), release
-            other = re.search(r"; ([0-9.a-z]+)$", cell)
-            assert other is None or f"_version to {other[1]}, " in said(head, glibc)
-            continue
-        least = int(driver[1])
-        assert said(head, glibc, driver=f"{least}.1") == "", release
-        assert f"needs {least} or newer" in said(head, glibc, driver=f"{least - 1}.1"), release
-        refused = "x86-64" in head or "arm64 refused" in cell
-        assert bool(said(head, glibc, "aarch64")) == refused, release
+@pytest.mark.parametrize(
+    "row", VERSIONS, ids=[f"{row['']} {row['architecture']}" for row in VERSIONS]
+)
+def test_the_table_of_versions_says_what_preflight_says(row: dict[str, str]) -> None:
+    label, _, last = row[""].rpartition(" ")
+    name = re.sub(r" [0-9].*", "", label)
+    of_all = {a for r in VERSIONS if r[""] == row[""] for a in r["architecture"].split(", ")}
+    for release, glibc in GLIBC.items():
+        for version in {last, re.findall(r"[0-9][0-9.a-z]*", row[""])[0]}:
+            head = f"{name} {version}"
+            for architecture in row["architecture"].split(", "):
+                kind = ARCHITECTURES[architecture]
+                if needed := re.fullmatch(r"needs glibc ([0-9.]+)", row[release]):
+                    found = said(head, glibc, kind)
+                    assert f"has glibc {glibc}, but" in found, release
+                    assert needed[1] in found
+                    continue
+                if row["NVIDIA driver"] == "–":
+                    assert said(head, glibc, kind) == "", release
+                    continue
+                least = int(row["NVIDIA driver"])
+                assert said(head, glibc, kind, driver=f"{least}.1") == "", release
+                older = said(head, glibc, kind, driver=f"{least - 1}.1")
+                assert f"needs {least} or newer" in older, older
+            for missing in set(ARCHITECTURES) - of_all:
+                assert said(head, glibc, ARCHITECTURES[missing]), release
 
 
 def test_tabbyapis_row_says_what_its_role_says() -> None:

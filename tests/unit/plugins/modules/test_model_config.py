@@ -241,7 +241,7 @@ def test_the_installed_router_has_its_say(host: Host, monkeypatch: pytest.Monkey
     router = Path(__file__).parents[4] / "roles/llm_router/files"
     python = host.root / "python"
     # what the role installs is called with -I; here the sources stand in for its environment
-    python.write_text(f'#!/bin/sh\nshift\nPYTHONPATH={router} exec {sys.executable} "$@"\n')
+    python.write_text(f'#!/bin/sh\nshift\nPYTHONPATH="{router}" exec "{sys.executable}" "$@"\n')
     python.chmod(0o755)
     monkeypatch.setattr(model_config, "ROUTER_PYTHON", str(python))
     assert host.refused("big", entry={"timout": 3}).startswith(
