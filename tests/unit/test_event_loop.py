@@ -153,6 +153,7 @@ def test_crowds_of_others_do_not_let_news_gather(monkeypatch: pytest.MonkeyPatch
     with sockets(crowds * CROWD) as pairs, FewAtOnce() as selector:
         for here, _ in pairs:
             selector.register(here, selectors.EVENT_READ)
+        crowd = pairs[:CROWD]
         for turn in range(4 * crowds):
             crowd = pairs[turn % crowds * CROWD :][:CROWD]
             for _, there in crowd:

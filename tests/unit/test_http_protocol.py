@@ -30,7 +30,7 @@ class App:
 
     def __init__(self) -> None:
         self.seen: list[str] = []
-        self.bodies: list[bytes | None] = []
+        self.bodies: list[bytes | bytearray | None] = []
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         line: Line = scope[LINE]
@@ -200,14 +200,13 @@ class Reading:
     """Reads each request's body, and answers with its size; remembers what it saw."""
 
     def __init__(self) -> None:
-        self.seen: list[tuple[str, str, bytes, dict[bytes, bytes]]] = []
+        self.seen: list[tuple[str, str, bytes | bytearray, dict[bytes, bytes]]] = []
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         line: Line = scope[LINE]
         line.attach()
-        body, more = line.body(), False
-        if body is None:
-            body, more = b"", True
+        whole = line.body()
+        body, more = (bytearray(), True) if whole is None else (whole, False)
         while more:
             message = await receive()
             if message["type"] == "http.disconnect":
