@@ -19,7 +19,7 @@ from msgspec import Raw
 
 from llm_router.api import status
 from llm_router.api.errors import ApiError
-from llm_router.api.large import LARGE, LargeBodies, Split
+from llm_router.api.large import LARGE, LargeBodies, Split, split_small
 from llm_router.body_reader import MOST_MEMBERS, MOST_VALUES, Task, TooManyValues, outline
 from llm_router.json_members import SMALL, pieces
 
@@ -248,6 +248,7 @@ async def test_a_large_body_takes_the_event_loops_thread_no_time(
 
 
 MANY = b'{"model": "a", "messages": [%b]}'
+READY = "✅ Model ready! (3s)".encode()
 
 
 @pytest.mark.anyio
@@ -261,8 +262,24 @@ MANY = b'{"model": "a", "messages": [%b]}'
         MANY % b",".join([b"1"] * 600_000),
         MANY % b'{"role":"assistant","content":"%b"}' % (b"\\u00e9 tok " * 1_000_000),
         MANY % (b"[" * 200_000),
+        MANY % b",".join([b"0"] * 900_000),
+        MANY % b",".join([b"{}"] * 40_000 + [b"0"]),
+        MANY % b",".join([b'{"role":"assistant","content":[""]}'] * 40_000),
+        MANY % b",".join([b'{"role":"\\u0061","content":""}'] * 40_000),
+        MANY % b",".join([b'{"role":"assistant","content":"%b"}' % READY] * 20_000),
+        MANY % b'{"role":"assistant","content":["%b"%b]}' % (READY, b",[]" * 600_000),
+        MANY % b'{"role":"assistant","content":["%b"%b]}' % (READY, b',{"text":""}' * 40_000),
+        MANY % b'{"role":"assistant","content":"%b"}' % (READY + b"\\n" * 900_000),
+        MANY % b'{"role":"user","content":"%b"}' % (b"\\n" * 900_000),
+        MANY % b"{%b}" % b",".join(b'"%x":0' % number for number in range(180_000)),
+        b"{%b}" % b",".join(b'"%x":0' % number for number in range(180_000)),
     ],
-    ids=["picture", "no ASCII", "empty", "roles", "numbers", "escapes", "deep"],
+    ids=[
+        *("picture", "no ASCII", "empty", "roles", "numbers", "escapes", "deep"),
+        *("no messages", "a number last", "messages", "escaped roles", "status lines"),
+        *("lists in a message", "texts in a message", "lines in an answer", "lines in a request"),
+        *("members of a message", "members"),
+    ],
 )
 async def test_no_turn_of_the_event_loop_is_long_for_a_large_body(
     bodies: LargeBodies, raw: bytes
@@ -279,5 +296,14 @@ async def test_no_turn_of_the_event_loop_is_long_for_a_large_body(
     await asyncio.sleep(0)
     with contextlib.suppress(ApiError):
         await bodies.read(bytearray(raw), Task(strip=True, background="^### Task:"))
+    await asyncio.sleep(0)  # the turn in which it was read is over only then
     watching.cancel()
     assert max(turns) < 0.03
+
+
+@pytest.mark.parametrize("element", [b"0", b"[]", b'""', b'{"role":"\\u0061","content":""}'])
+def test_no_small_body_holds_the_event_loop_for_long(element: bytes) -> None:
+    raw = MANY % b",".join([element] * (LARGE // (len(element) + 1) - 20))
+    began = time.thread_time()
+    split_small(raw, Task(strip=True, background="^### Task:"))
+    assert time.thread_time() - began < 0.02

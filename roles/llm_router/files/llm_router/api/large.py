@@ -44,6 +44,8 @@ FEW = 16
 """Marks that are looked for one by one."""
 MOST_OBJECTS = 50_000
 """Objects in a body that the event loop has time for."""
+MOST_NAMES = 100_000
+"""Names of members, each of which has a colon, that it has time for."""
 WITHIN = 30.0
 """Seconds that one body may take; some 2 s are usual for the worst one."""
 
@@ -213,16 +215,16 @@ async def _is_light(raw: bytes | bytearray) -> bool:
     It is looked at in pieces, between which others have their turn.
     """
     decoder = None if raw.isascii() else codecs.getincrementaldecoder("utf-8")()
-    view, objects, others = memoryview(raw), 0, 0
+    view, objects, names, others = memoryview(raw), 0, 0, 0
     for start in range(0, len(raw), AT_ONCE):
         end = min(start + AT_ONCE, len(raw))
         if start:
             await asyncio.sleep(0)
         objects += _count(raw, b"{", start, end)
+        names += _count(raw, b":", start, end)
         if len(raw) > 2 * MOST_VALUES:  # a value takes two bytes with what separates it
             others += _count(raw, b",", start, end) + _count(raw, b"[", start, end)
-        # each name has a colon, and a comma or a bracket before it
-        if objects > MOST_OBJECTS or objects + others > MOST_VALUES // 2:
+        if objects > MOST_OBJECTS or names > MOST_NAMES or objects + others > MOST_VALUES // 2:
             return False
         try:
             if decoder is not None:

@@ -12,6 +12,12 @@ from llm_router.status_lines import may_have_lines, strip_status
 
 MOST_READ = 2_000_000
 """Bytes of messages that are read in the event loop, for a few milliseconds at most."""
+MOST_MARKS = 50_000
+"""Characters in these bytes that may begin, end or part values, or escape a character."""
+MOST_MESSAGES = 5_000
+"""Messages that the event loop has time to look at."""
+MOST_MARKED = 1_000
+"""Messages that the event loop has time to read."""
 MOST_SEARCHED = 100_000
 """Bytes of a message that are searched for a pattern there."""
 _LONGEST_ROLE = 64
@@ -35,7 +41,11 @@ def read(messages: Raw, task: Task) -> tuple[Raw, bool]:
     try:
         found: list[Members] = _objects(messages)
     except (ValueError, RecursionError):
+        if len(messages) > MOST_READ or bytes(messages).count(b",") > MOST_MESSAGES:
+            raise TooMuch from None
         found = [_members(one) for one in elements(messages) or ()]
+    if len(found) > MOST_MESSAGES:
+        raise TooMuch
     background = False
     if task.background is not None and len(found) == 1:
         background = _is_background(found[0], task.background)
@@ -56,8 +66,11 @@ def _is_background(message: Members, pattern: str) -> bool:
         return False
     if len(content) > (MOST_READ if is_anchored(pattern) else MOST_SEARCHED):
         raise TooMuch
+    text = bytes(content)
+    if _marks(text) > MOST_MARKS:
+        raise TooMuch
     try:
-        said = {"role": _text(role), "content": from_json(bytes(content))}
+        said = {"role": _text(role), "content": from_json(text)}
     except ValueError:
         return False
     return is_background([said], pattern)
@@ -85,9 +98,18 @@ def _text(value: Raw) -> str | None:
     return text if isinstance(text, str) else None
 
 
+def _marks(text: bytes) -> int:
+    """What reading takes its time for, beside the text itself."""
+    return sum(text.count(mark) for mark in (b",", b":", b"[", b"{", b"\\"))
+
+
 def _without_lines(messages: Raw, marked: list[int]) -> Raw:
+    if len(marked) > MOST_MARKED:
+        raise TooMuch
     parts = elements(messages) or []
     if sum(len(parts[index]) for index in marked) > MOST_READ:
+        raise TooMuch
+    if sum(_marks(bytes(parts[index])) for index in marked) > MOST_MARKS:
         raise TooMuch
     changed = False
     made: list[bytes | Raw] = [*parts]
