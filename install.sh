@@ -97,7 +97,7 @@ ask() {
 reading_python() {
     local candidate
     for candidate in $python python3 /usr/bin/python3 python3.13 python3.12 python3.11 python3.10; do
-        if "$candidate" -c 'import sys; sys.exit(sys.version_info < (3, 8))' >/dev/null 2>&1; then echo "$candidate"; return; fi
+        if "$candidate" -I -c 'import sys; sys.exit(sys.version_info < (3, 8))' >/dev/null 2>&1; then echo "$candidate"; return; fi
     done
     fail 'Python 3.10 or newer is needed: install one and name it with --python'
 }
@@ -249,8 +249,11 @@ models_yml() {
         return
     fi
     if [ -n "${answers[import]:-}" ]; then
-        PYTHONPATH=$here/roles/llm_router/files PYTHONDONTWRITEBYTECODE=1 \
-            "$environment/bin/python" -m llm_router import "${answers[import]}" ||
+        # -I: no module comes from the working directory, which may be the folder of the user whose file is imported
+        "$environment/bin/python" -I -B -c '
+import runpy, sys
+sys.path.insert(0, sys.argv.pop(1))
+runpy.run_module("llm_router", run_name="__main__", alter_sys=True)' "$here/roles/llm_router/files" import "${answers[import]}" ||
             fail "import: ${answers[import]} gives no valid models.yml"
         return
     fi
@@ -304,13 +307,13 @@ configure() {
     fi
 }
 
-runs() { "$1" -c 'import sys; sys.exit(not (3, 10) <= sys.version_info < (3, 15))' >/dev/null 2>&1; }
+runs() { "$1" -I -c 'import sys; sys.exit(not (3, 10) <= sys.version_info < (3, 15))' >/dev/null 2>&1; }
 
 find_python() {
     local candidate
     for candidate in ${python:-python3.13 python3.12 python3.14 python3 python3.11 python3.10 /usr/bin/python3}; do
         if runs "$candidate"; then
-            "$candidate" -c 'import os, sys; print(os.path.realpath(sys.executable))'
+            "$candidate" -I -c 'import os, sys; print(os.path.realpath(sys.executable))'
             return
         fi
     done
@@ -330,7 +333,7 @@ ansible() {
         say "would install Ansible into $environment"
         parent=$scratch environment=$scratch/ansible-$id
     fi
-    if ! "$found" -c 'import ensurepip, venv' 2>/dev/null; then
+    if ! "$found" -I -c 'import ensurepip, venv' 2>/dev/null; then
         if [ "$check" = yes ]; then
             say 'would install the package python3-venv first; without it there is no Ansible to say more'
             exit 0
@@ -346,7 +349,7 @@ ansible() {
     mkdir -p "$parent"
     rm -rf "$environment" # half made
     if [ -n "$wheelhouse" ]; then options=(--no-index --find-links "$wheelhouse"); fi
-    "$found" -m venv "$environment"
+    "$found" -I -m venv "$environment"
     "$environment/bin/python" -I -m pip install --quiet --disable-pip-version-check --require-hashes \
         --only-binary :all: "${options[@]}" -r "$lock" ||
         fail 'pip could not install Ansible: is the package index reachable (a mirror: PIP_INDEX_URL; none: --wheelhouse)?'

@@ -7,6 +7,7 @@ import json
 import os
 import stat
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -336,3 +337,41 @@ def test_a_person_is_asked_what_is_not_answered_yet(tmp_path: Path) -> None:
         "llamacpp_archive": "/opt/llama.tar.gz",
         "llamacpp_checksum": "sha256:00",
     }
+
+
+def test_no_module_of_the_working_directory_is_run(tmp_path: Path) -> None:
+    """It belongs to another user mostly: the one whose configuration is imported."""
+    theirs, marker = tmp_path / "theirs", tmp_path / "run"
+    theirs.mkdir()
+    for name in ("argparse", "ensurepip", "json", "pathlib", "runpy", "venv"):
+        code = f"with open({str(marker)!r}, 'a') as file: file.write('{name} ')\n"
+        (theirs / f"{name}.py").write_text(f"{code}raise SystemExit(1)\n")
+    mapping = {"a": {"backend": "llamacpp", "service": "a.service", "model_path": "/a.gguf"}}
+    (theirs / "config.json").write_text(json.dumps(mapping))
+    # a Python whose environments have the packages of the tests, as nothing is fetched here
+    inner, python = tmp_path / "inner", tmp_path / "python"
+    inner.write_text(
+        f'#!/bin/sh\ncase "$*" in *"-m pip "*) exit 0; esac\nexec {sys.executable} "$@"\n'
+    )
+    python.write_text(
+        "#!/bin/sh\n"
+        f'case "$*" in *realpath*) echo {python}; exit; esac\n'
+        f'case "$*" in *"-m venv "*) {sys.executable} "$@" --without-pip || exit\n'
+        'eval "place=\\${$#}"; rm "$place/bin/python"\n'
+        f'cp {inner} "$place/bin/python"; exit; esac\n'
+        f'exec {sys.executable} "$@"\n'
+    )
+    for file in (inner, python):
+        file.chmod(0o755)
+    answered = ["--models-dir", "/m", "--listen", "::1", "--port", "8765", "--key", "none"]
+    answered += ["--adopt", "no", "--import", "config.json", "--directory", str(tmp_path / "etc")]
+    before = ["unshare", *AS_ROOT] if AS_ROOT else []
+    done = subprocess.run(
+        [*before, str(ROOT / "install.sh"), "--check", "--python", str(python), *answered],
+        cwd=theirs,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert not marker.exists(), marker.read_text()
+    assert "service: a.service" in done.stdout, done.stderr
