@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import stat
+from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from types import SimpleNamespace
 from typing import Any
 
@@ -18,6 +21,7 @@ from llm_router.cli.parser import parse
 from llm_router.cli.qualify import write_report
 from llm_router.config.schema import Model
 from llm_router.nvml import Gpu
+from llm_router.qualify import cuda_toolkit as host_check
 from llm_router.qualify import host, plan
 from llm_router.qualify.check_residency import Gate
 from llm_router.qualify.compare import as_row, compare
@@ -379,22 +383,48 @@ def toolkit(home: Path, version: str) -> Path:
     return home
 
 
-def test_the_first_toolkit_that_runs_is_taken(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def place() -> Iterator[Path]:
+    """A directory that everybody can read, unlike pytest's own."""
+    with TemporaryDirectory() as directory:
+        Path(directory).chmod(0o755)
+        yield Path(directory)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
+def test_no_code_of_a_toolkit_runs_as_root(place: Path) -> None:
+    home = place / "cuda"
+    nvcc, users = home / "bin/nvcc", place / "users"
+    for name in host_check.NEEDED:
+        (home / name).parent.mkdir(parents=True, exist_ok=True)
+        (home / name).touch()
+    (home / "include/cuda_runtime_api.h").write_text("#define CUDART_VERSION 13000\n")
+    users.touch()
+    users.chmod(0o666)
+    nvcc.write_text(f"#!/bin/sh\nid -u >>{users}\nid -G >>{users}\necho release 13.0\n")
+    nvcc.chmod(0o755)
+    assert host.find_toolkit([home]) == (home, "13.0")
+    status, said = host.compile_kernel(home, "13.0", ["8.0"], 30)
+    assert status == "failed"  # it compiles nothing
+    assert "could not compile" in said or "not be run" in said
+    assert set(users.read_text().split()) == {"65534"}
+    assert len(users.read_text().split()) == 2 * 3  # two versions and one kernel
+
+
+def test_the_first_toolkit_that_runs_is_taken(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "/usr/bin:/bin")
-    broken = tmp_path / "broken"
+    broken = place / "broken"
     (broken / "bin").mkdir(parents=True)
     (broken / "bin/nvcc").write_text("not a program")
-    good = toolkit(tmp_path / "good", "13.0")
-    assert host.find_toolkit([tmp_path / "none", broken, good]) == (good, "13.0")
-    assert host.find_toolkit([tmp_path / "none", broken]) is None
+    good = toolkit(place / "good", "13.0")
+    assert host.find_toolkit([place / "none", broken, good]) == (good, "13.0")
+    assert host.find_toolkit([place / "none", broken]) is None
 
 
-def test_the_releases_own_check_compiles(tmp_path: Path) -> None:
+def test_the_releases_own_check_compiles(place: Path) -> None:
     """Which says what is missing; that a whole toolkit passes is tested with PyPI's compiler."""
     assert host.COMPILER.resolve().parts[-4:] == ("roles", "sglang", "files", "cuda_toolkit.py")
-    home = toolkit(tmp_path / "cuda", "13.0")
+    home = toolkit(place / "cuda", "13.0")
     status, said = host.compile_kernel(home, "13.0", [], 30)
     assert status == "failed"
     assert "has no nvvm/bin/cicc" in said

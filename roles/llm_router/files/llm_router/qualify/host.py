@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from llm_router.discovery.identity import NOBODY
 from llm_router.nvml import read_memory
 from llm_router.qualify.report import Status, Value
 from llm_router.weights import host_memory
@@ -25,6 +26,16 @@ TOOLKITS = (Path("/opt/sglang/current/cuda"), Path("/usr/local/cuda"))
 """Where engines look for one: SGLang's release has its own, or uses the host's."""
 COMPILER = Path(__file__).with_name("cuda_toolkit.py")
 """The check that a release of SGLang must pass before it is put into use."""
+# Root does not run the code of an engine's packages. The check itself is ours, and is read before:
+# it need not be readable for everybody.
+_AS_NOBODY = """
+import os, runpy, sys
+user, check = int(sys.argv.pop(1)), runpy.run_path(sys.argv.pop(1))
+os.setgroups([])
+os.setresgid(user, user, user)
+os.setresuid(user, user, user)
+check["main"](sys.argv[1:])
+"""
 NO_GPU = "no GPU: no driver of a GPU answers on this host"
 UNKNOWN_CAPABILITIES = ("8.0", "12.0")
 """Targets without a GPU: an Ampere and a Blackwell, as in the role."""
@@ -141,8 +152,17 @@ def find_toolkit(places: Sequence[Path] = TOOLKITS) -> tuple[Path, str] | None:
         if not nvcc.exists():
             continue
         with contextlib.suppress(OSError, subprocess.SubprocessError):
+            nobody: dict[str, Any] = (
+                {"user": NOBODY, "group": NOBODY, "extra_groups": []} if _is_root() else {}
+            )
             done = subprocess.run(
-                [nvcc, "--version"], capture_output=True, text=True, timeout=20, check=True
+                [nvcc, "--version"],
+                **_bare(),
+                **nobody,
+                capture_output=True,
+                text=True,
+                timeout=20,
+                check=True,
             )
             found = re.search(r"release (\d+[.]\d+)", done.stdout)
             if found:
@@ -157,12 +177,27 @@ def compile_kernel(
     wanted = sorted(set(capabilities)) or list(UNKNOWN_CAPABILITIES)
     major = version.partition(".")[0]
     about = f"for compute capability {', '.join(wanted)} with {home / 'bin/nvcc'}"
-    argv = [sys.executable, "-I", str(COMPILER), "check", str(home), major, *wanted]
+    program = ["-c", _AS_NOBODY, str(NOBODY), str(COMPILER)] if _is_root() else [str(COMPILER)]
+    argv = [sys.executable, "-I", *program, "check", str(home), major, *wanted]
     try:
-        done = subprocess.run(argv, capture_output=True, text=True, timeout=seconds, check=False)
+        done = subprocess.run(
+            argv, **_bare(), capture_output=True, text=True, timeout=seconds, check=False
+        )
     except subprocess.TimeoutExpired:
         return "failed", f"not compiled {about} within {seconds:.0f} s"
     if done.returncode:
         said = done.stderr.strip().splitlines()
         return "failed", said[-1] if said else f"not compiled {about}"
     return "passed", f"a kernel was compiled, linked and loaded {about}"
+
+
+def _is_root() -> bool:
+    return os.geteuid() == 0
+
+
+def _bare() -> dict[str, Any]:
+    """Where a compiler runs, and the variables that it needs of root's."""
+    if not _is_root():
+        return {}
+    kept = {name: os.environ[name] for name in ("PATH", "CXX") if name in os.environ}
+    return {"cwd": "/", "env": {**kept, "LC_ALL": "C.UTF-8"}}
