@@ -35,6 +35,7 @@ from typing import TYPE_CHECKING, Any, Optional
 
 from .engine_environment import (
     MASK,
+    VARIABLE,
     UnknownGpu,
     resolve,
     value_problem,
@@ -631,10 +632,11 @@ def _without_values(text: str) -> str:
     """An environment file as a diff shows it: a value may be a password. Those that name GPUs are
     none, and the only numbers that an operator has to compare."""
     shown = []
-    for line in text.splitlines():
+    for line in text.split("\n"):  # systemd knows no other end of a line
         name = line.partition("=")[0]
         open_to_all = line.startswith("#") or name in _OF_GPUS or not line.strip()
-        shown.append(line if open_to_all else f"{name[:100]}={MASK}")
+        known = name[:100] if VARIABLE.fullmatch(name) else "?"
+        shown.append(line if open_to_all else f"{known}={MASK}")
     return "\n".join(shown)
 
 

@@ -303,12 +303,13 @@ def test_keys_are_masked(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_no_value_of_a_variable_is_shown(host: Host) -> None:
     result: dict[str, Any] = {}
-    for value in ("very-secret", "other-secret"):
+    for value in ("very-secret", "x\u2028very-secret", "x\x85very-secret", "other-secret"):
         entry = {"environment": {"DB": value, "PLAIN": "text-of-it"}}
         result = host.run("big", state="active", entry=entry)
         assert {"50-llm-router.env", "models.yml"} <= set(host.changed(result))
         shown = json.dumps({**result, "invocation": None})
         assert value not in shown
+        assert "very-secret" not in shown
         assert "text-of-it" not in shown
         assert result["entry"]["environment"] == {"DB": "********", "PLAIN": "********"}
     assert "only values that are not shown changed" in json.dumps(result["diff"])
