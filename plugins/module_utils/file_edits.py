@@ -210,6 +210,8 @@ def _set_yaml_keys(current: str | None, wanted: YamlKeys, path: str) -> str | No
         raise EngineFileError(
             _at(path, error.line, f"{error}; write it in a simpler way")
         ) from error
+    except RecursionError as error:
+        raise EngineFileError(f"{path}: its values are nested too deep; remove them") from error
     return text
 
 
@@ -288,8 +290,9 @@ def _replaced(text: str) -> dict[str, Any]:
     """The values that stood in the place of our keys; none of a comment that was edited."""
     for line in text.splitlines():
         if line.startswith(_REPLACED_MARK):
-            with contextlib.suppress(ValueError):
+            with contextlib.suppress(ValueError, RecursionError):
                 found = json.loads(line[len(_REPLACED_MARK) :])
+                json.dumps(found, allow_nan=False)
                 return found if isinstance(found, dict) else {}
     return {}
 
@@ -309,7 +312,10 @@ def _with_replaced(text: str, replaced: Mapping[str, Any]) -> str:
         place = next(number for number, line in enumerate(lines) if line.startswith(_LIST_MARK))
         end_of_line = "\r\n" if "\r\n" in text else "\n"
         lines.insert(place + 1, f"{_REPLACED_MARK} {kept}{end_of_line}")
-    return "".join(lines)
+    new = "".join(lines)
+    if not yaml_edit.same(yaml_edit.load(new), yaml_edit.load(text)):
+        raise yaml_edit.NotEditable("has the list of what llm-router replaced inside a value")
+    return new
 
 
 def _set_environment_key(text: str, wanted: EnvironmentKey, path: str) -> str:

@@ -381,6 +381,33 @@ class TestTabby:
         host.activate(spec)  # a later version, under the same name
         assert yaml.safe_load(host.tabby.read_text())["model"]["max_seq_len"] is None
 
+    @pytest.mark.parametrize("note", ["[" * 100_000, "NaN", "1e999", "-Infinity"])
+    def test_a_note_of_what_was_replaced_may_be_anything(self, host: Host, note: str) -> None:
+        spec = replace(
+            TABBY,
+            model_path=f"{host.root}/models/EXL3",
+            settings={"cache_mode": "Q4"},
+            exllamav2=True,
+        )
+        host.activate(spec)
+        text = host.tabby.read_text()
+        host.tabby.write_text(text.replace('cache_mode": "Q8"', f'cache_mode": {note}'))
+        host.activate(replace(spec, settings={}))
+        assert "cache_mode" not in yaml.safe_load(host.tabby.read_text())["model"]
+
+    def test_a_note_that_is_nested_too_deep_is_an_error_of_the_file(self, host: Host) -> None:
+        spec = replace(
+            TABBY,
+            model_path=f"{host.root}/models/EXL3",
+            settings={"cache_mode": "Q4"},
+            exllamav2=True,
+        )
+        host.activate(spec)
+        deep = "[" * 5000 + "]" * 5000
+        text = host.tabby.read_text()
+        host.tabby.write_text(text.replace('cache_mode": "Q8"', f'cache_mode": {deep}'))
+        assert "config.yml" in host.refused(replace(spec, settings={}))
+
     def test_a_note_of_what_was_replaced_may_be_edited_away(self, host: Host) -> None:
         spec = replace(
             TABBY,
