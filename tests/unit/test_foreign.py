@@ -287,6 +287,30 @@ def test_a_script_is_read_as_the_owner_of_the_file_that_names_it(read: Read) -> 
         assert "model_name" not in entry.fields
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root has other accounts")
+def test_who_replaces_the_file_by_a_link_is_shown_no_more(
+    read: Read, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with tempfile.TemporaryDirectory() as place:
+        directory = Path(place)
+        directory.chmod(0o755)
+        script, file = directory / "start.sh", directory / "router.py"
+        script.write_text(START.format(more=""))
+        script.chmod(0o700)  # root's alone
+        file.write_text(older(script))
+        os.chown(file, 54321, 54321)
+
+        def replaced() -> list[Engine]:
+            """In the moment in which the units are looked for."""
+            file.unlink()
+            file.symlink_to("/etc/passwd")
+            return []
+
+        monkeypatch.setattr(foreign, "engines", replaced)
+        (entry,) = read_foreign(file, "systemd").entries
+        assert "model_name" not in entry.fields
+
+
 def test_the_units_of_this_host_say_the_rest(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
