@@ -14,7 +14,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as some
 
 from llm_router.cli.parser import parse
@@ -598,6 +598,8 @@ def test_other_versions_and_results_are_named() -> None:
         ),
     )
 )
+@example(10**400)
+@example(-(10**400))
 def test_an_earlier_report_may_hold_anything(strange: Any) -> None:
     data = as_data(report(ANSWERED, speed(10)))
     rows = [*data["rows"], strange, {"id": "speed:m", "status": strange, "values": {"x": strange}}]

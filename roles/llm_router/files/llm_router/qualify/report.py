@@ -171,11 +171,11 @@ def read_report(text: str) -> dict[str, Any]:
 
 
 def numbers(values: Mapping[str, Any]) -> dict[str, float]:
-    """The values that are numbers."""
+    """The values that are numbers, and of a size that one of a report can have."""
     return {
         name: float(value)
         for name, value in values.items()
-        if isinstance(value, (int, float)) and not isinstance(value, bool)
+        if isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < 2**63
     }
 
 
