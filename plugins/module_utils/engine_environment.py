@@ -14,7 +14,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Optional, Union
+from typing import Any, Optional, Union
 
 VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 GPU = re.compile(
@@ -133,6 +133,15 @@ def value_problem(value: str) -> Optional[tuple[str, str]]:
 def is_secret(name: str) -> bool:
     """Whether a variable's value may be a key or a password, by the variable's name."""
     return _SECRET.search(name) is not None
+
+
+def entry_without_values(entry: Mapping[str, Any]) -> dict[str, Any]:
+    """An entry of models.yml to be shown: its variables' values may be passwords."""
+    variables = entry.get("environment")
+    if not variables:
+        return dict(entry)
+    hidden = dict.fromkeys(variables, MASK) if isinstance(variables, Mapping) else MASK
+    return {**entry, "environment": hidden}
 
 
 def gpus_problem(gpus: Sequence[GpuName]) -> Optional[tuple[str, str]]:

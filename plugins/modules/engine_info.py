@@ -115,6 +115,9 @@ from ansible_collections.roundhouse.llm.plugins.module_utils.discovery.survey im
     read_key_of,
     survey,
 )
+from ansible_collections.roundhouse.llm.plugins.module_utils.engine_environment import (
+    entry_without_values,
+)
 
 
 def main() -> None:
@@ -125,9 +128,20 @@ def main() -> None:
             "models": {"type": "dict", "default": {}},
         },
         supports_check_mode=True,
+        # else it logs its parameters, and models' variables with them, in the host's journal
+        no_log=True,
     )
+    models = module.params["models"]
+    shown = {
+        name: entry_without_values(entry) if isinstance(entry, dict) else entry
+        for name, entry in models.items()
+    }
     found = survey(module.params["models_dirs"])
-    module.exit_json(changed=False, **answer_of(found, module.params["models"], read_key_of))
+    module.exit_json(
+        changed=False,
+        invocation={"module_args": {**module.params, "models": shown}},
+        **answer_of(found, models, read_key_of),
+    )
 
 
 if __name__ == "__main__":

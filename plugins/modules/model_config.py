@@ -193,7 +193,10 @@ from ansible.module_utils.common.respawn import (
     respawn_module,
 )
 from ansible_collections.roundhouse.llm.plugins.module_utils import yaml_edit
-from ansible_collections.roundhouse.llm.plugins.module_utils.engine_environment import MASK
+from ansible_collections.roundhouse.llm.plugins.module_utils.engine_environment import (
+    MASK,
+    entry_without_values,
+)
 from ansible_collections.roundhouse.llm.plugins.module_utils.engine_files import (
     DEFAULT_PORTS,
     KEY_FILES,
@@ -434,9 +437,7 @@ def run(module: AnsibleModule) -> dict[str, Any]:
         "diff": [{"prepared": result.diff} for result in results if result.changed],
     }
     if entry is not None:
-        variables = entry.get("environment")
-        hidden = {"environment": dict.fromkeys(variables, MASK)} if variables else {}
-        answer["entry"] = {**entry, **hidden}
+        answer["entry"] = entry_without_values(entry)
     return answer
 
 
@@ -468,13 +469,18 @@ def main() -> None:
             "backup": {"type": "bool", "default": False},
         },
         supports_check_mode=True,
+        # it writes its parameters into the host's journal otherwise, and variables with them
+        no_log=True,
     )
+    given = module.params["entry"]
+    shown = {**module.params, "entry": entry_without_values(given) if given else given}
+    invocation = {"module_args": shown}
     if not yaml_edit.HAS_RUAMEL:
         pythons = ["/usr/bin/python3", ROUTER_PYTHON]
         other = None if has_respawned() else probe_interpreters_for_module(pythons, "ruamel.yaml")
         if other is not None:
             respawn_module(other)
-        module.fail_json(msg=yaml_edit.NO_RUAMEL)
+        module.fail_json(msg=yaml_edit.NO_RUAMEL, invocation=invocation)
         return
     try:
         with contextlib.ExitStack() as stack:
@@ -483,9 +489,9 @@ def main() -> None:
                 stack.enter_context(locked(directory))
             answer = run(module)
     except EngineFileError as error:
-        module.fail_json(msg=str(error))
+        module.fail_json(msg=str(error), invocation=invocation)
         return
-    module.exit_json(**answer)
+    module.exit_json(invocation=invocation, **answer)
 
 
 if __name__ == "__main__":

@@ -477,8 +477,13 @@ def main() -> None:
             "user": {"type": "str"},
         },
         supports_check_mode=True,
+        # else it logs its parameters, and models' variables with them, in the host's journal
+        no_log=True,
     )
     params = module.params
+    for entry in params["models"].values():
+        if isinstance(entry, dict):
+            entry.pop("environment", None)  # not for a verbose run's eyes either
     closed = closed_to_engines(params["models_dir"])
     if closed:
         module.warn(f"{closed} is closed to engines' users: they cannot read the models in it")

@@ -138,3 +138,14 @@ def test_every_key_of_config_yml_can_be_set_by_a_variable() -> None:
     for section in (Listen, Status, SchedulerConfig, SwitchConfig):
         wanted |= set(section.model_fields)
     assert wanted <= written
+
+
+def test_no_task_logs_a_models_variables() -> None:
+    """A module writes its parameters into the journal of its host: for all in the group adm."""
+    found = set()
+    for path in sorted((Path(__file__).parents[2] / "roles/llm_router/tasks").glob("*.yml")):
+        for task in yaml.safe_load(path.read_text(encoding="utf-8")):
+            if "stdin" in str(task) and "__llm_router_models_text" in str(task):
+                found.add(task["name"])
+                assert task.get("no_log") is True, (path.name, task["name"])
+    assert len(found) == 2

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import yaml
+from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.testing import patch_module_args
 from ansible_collections.roundhouse.llm.plugins.module_utils import yaml_edit
 from ansible_collections.roundhouse.llm.plugins.module_utils.engine_environment import HostGpu
@@ -301,18 +302,30 @@ def test_keys_are_masked(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
     assert host.read("sglang/sglang.yml")["api-key"] == "very-secret"
 
 
-def test_no_value_of_a_variable_is_shown(host: Host) -> None:
+def test_no_value_of_a_variable_is_shown(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
     result: dict[str, Any] = {}
+    logged: list[Any] = []
+    monkeypatch.setattr(
+        AnsibleModule, "log", lambda _self, *words, **more: logged.append((words, more))
+    )
     for value in ("very-secret", "x\u2028very-secret", "x\x85very-secret", "other-secret"):
         entry = {"environment": {"DB": value, "PLAIN": "text-of-it"}}
-        result = host.run("big", state="active", entry=entry)
+        result = host.run("big", state="active", entry=entry, _ansible_inject_invocation=True)
         assert {"50-llm-router.env", "models.yml"} <= set(host.changed(result))
-        shown = json.dumps({**result, "invocation": None})
+        assert result["invocation"]["module_args"]["name"] == "big"
+        shown = json.dumps(result)
         assert value not in shown
         assert "very-secret" not in shown
         assert "text-of-it" not in shown
         assert result["entry"]["environment"] == {"DB": "********", "PLAIN": "********"}
     assert "only values that are not shown changed" in json.dumps(result["diff"])
+    wrong = {"environment": {"DB": "very-secret", "LD_PRELOAD": "/very-secret.so"}}
+    result = host.run("big", state="active", entry=wrong, _ansible_inject_invocation=True)
+    assert result["failed"]
+    assert "very-secret" not in json.dumps(result)
+    assert "-secret" not in repr(
+        logged
+    )  # by systemd-journald, for the groups adm and systemd-journal
     written = host.root / "systemd/sglang.service.d/50-llm-router.env"
     assert 'DB="other-secret"\n' in written.read_text()
     assert stat.S_IMODE(written.stat().st_mode) == 0o600

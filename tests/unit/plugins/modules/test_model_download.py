@@ -482,3 +482,27 @@ def test_a_store_that_root_has_filled_goes_on(run: Run, hub: Hub, place: Path) -
 @as_root
 def test_an_account_that_is_missing_is_said(run: Run) -> None:
     assert run(user="no-such-account")["msg"].startswith("There is no user no-such-account")
+
+
+def test_no_value_of_a_variable_is_shown(
+    hub: Hub,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    logged: list[Any] = []
+    monkeypatch.setattr(
+        AnsibleModule, "log", lambda _self, *words, **more: logged.append((words, more))
+    )
+    entry = {"repo": REPO, "environment": {"DB": "very-secret"}}
+    given: dict[str, Any] = {
+        "models": {"a": entry},
+        "models_dir": str(tmp_path),
+        "endpoint": hub.url,
+    }
+    given |= {"_ansible_check_mode": True, "_ansible_inject_invocation": True}
+    with patch_module_args(given), pytest.raises(SystemExit):
+        model_download.main()
+    said = capsys.readouterr().out
+    assert json.loads(said)["invocation"]["module_args"]["models"]["a"]["repo"] == REPO
+    assert "very-secret" not in said + repr(logged)
