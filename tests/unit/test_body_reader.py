@@ -19,7 +19,9 @@ from msgspec import Raw
 
 from llm_router.api import status
 from llm_router.api.errors import ApiError
+from llm_router.api.intake import read_members
 from llm_router.api.large import LARGE, LargeBodies, Split, split_small
+from llm_router.api.paths import CHAT
 from llm_router.body_reader import MOST_MEMBERS, MOST_VALUES, Task, TooManyValues, outline
 from llm_router.json_members import SMALL, pieces
 
@@ -306,4 +308,14 @@ def test_no_small_body_holds_the_event_loop_for_long(element: bytes) -> None:
     raw = MANY % b",".join([element] * (LARGE // (len(element) + 1) - 20))
     began = time.thread_time()
     split_small(raw, Task(strip=True, background="^### Task:"))
+    assert time.thread_time() - began < 0.02
+
+
+def test_what_the_router_looks_into_takes_no_time() -> None:
+    """Each of these may be anything, and a number with a fraction takes longest to read."""
+    names = ("model", "stream", "stream_options", "keep_alive", "n", "max_tokens", "max_length")
+    value = b"[%b]" % b",".join([b"1.5"] * 24_900)
+    members = {name: Raw(value) for name in names}
+    began = time.thread_time()
+    assert read_members(CHAT, members) == {}
     assert time.thread_time() - began < 0.02

@@ -69,7 +69,7 @@ def _json(operation: Operation, incoming: Incoming) -> Exchange:
     config = incoming.services.settings.config
     split = incoming.split or split_small(incoming.raw, reading_task(operation, config))
     members = split.members
-    read = _read(operation, members)
+    read = read_members(operation, members)
     body = {**members, **read}
     asked = _named(operation, incoming, body.get("model"))
     try:
@@ -137,16 +137,18 @@ _USED = frozenset(
     )
 )
 """The members that the router looks into, whatever the operation."""
+MOST_OF_ONE = 16 * 1024
+"""Bytes of such a member: all of them together are read within milliseconds."""
 MOST_PROMPTS = 10_000
 """Texts in a large ``prompt`` that are counted."""
 
 
-def _read(operation: Operation, members: Members) -> dict[str, Any]:
+def read_members(operation: Operation, members: Members) -> dict[str, Any]:
     """The values of the members that the router looks into. Raises `ApiError`."""
     read = {
         name: _value(name, members[name])
         for name in _USED.intersection(members)
-        if len(members[name]) <= LARGE
+        if len(members[name]) <= MOST_OF_ONE
     }
     prompt = members.get("prompt")
     if prompt is not None and operation.name == "completions":
