@@ -319,3 +319,12 @@ def test_what_the_router_looks_into_takes_no_time() -> None:
     began = time.thread_time()
     assert read_members(CHAT, members) == {}
     assert time.thread_time() - began < 0.02
+
+
+@pytest.mark.parametrize("end", [b"", b"\\"])
+def test_a_string_without_an_end_is_passed_over_in_one_go(end: bytes) -> None:
+    raw = b'{"a": [%b"%b' % (b"0," * 1_000_001, b'\\"' * 16_000) + end
+    began = time.thread_time()
+    with pytest.raises(TooManyValues):
+        outline(raw, Task())
+    assert time.thread_time() - began < 1

@@ -33,7 +33,8 @@ MOST_MEMBERS = 10_000
 
 _LENGTHS = struct.Struct("!II")
 _SPACE = re.compile(r"[ \t\n\r]*")
-_STRING = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"', re.DOTALL)
+# one without an end goes to the end: else each quote in it would be tried as a beginning
+_STRING = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*(?:"|\\?\Z)', re.DOTALL)
 
 
 def _constant(text: str) -> None:
