@@ -30,6 +30,7 @@ from llm_router.qualify.report import (
     Report,
     Row,
     as_data,
+    as_duration,
     as_text,
     clean,
     read_report,
@@ -229,6 +230,20 @@ def test_the_fastest_two_of_a_group_are_switched() -> None:
     assert plan.pairs(list(groups), groups, loads) == {"x": ("b", "c"), "y": None}
 
 
+@pytest.mark.parametrize(
+    ("seconds", "said"),
+    [
+        (20, "20 seconds"),
+        (60, "1 minute"),
+        (90, "90 seconds"),
+        (600, "10 minutes"),
+        (3600, "60 minutes"),
+    ],
+)
+def test_a_short_budget_is_not_0_minutes(seconds: float, said: str) -> None:
+    assert as_duration(seconds) == said
+
+
 def test_who_uses_the_router_is_left_alone() -> None:
     status: dict[str, Any] = {
         "groups": {"x": {"loaded": "a"}, "y": {"pinned": {"model": "d", "seconds": 9}}},
@@ -237,6 +252,9 @@ def test_who_uses_the_router_is_left_alone() -> None:
     assert plan.what_forbids(status, [], ["x"]) == []
     assert plan.what_forbids(status, [{"model": "a"}, {"model": "a"}], ["x"]) == [
         "2 requests are in flight or waiting (for a)"
+    ]
+    assert plan.what_forbids(status, [{"model": "a"}], ["x"]) == [
+        "1 request is in flight or waiting (for a)"
     ]
     assert plan.what_forbids(status, [], ["y"]) == ["group y is being switched"]
     assert plan.pinned(status, ["x"]) == []
@@ -554,7 +572,7 @@ def test_other_versions_and_results_are_named() -> None:
     assert (found["only_before"], found["only_now"]) == (["speed:m"], [])
     row = as_row(found)
     assert row.status == "failed"
-    assert "1 checks passed before and fail now" in row.detail
+    assert "1 check passed before, and now failed" in row.detail
 
 
 @given(
@@ -606,6 +624,13 @@ class Page(HTMLParser):
             for name, value in attrs
             if name in ("src", "href", "srcset", "style") or name.startswith("on")
         ]
+
+
+def test_the_page_names_facts_for_a_reader() -> None:
+    made = report(versions={"router_release": "abc"}, host={"memory_bytes": 24 * 2**30})
+    page = as_html(made)
+    assert '<th scope="row">memory, GiB</th><td data-label="Value">24.0</td>' in page
+    assert '<th scope="row">router release</th>' in page
 
 
 def test_names_of_others_are_text_on_the_page() -> None:

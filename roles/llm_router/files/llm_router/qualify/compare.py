@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from llm_router.qualify.report import Report, Row, as_data, numbers
+from llm_router.qualify.report import Report, Row, as_data, counted, numbers
 
 MORE_IS_SLOWER: Mapping[str, float] = {
     "load_seconds": 0.5,
@@ -64,11 +64,12 @@ def as_row(comparison: Mapping[str, Any]) -> Row:
     if slower:
         first = slower[0]
         parts.append(
-            f"{len(slower)} values are at least {comparison['percent']:g} % slower, most of all "
+            f"{counted(len(slower), 'value is', 'values are')} at least "
+            f"{comparison['percent']:g} % slower, most of all "
             f"{first['value']} of {first['id']} ({first['slower_percent']:+.0f} %)"
         )
     if broken:
-        parts.append(f"{len(broken)} checks passed before and fail now")
+        parts.append(f"{counted(len(broken), 'check')} passed before, and now failed")
     if not parts:
         parts.append(f"nothing is {comparison['percent']:g} % slower than before")
     if versions:

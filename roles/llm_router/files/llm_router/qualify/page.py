@@ -276,4 +276,11 @@ def _gpus(gpus: Sequence[Mapping[str, Any]]) -> str:
 def _facts(title: str, facts: Mapping[str, Any]) -> str:
     if not facts:
         return ""
-    return _section(title, ("Name", "Value"), list(facts.items()))
+    return _section(title, ("Name", "Value"), [_fact(*fact) for fact in facts.items()])
+
+
+def _fact(name: str, value: Any) -> tuple[str, Any]:
+    """For a reader: memory in GiB, and names without underscores."""
+    if name.endswith("_bytes"):
+        name, value = name.removesuffix("_bytes") + ", GiB", _gib(value)
+    return name.replace("_", " "), value
