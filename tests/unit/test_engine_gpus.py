@@ -151,7 +151,11 @@ def test_a_group_can_be_defined_by_its_gpus(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("groups", "more", "said"),
     [
-        ({"g": {"gpus": [0]}}, {"group": "g", "gpus": [1]}, "has GPU 1, which group g has not got"),
+        (
+            {"g": {"gpus": [0]}},
+            {"group": "g", "gpus": [1]},
+            "has GPU 1, which group g does not have",
+        ),
         ({"g": {"gpus": [0]}}, {"gpus": [0]}, "has GPU 0, which group g uses too"),
         ({"g": {"gpus": [0]}, "h": {"gpus": [0]}}, {}, "groups: has GPU 0 in g and in h"),
         ({"g": {"gpus": [0, 0]}}, {}, "groups.g.gpus: has 0 twice"),
@@ -163,6 +167,12 @@ def test_what_is_wrong_with_a_group(
 ) -> None:
     (problem,) = problems(tmp_path, {"a": entry("a", **more)}, groups=groups)
     assert said in problem
+
+
+def test_an_empty_list_does_not_mean_all_gpus(tmp_path: Path) -> None:
+    (problem,) = problems(tmp_path, {"a": entry("a", gpus=[])})
+    assert "models.a.gpus: is empty" in problem
+    assert "leave the key out" in problem
 
 
 def test_one_process_cannot_serve_two_models_with_different_variables(tmp_path: Path) -> None:
