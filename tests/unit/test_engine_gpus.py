@@ -336,7 +336,7 @@ def test_a_gpu_that_is_not_there_stops_activation_before_anything_is_written(
     with pytest.raises(EngineFileError) as caught:
         run_activate(settings, None)
     assert str(caught.value) == (
-        f"model a: gpus cannot be used: GPU 1 is not on this host; it has 0 ({ONE})"
+        f"model a: gpus cannot be used: GPU 1 is not on this host; its GPUs are 0 ({ONE})"
     )
     assert list((tmp_path / "units").iterdir()) == []
 
