@@ -20,7 +20,14 @@ from llm_router.config.schema import Model
 from llm_router.nvml import Gpu
 from llm_router.qualify import host, plan
 from llm_router.qualify.check_residency import Gate
-from llm_router.qualify.compare import as_row, compare
+from llm_router.qualify.compare import (
+    LESS_IS_SLOWER,
+    MORE_IS_SLOWER,
+    WORDS,
+    as_row,
+    compare,
+    in_words,
+)
 from llm_router.qualify.measure import Answer, StreamReader, median, quantile, read_whole
 from llm_router.qualify.page import as_html
 from llm_router.qualify.plan import Budget, NotRun
@@ -545,10 +552,23 @@ def test_what_became_slower_is_named_worst_first() -> None:
     assert not found["faster"]
     row = as_row(found)
     assert row.status == "failed"
-    assert "2 values are at least 20 % slower, most of all tokens_per_second_p50" in row.detail
+    assert (
+        "2 values are at least 20 % slower, most of all Speed: m, tokens/s (+100 %)" in row.detail
+    )
     back = compared(report(ANSWERED, slow, speed(50)), report(ANSWERED, load, speed(100)))
     assert as_row(back).status == "passed"
     assert len(back["faster"]) == 2
+
+
+def test_a_reader_gets_words_and_no_keys() -> None:
+    assert set(WORDS) == {*MORE_IS_SLOWER, *LESS_IS_SLOWER}
+    back = "Leave the GPU and come back: m:stop, time to come back in s"
+    assert in_words("residency:m:stop", "back_seconds") == back
+    assert in_words("gpu") == "GPUs and driver"
+    found = compared(report(ANSWERED, speed(100)), report(ANSWERED, speed(50)))
+    made = report(ANSWERED)
+    made.comparison = found
+    assert "Speed: m, tokens/s" in as_html(made)
 
 
 def test_noise_is_no_finding() -> None:
