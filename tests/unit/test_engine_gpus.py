@@ -21,6 +21,7 @@ from llm_router.config.schema import Config, Model
 from llm_router.engine_environment import HostGpu
 from llm_router.engine_files import EngineDirs, EngineFileError
 from llm_router.engine_keys import known_keys
+from llm_router.model_gpus import notes_on_groups
 from llm_router.units.base import UnitError
 from llm_router.units.child import ChildUnits
 
@@ -167,6 +168,19 @@ def test_what_is_wrong_with_a_group(
 ) -> None:
     (problem,) = problems(tmp_path, {"a": entry("a", **more)}, groups=groups)
     assert said in problem
+
+
+def test_a_group_that_sees_the_gpus_of_another_is_noted(tmp_path: Path) -> None:
+    groups = {"left": {"gpus": [0]}}
+    models = {"a": entry("a", group="left"), "b": entry("b", group="lef"), "c": entry("c")}
+    found = notes_on_groups(settings_of(tmp_path, models, groups=groups).models)
+    assert [note.partition(",")[0] for note in found] == [
+        "model b in group lef lists no GPUs",
+        "model c in group default lists no GPUs",
+    ]
+    assert "also those of group left; check its `group:`" in found[0]
+    for quiet in ({"a": models["a"]}, {"b": models["b"], "c": models["c"]}):
+        assert notes_on_groups(settings_of(tmp_path, quiet, groups=groups).models) == []
 
 
 def test_an_empty_list_does_not_mean_all_gpus(tmp_path: Path) -> None:
