@@ -302,6 +302,22 @@ def test_what_is_not_a_time_is_refused(text: str, capsys: pytest.CaptureFixture[
     assert "--budget" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("option", "said"),
+    [
+        ("--slower=abc", "--slower: 'abc' is not a percentage: write it as 20"),
+        ("--slower=-5", "--slower: '-5' is not a percentage: write it as 20"),
+        ("--budget=0s", "--budget: '0s' is not a time: write it as 90s, 10m or 1h"),
+    ],
+)
+def test_a_wrong_number_is_named_with_its_form(
+    option: str, said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        parse(["qualify", option])
+    assert said in capsys.readouterr().err
+
+
 # GPU memory
 
 
