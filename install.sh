@@ -12,7 +12,7 @@
 #   adopt               yes: the units of engines that this machine has stay as they are, and the router is put in front of them
 #                       (docs/adopt.md); no: they are ignored. Asked only where there are such units. Without an answer and
 #                       without a terminal it is yes
-#   engines             to install, with commas between them: see --help. With adopt = yes it may be empty
+#   engines             to install, with commas between them; the last line of --help lists them. With adopt = yes it may be empty
 #   models-dir          where the models are: an absolute path
 #   models-file         a models.yml to take; without it, one is written: the models of the units that are adopted, each GGUF file
 #                       (llamacpp), and each folder that one of the engines serves (the first of them that does)
@@ -20,7 +20,8 @@
 #   listen              address: 127.0.0.1 for this machine alone, 0.0.0.0 for the network
 #   port                8002, for example
 #   key                 generate (it is shown once), file:PATH, env:VARIABLE, or none (127.0.0.1 only)
-#   llamacpp-archive    path or URL of a llama.cpp build for your GPU; without it, the role chooses one for the host
+#   llamacpp-archive    path or URL of a llama.cpp build of your own; without it, the role builds or installs one
+#                       (docs/engines/llamacpp.md)
 #   llamacpp-checksum   sha256:… of it
 #
 # Further options:
@@ -69,7 +70,7 @@ answer() {
     for known in "${questions[@]}"; do
         if [ "$known" = "$1" ]; then answers[$1]=$2; return; fi
     done
-    fail "there is no question $1 (there are ${questions[*]})"
+    fail "'$1' is not a question or an option; see --help"
 }
 
 # read_answers FILE: `question = answer` lines; nothing in them is run.
@@ -80,16 +81,21 @@ read_answers() {
         number=$((number + 1))
         if [[ $line =~ ^[[:space:]]*(#|$) ]]; then continue; fi
         [[ $line =~ ^[[:space:]]*([a-z-]+)[[:space:]]*=[[:space:]]*(.*[^[:space:]])?[[:space:]]*$ ]] ||
-            fail "$1:$number: is no line like \`port = 8002\`"
+            fail "$1:$number: is not an answer; write it like \`port = 8002\`"
         answer "${BASH_REMATCH[1]}" "${BASH_REMATCH[2]}"
     done <"$1"
 }
 
-# ask QUESTION TEXT DEFAULT: unless it is answered.
+# ask QUESTION TEXT DEFAULT: unless it is answered. A person is asked again after a wrong answer.
 ask() {
     if [ -n "${answers[$1]+given}" ]; then return; fi
-    local given
-    read -rp "$2 [$3]: " given || fail "no answer"
+    local given problem
+    while :; do
+        read -rp "$2 [$3]: " given || fail "no answer"
+        problem=$(problem_of "$1" "${given:-$3}")
+        if [ -z "$problem" ]; then break; fi
+        printf '%s\n' "install.sh: $1: $problem" >&2
+    done
     answers[$1]=${given:-$3}
 }
 
@@ -135,12 +141,12 @@ ask_all() {
         if [ -z "${answers[$question]+given}" ]; then missing+=("$question"); fi
     done
     if [ ${#missing[@]} -gt 0 ] && [ ! -t 0 ]; then
-        fail "nobody is there to ask: answer ${missing[*]} by options or with --answers FILE"
+        fail "there is no terminal to ask on; give ${missing[*]} as options or with --answers FILE (see --help)"
     fi
     if adopts; then
         if [ -t 0 ]; then ask engines "Engines to install beside them ($(engines | paste -sd, -); nothing: none)" ''; fi
     elif ! given_models; then
-        ask engines "Engines ($(engines | paste -sd, -))" llamacpp
+        ask engines "Engines to install, with commas between them ($(engines | paste -sd, -))" llamacpp
     fi
     ask models-dir 'Where are the models' /srv/models
     ask listen 'Address to listen on (0.0.0.0: the network)' 127.0.0.1
@@ -151,37 +157,50 @@ ask_all() {
     fi
     ask port 'Port' 8002
     ask key 'Key of the API (generate, file:PATH, env:VARIABLE, none)' generate
-    if [ -t 0 ]; then # these have no answer where the distribution's package will do
-        ask llamacpp-archive 'A llama.cpp build for your GPU, path or URL (nothing: one is made)' ''
+    if [ -t 0 ] && { given_models || [[ ,${answers[engines]:-}, == *,llamacpp,* ]]; }; then
+        ask llamacpp-archive 'A llama.cpp build of your own, path or URL (nothing: the role builds or installs one)' ''
         if [ -n "${answers[llamacpp-archive]}" ]; then ask llamacpp-checksum 'Its checksum, sha256:...' ''; fi
     fi
 }
 
 is_loopback() { [[ ${answers[listen]} =~ ^(127\.[0-9.]+|::1|localhost)$ ]]; }
 
-check_answers() {
+# problem_of QUESTION ANSWER: what is wrong with the answer, and how to write it; nothing if it is right.
+problem_of() {
     local engine
+    case $1 in
+        adopt) [[ $2 =~ ^(yes|no)$ ]] || echo "'$2' is neither yes nor no" ;;
+        engines)
+            for engine in ${2//,/ }; do
+                engines | grep -qx -- "$engine" || { echo "'$engine' is not an engine; choose from $(engines | paste -sd, -)"; return; }
+            done ;;
+        models-dir) [[ $2 == /?* ]] || echo "'$2' is not an absolute path" ;;
+        listen) [[ $2 =~ ^[0-9A-Za-z.:-]+$ ]] || echo "'$2' is not an address" ;;
+        port)
+            if ! [[ $2 =~ ^[0-9]{1,5}$ ]] || (( 10#$2 < 1 || 10#$2 > 65535 )); then echo "'$2' is not a port number (1-65535)"; fi ;;
+        key)
+            if [ "$2" = none ] && ! is_loopback; then
+                echo "${answers[listen]} can be reached from other machines, so a key is required; answer generate"
+            elif ! [[ $2 =~ ^(generate|none|file:.+|env:.+)$ ]]; then
+                echo 'is not generate, file:PATH, env:VARIABLE or none'
+            fi ;;
+    esac
+}
+
+check_answers() {
+    local question problem
     answers[engines]=${answers[engines]:-}
     answers[adopt]=${answers[adopt]:-no}
-    [[ ${answers[adopt]} =~ ^(yes|no)$ ]] || fail "adopt: ${answers[adopt]} is neither yes nor no"
-    for engine in ${answers[engines]//,/ }; do
-        engines | grep -qx -- "$engine" ||
-            fail "engines: this version has no role for $engine, but for $(engines | paste -sd, -)"
+    for question in adopt engines models-dir listen port key; do
+        problem=$(problem_of "$question" "${answers[$question]}")
+        if [ -n "$problem" ]; then fail "$question: $problem"; fi
     done
-    [[ ${answers[models-dir]} == /?* ]] || fail "models-dir: ${answers[models-dir]} is no absolute path"
-    [[ ${answers[listen]} =~ ^[0-9A-Za-z.:-]+$ ]] || fail "listen: ${answers[listen]} is no address"
-    if ! [[ ${answers[port]} =~ ^[0-9]{1,5}$ ]] || (( 10#${answers[port]} < 1 || 10#${answers[port]} > 65535 )); then
-        fail "port: ${answers[port]} is none"
-    fi
     if [ -n "${answers[models-file]:-}" ] && [ ! -r "${answers[models-file]}" ]; then
         fail "models-file: ${answers[models-file]} cannot be read"
     fi
     if [ -n "${answers[import]:-}" ] && [ ! -r "${answers[import]}" ]; then fail "import: ${answers[import]} cannot be read"; fi
     if [ -n "${answers[models-file]:-}" ] && [ -n "${answers[import]:-}" ]; then
         fail 'import: models-file is given too; keep the one that is meant'
-    fi
-    if [ "${answers[key]}" = none ] && ! is_loopback; then
-        fail "key: whoever reaches ${answers[listen]} could use it without one: say generate"
     fi
 }
 
@@ -192,9 +211,8 @@ key_digest() {
         generate) key=$new_key ;;
         file:*) key=$(cat -- "${answers[key]#file:}") || fail "key: ${answers[key]#file:} cannot be read" ;;
         env:*) key=$(printenv -- "${answers[key]#env:}") || fail "key: there is no variable ${answers[key]#env:}" ;;
-        *) fail 'key: is generate, file:PATH, env:VARIABLE or none' ;;
     esac
-    [ ${#key} -ge 16 ] || fail 'key: has fewer than 16 characters'
+    [ ${#key} -ge 16 ] || fail 'key: has fewer than 16 characters; use a longer one'
     printf %s "$key" | sha256sum | cut -d' ' -f1
 }
 
@@ -254,7 +272,7 @@ models_yml() {
 import runpy, sys
 sys.path.insert(0, sys.argv.pop(1))
 runpy.run_module("llm_router", run_name="__main__", alter_sys=True)' "$here/roles/llm_router/files" import "${answers[import]}" ||
-            fail "import: ${answers[import]} gives no valid models.yml"
+            fail "import: no valid models.yml can be made of ${answers[import]}"
         return
     fi
     local adopt=()
@@ -274,7 +292,7 @@ write() {
 configure() {
     if [ -e "$directory/inventory.yml" ]; then
         if [ ${#answers[@]} -gt 0 ]; then
-            say "$directory has the answers of before, and your changes to them: they hold"
+            say "using the answers in $directory, with your changes to them; edit them there, answers given now are not used"
         fi
         return
     fi
@@ -325,7 +343,7 @@ ansible() {
     local found id parent=$root options=()
     if [ -n "$environment" ]; then return; fi
     found=$(find_python) ||
-        fail "Ansible needs Python 3.10 or newer${python:+, and $python is none}: install one and name it with --python"
+        fail "Ansible needs Python 3.10 or newer${python:+, and $python is not one}: install one and name it with --python"
     id=$( { cat "$lock"; "$found" -VV; echo "$found"; } | sha256sum | cut -c1-12)
     environment=$root/ansible-$id
     if [ -e "$environment/.complete" ]; then return; fi
@@ -390,16 +408,16 @@ while [ $# -gt 0 ]; do
         --check) check=yes ;;
         --) shift; passed=("$@"); break ;;
         --*)
-            [ $# -ge 2 ] || fail "$1 wants a value: see --help"
+            [ $# -ge 2 ] || fail "$1 needs a value; see --help"
             case $1 in
                 --answers) read_answers "$2" ;;
                 --directory) directory=$(realpath -m -- "$2") ;;
                 --python) python=$2 ;;
-                --wheelhouse) wheelhouse=$(realpath -- "$2") || fail "$2 is not there" ;;
+                --wheelhouse) wheelhouse=$(realpath -- "$2") || fail "--wheelhouse: $2 does not exist" ;;
                 *) answer "${1#--}" "$2" ;;
             esac
             shift ;;
-        *) fail "$1 is no option: see --help" ;;
+        *) fail "$1 is not an option; see --help" ;;
     esac
     shift
 done

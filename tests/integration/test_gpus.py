@@ -82,5 +82,8 @@ def test_a_gpu_that_is_not_there_is_named_and_the_former_model_answers(host: Rou
     assert answer.status_code == 503
     message = answer.json()["error"]["message"]
     assert host.engine_pids() == engines
-    assert f"model b: gpus cannot be used: GPU 2 is not on this host; it has 0 ({ONE})" in message
+    assert (
+        f"model b: gpus cannot be used: GPU 2 is not on this host; its GPUs are 0 ({ONE})"
+        in message
+    )
     assert ask(host, "a").status_code == 200

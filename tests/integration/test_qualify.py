@@ -146,7 +146,7 @@ def test_others_are_not_disturbed(router: Router) -> None:
     wait_until(lambda: router.status()["models"]["a"]["in_flight"] == 1, "it is answered")
     status, said, report = qualify(router, "--yes")
     assert (status, report) == (Exit.NOT_CHECKED, {})
-    assert "1 requests are in flight or waiting (for a)" in said
+    assert "1 request is in flight or waiting (for a)" in said
     assert "--force" in said
     status, said, report = qualify(router)
     assert status == Exit.NOT_CHECKED

@@ -644,7 +644,7 @@ async def gpus_and_variables_reach_the_process() -> None:
     client = HelperClient(SOCKET)
     sentence = await refused(client.activate("no-such-gpu"))
     assert sentence == (
-        "model no-such-gpu: gpus cannot be used: GPU 7 is not on this host; it has "
+        "model no-such-gpu: gpus cannot be used: GPU 7 is not on this host; its GPUs are "
         "0 (GPU-11111111-aaaa-bbbb-cccc-000000000001), 1 (GPU-22222222-aaaa-bbbb-cccc-000000000002)"
     ), sentence
     assert await client.activate("gpus") is True

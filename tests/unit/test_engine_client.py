@@ -124,6 +124,11 @@ def bomb() -> bytes:
     return b"".join([*(made.compress(bytes(MIB)) for _ in range(64)), made.flush()])
 
 
+async def empty(_: str, writer: asyncio.StreamWriter) -> None:
+    writer.write(b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\n\r\n")
+    await writer.drain()
+
+
 async def compressed(_: str, writer: asyncio.StreamWriter) -> None:
     await write(writer, whole(bomb(), "content-encoding: gzip"))
 
@@ -237,6 +242,7 @@ async def refusal(services: Services) -> str:
     [
         (endless_body, "no first token: the engine sent more than 1048576 bytes"),
         (compressed, "sent a compressed body, for which the router did not ask"),
+        (empty, "no first token: 503 with an empty body"),
         (endless_head, "no answer to a first token"),
         (trickled_body, "not done within 1 s"),
         (silent, "not done within 1 s"),

@@ -108,8 +108,8 @@ def test_a_gpu_is_found_by_its_number_and_by_its_name() -> None:
 @pytest.mark.parametrize(
     ("gpus", "said"),
     [
-        ([2], f"GPU 2 is not on this host; it has 0 ({ONE}), 1 ({TWO})"),
-        ([ONE.replace("1", "9")], "is not on this host; it has 0"),
+        ([2], f"GPU 2 is not on this host; its GPUs are 0 ({ONE}), 1 ({TWO})"),
+        ([ONE.replace("1", "9")], "is not on this host; its GPUs are 0"),
         ([0, ONE], "the GPU at 0000:17:00.0 is listed twice"),
     ],
 )

@@ -21,6 +21,7 @@ from llm_router.config.schema import Config, Model
 from llm_router.engine_environment import HostGpu
 from llm_router.engine_files import EngineDirs, EngineFileError
 from llm_router.engine_keys import known_keys
+from llm_router.model_gpus import notes_on_groups
 from llm_router.units.base import UnitError
 from llm_router.units.child import ChildUnits
 
@@ -151,7 +152,11 @@ def test_a_group_can_be_defined_by_its_gpus(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("groups", "more", "said"),
     [
-        ({"g": {"gpus": [0]}}, {"group": "g", "gpus": [1]}, "has GPU 1, which group g has not got"),
+        (
+            {"g": {"gpus": [0]}},
+            {"group": "g", "gpus": [1]},
+            "has GPU 1, which group g does not have",
+        ),
         ({"g": {"gpus": [0]}}, {"gpus": [0]}, "has GPU 0, which group g uses too"),
         ({"g": {"gpus": [0]}, "h": {"gpus": [0]}}, {}, "groups: has GPU 0 in g and in h"),
         ({"g": {"gpus": [0, 0]}}, {}, "groups.g.gpus: has 0 twice"),
@@ -163,6 +168,25 @@ def test_what_is_wrong_with_a_group(
 ) -> None:
     (problem,) = problems(tmp_path, {"a": entry("a", **more)}, groups=groups)
     assert said in problem
+
+
+def test_a_group_that_sees_the_gpus_of_another_is_noted(tmp_path: Path) -> None:
+    groups = {"left": {"gpus": [0]}}
+    models = {"a": entry("a", group="left"), "b": entry("b", group="lef"), "c": entry("c")}
+    found = notes_on_groups(settings_of(tmp_path, models, groups=groups).models)
+    assert [note.partition(",")[0] for note in found] == [
+        "model b in group lef lists no GPUs",
+        "model c in group default lists no GPUs",
+    ]
+    assert "also those of group left; check its `group:`" in found[0]
+    for quiet in ({"a": models["a"]}, {"b": models["b"], "c": models["c"]}):
+        assert notes_on_groups(settings_of(tmp_path, quiet, groups=groups).models) == []
+
+
+def test_an_empty_list_does_not_mean_all_gpus(tmp_path: Path) -> None:
+    (problem,) = problems(tmp_path, {"a": entry("a", gpus=[])})
+    assert "models.a.gpus: is empty" in problem
+    assert "leave the key out" in problem
 
 
 def test_one_process_cannot_serve_two_models_with_different_variables(tmp_path: Path) -> None:
@@ -327,7 +351,7 @@ def test_a_gpu_that_is_not_there_stops_activation_before_anything_is_written(
     with pytest.raises(EngineFileError) as caught:
         run_activate(settings, None)
     assert str(caught.value) == (
-        f"model a: gpus cannot be used: GPU 1 is not on this host; it has 0 ({ONE})"
+        f"model a: gpus cannot be used: GPU 1 is not on this host; its GPUs are 0 ({ONE})"
     )
     assert list((tmp_path / "units").iterdir()) == []
 

@@ -18,7 +18,7 @@ from llm_router.config import load_settings
 ROOT = Path(__file__).parents[2]
 KEY = "a-key-of-16-and-more"
 ANSWERS = "engines = llamacpp\nlisten = 0.0.0.0\nport = 8765\nkey = env:A_KEY\n"
-NO_PYTHON = "install.sh: Ansible needs Python 3.10 or newer, and /none is none"
+NO_PYTHON = "install.sh: Ansible needs Python 3.10 or newer, and /none is not one"
 
 
 UNITS = "/etc/systemd/system"
@@ -91,7 +91,7 @@ def test_answers_become_files_that_the_owner_keeps(answers: Path, tmp_path: Path
         assert each.is_dir() or KEY not in each.read_text()
     (place / "models.yml").write_text("models: {}\n")
     second = install("--directory", str(place), "--answers", str(answers), "--port", "1")
-    assert "has the answers of before, and your changes to them: they hold" in second.stdout
+    assert f"using the answers in {place}, with your changes to them" in second.stdout
     assert (place / "models.yml").read_text() == "models: {}\n"
     assert "llm_router_port: 8765" in (place / "group_vars/llm_servers.yml").read_text()
 
@@ -183,6 +183,26 @@ def test_units_of_engines_are_ignored_where_that_is_the_answer(
     assert {entry["backend"] for entry in models.values()} == {"llamacpp"}
 
 
+def test_a_person_is_asked_again_after_a_wrong_answer(tmp_path: Path) -> None:
+    person, terminal = os.openpty()
+    typed = ["vlm", "vllm", "models", str(tmp_path), "0.0.0.0", "99999", "9000", "none", "generate"]
+    os.write(person, "".join(f"{line}\n" for line in typed).encode())
+    done = install("--directory", str(tmp_path / "etc"), stdin=terminal)
+    os.close(terminal)
+    os.close(person)
+    for wrong in (
+        "engines: 'vlm' is not an engine",
+        "models-dir: 'models' is not an absolute path",
+        "port: '99999' is not a port number (1-65535)",
+        "key: 0.0.0.0 can be reached from other machines",
+    ):
+        assert wrong in done.stderr
+    # llama.cpp is not to be installed, so nothing is asked of it
+    assert "A llama.cpp build" not in done.stderr
+    settings = yaml.safe_load((tmp_path / "etc/group_vars/llm_servers.yml").read_text())
+    assert (settings["llm_router_host"], settings["llm_router_port"]) == ("0.0.0.0", 9000)
+
+
 def test_a_person_is_asked_whether_to_adopt(owners: Path, tmp_path: Path) -> None:
     person, terminal = os.openpty()
     typed = ["yes", "", str(tmp_path), "", "9000", "none", ""]
@@ -268,22 +288,25 @@ def test_a_generated_key_is_shown_once(answers: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["--engines", "vlm"], "engines: this version has no role for vlm, but for llamacpp"),
-        (["--models-dir", "models"], "models-dir: models is no absolute path"),
+        (["--engines", "vlm"], "engines: 'vlm' is not an engine; choose from llamacpp"),
+        (["--models-dir", "models"], "models-dir: 'models' is not an absolute path"),
         (["--import", "/none"], "import: /none cannot be read"),
         (
             ["--import", "/etc/passwd", "--models-file", "/etc/passwd"],
             "import: models-file is given",
         ),
-        (["--adopt", "maybe"], "adopt: maybe is neither yes nor no"),
-        (["--port", "99999"], "port: 99999 is none"),
-        (["--key", "none"], "key: whoever reaches 0.0.0.0 could use it without one: say generate"),
-        (["--key", "secret"], "key: is generate, file:PATH, env:VARIABLE or none"),
+        (["--adopt", "maybe"], "adopt: 'maybe' is neither yes nor no"),
+        (["--port", "99999"], "port: '99999' is not a port number (1-65535)"),
+        (
+            ["--key", "none"],
+            "key: 0.0.0.0 can be reached from other machines, so a key is required",
+        ),
+        (["--key", "secret"], "key: is not generate, file:PATH, env:VARIABLE or none"),
         (["--key", "env:NO_SUCH"], "key: there is no variable NO_SUCH"),
         (["--models-file", "/none"], "models-file: /none cannot be read"),
-        (["--prot", "1"], "there is no question prot (there are engines models-dir"),
-        (["--port"], "--port wants a value: see --help"),
-        (["serve"], "serve is no option: see --help"),
+        (["--prot", "1"], "'prot' is not a question or an option; see --help"),
+        (["--port"], "--port needs a value; see --help"),
+        (["serve"], "serve is not an option; see --help"),
     ],
 )
 def test_a_wrong_answer_is_refused(
@@ -299,14 +322,15 @@ def test_a_wrong_answer_is_refused(
 def test_a_short_key_is_refused(answers: Path, tmp_path: Path) -> None:
     place = tmp_path / "etc"
     done = install("--directory", str(place), "--answers", str(answers), key="short")
-    assert done.stderr == "install.sh: key: has fewer than 16 characters\n"
+    assert done.stderr == "install.sh: key: has fewer than 16 characters; use a longer one\n"
     assert not place.exists()
 
 
 def test_a_line_that_is_no_answer_is_named(answers: Path) -> None:
     answers.write_text("port = 1\nlisten\n")
     assert (
-        f"{answers}:2: is no line like `port = 8002`" in install("--answers", str(answers)).stderr
+        f"{answers}:2: is not an answer; write it like `port = 8002`"
+        in install("--answers", str(answers)).stderr
     )
 
 
@@ -314,8 +338,8 @@ def test_nobody_is_asked_where_nobody_is(tmp_path: Path) -> None:
     done = install("--directory", str(tmp_path / "etc"), "--port", "1")
     assert done.returncode == 1
     assert done.stderr == (
-        "install.sh: nobody is there to ask: answer engines models-dir listen key by options or "
-        "with --answers FILE\n"
+        "install.sh: there is no terminal to ask on; give engines models-dir listen key as options "
+        "or with --answers FILE (see --help)\n"
     )
 
 

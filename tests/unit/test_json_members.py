@@ -69,7 +69,7 @@ ROWS: dict[str, list[tuple[bytes, bytes | tuple[int, str]]]] = {
         (x(b"2.50e2"), b"2.50e2"),
         (x(b"9" * 300), b"9" * 300),
     ],
-    "a number at the top level that is out of range": [
+    "a number at the top level that is out of range, such as `1e400`": [
         (x(b"1e400"), (400, "1e400 is out of range")),
         (x(b"-1E400"), (400, "-1E400 is out of range")),
         (x(b"9" * 5000), (400, "out of range")),
@@ -78,7 +78,7 @@ ROWS: dict[str, list[tuple[bytes, bytes | tuple[int, str]]]] = {
         (x(b"NaN"), (400, "NaN is not JSON")),
         (x(b'[1, {"a": -Infinity}]'), (400, "-Infinity is not JSON")),
     ],
-    "an escape": [
+    r"an escape, such as `\u00e9`": [
         (x(rb'"\u00e9\/\ud83d\ude00\n"'), rb'"\u00e9\/\ud83d\ude00\n"'),
         (x(rb'{"\u0061": 1}'), rb'{"\u0061": 1}'),
     ],
@@ -87,7 +87,7 @@ ROWS: dict[str, list[tuple[bytes, bytes | tuple[int, str]]]] = {
         (x(rb'{"\udc00": "a\ud83d"}'), rb'{"\udc00": "a\ud83d"}'),
         (b'{"model": "m", "\\ud800": 1}', b'{"model": "upstream", "\\ud800": 1}'),
     ],
-    "half of a surrogate pair as bytes": [
+    "half of a surrogate pair, as bytes": [
         (x(b'["\xed\xa0\x80"]'), rb'["\ud800"]'),
         (x(b'"\xed\xa0\xbd\\ude00"'), rb'"\ud83d\ude00"'),  # the other half makes a character
     ],
@@ -96,12 +96,12 @@ ROWS: dict[str, list[tuple[bytes, bytes | tuple[int, str]]]] = {
         (x(b'"\xc0\xaf"'), (400, "not valid JSON")),
         (x(b'"\\\xed\xa0\x80"'), (400, "not valid JSON")),
     ],
-    "several members of one name": [
+    "several members with the same name": [
         (b'{"model": "a", "x": 1, "x": 2}', b'{"model": "upstream", "x": 2}'),
         (b'{"x": 1, "\\u0078": 2}', b'{"x": 2, "model": "upstream"}'),
         (b'{"model": "a", "mod\\u0065l": "b"}', b'{"model": "upstream"}'),
     ],
-    "several members of one name inside a value": [
+    "several members with the same name, inside a value": [
         (x(b'{"model": 1, "model": 2}'), b'{"model": 1, "model": 2}'),
         (x(b'[{"a": 1, "\\u0061": 2}]'), b'[{"a": 1, "\\u0061": 2}]'),
     ],
@@ -116,12 +116,14 @@ ROWS: dict[str, list[tuple[bytes, bytes | tuple[int, str]]]] = {
         (x(b"[" * DEEP + b"]" * DEEP), (400, "nested too deep")),
         (x(b'{"a":' * DEEP + b"1" + b"}" * DEEP), (400, "nested too deep")),
     ],
-    "values that are nested 500 deep": [(x(b"[" * 500 + b"]" * 500), b"[" * 500 + b"]" * 500)],
-    "10,000 members": [
+    "values that are nested 500 levels deep": [
+        (x(b"[" * 500 + b"]" * 500), b"[" * 500 + b"]" * 500)
+    ],
+    "10,000 members at the top level": [
         (MANY + b',"model":"m"}', MANY.replace(b":", b": ").replace(b",", b", ")),
         (MANY + b',"y":1,"model":"m"}', (413, "more than 10000 keys")),
     ],
-    "anything after the object": [
+    "text after the object": [
         (x(b"1") + b"x", (400, "Extra data")),
         (x(b"1") + b'{"model": "b"}', (400, "Extra data")),
         (x(b"1") + b"\x00", (400, "Extra data")),
@@ -130,7 +132,7 @@ ROWS: dict[str, list[tuple[bytes, bytes | tuple[int, str]]]] = {
         (x(value), (400, "not valid JSON"))
         for value in (b"[1,]", b"[01]", b'["\\x"]', b'["\n"]', b"{1:2}", b"[tru]", b"[1", b"")
     ],
-    "anything but an object": [
+    "a list, a text or a number in place of an object": [
         (b"[1]", (400, "must be a JSON object")),
         (b'"x"', (400, "must be a JSON object")),
         (b"null", (400, "must be a JSON object")),

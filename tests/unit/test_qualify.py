@@ -24,7 +24,14 @@ from llm_router.nvml import Gpu
 from llm_router.qualify import cuda_toolkit as host_check
 from llm_router.qualify import host, plan
 from llm_router.qualify.check_residency import Gate
-from llm_router.qualify.compare import as_row, compare
+from llm_router.qualify.compare import (
+    LESS_IS_SLOWER,
+    MORE_IS_SLOWER,
+    WORDS,
+    as_row,
+    compare,
+    in_words,
+)
 from llm_router.qualify.measure import Answer, StreamReader, median, quantile, read_whole
 from llm_router.qualify.page import as_html
 from llm_router.qualify.plan import Budget, NotRun
@@ -34,6 +41,7 @@ from llm_router.qualify.report import (
     Report,
     Row,
     as_data,
+    as_duration,
     as_text,
     clean,
     read_report,
@@ -233,6 +241,20 @@ def test_the_fastest_two_of_a_group_are_switched() -> None:
     assert plan.pairs(list(groups), groups, loads) == {"x": ("b", "c"), "y": None}
 
 
+@pytest.mark.parametrize(
+    ("seconds", "said"),
+    [
+        (20, "20 seconds"),
+        (60, "1 minute"),
+        (90, "90 seconds"),
+        (600, "10 minutes"),
+        (3600, "60 minutes"),
+    ],
+)
+def test_a_short_budget_is_not_0_minutes(seconds: float, said: str) -> None:
+    assert as_duration(seconds) == said
+
+
 def test_who_uses_the_router_is_left_alone() -> None:
     status: dict[str, Any] = {
         "groups": {"x": {"loaded": "a"}, "y": {"pinned": {"model": "d", "seconds": 9}}},
@@ -241,6 +263,9 @@ def test_who_uses_the_router_is_left_alone() -> None:
     assert plan.what_forbids(status, [], ["x"]) == []
     assert plan.what_forbids(status, [{"model": "a"}, {"model": "a"}], ["x"]) == [
         "2 requests are in flight or waiting (for a)"
+    ]
+    assert plan.what_forbids(status, [{"model": "a"}], ["x"]) == [
+        "1 request is in flight or waiting (for a)"
     ]
     assert plan.what_forbids(status, [], ["y"]) == ["group y is being switched"]
     assert plan.pinned(status, ["x"]) == []
@@ -279,6 +304,22 @@ def test_what_is_not_a_time_is_refused(text: str, capsys: pytest.CaptureFixture[
     with pytest.raises(SystemExit):
         parse(["qualify", f"--budget={text}"])
     assert "--budget" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("option", "said"),
+    [
+        ("--slower=abc", "--slower: 'abc' is not a percentage: write it as 20"),
+        ("--slower=-5", "--slower: '-5' is not a percentage: write it as 20"),
+        ("--budget=0s", "--budget: '0s' is not a time: write it as 90s, 10m or 1h"),
+    ],
+)
+def test_a_wrong_number_is_named_with_its_form(
+    option: str, said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        parse(["qualify", option])
+    assert said in capsys.readouterr().err
 
 
 # GPU memory
@@ -557,10 +598,23 @@ def test_what_became_slower_is_named_worst_first() -> None:
     assert not found["faster"]
     row = as_row(found)
     assert row.status == "failed"
-    assert "2 values are at least 20 % slower, most of all tokens_per_second_p50" in row.detail
+    assert (
+        "2 values are at least 20 % slower, most of all Speed: m, tokens/s (+100 %)" in row.detail
+    )
     back = compared(report(ANSWERED, slow, speed(50)), report(ANSWERED, load, speed(100)))
     assert as_row(back).status == "passed"
     assert len(back["faster"]) == 2
+
+
+def test_a_reader_gets_words_and_no_keys() -> None:
+    assert set(WORDS) == {*MORE_IS_SLOWER, *LESS_IS_SLOWER}
+    back = "Leave the GPU and come back: m:stop, time to come back in s"
+    assert in_words("residency:m:stop", "back_seconds") == back
+    assert in_words("gpu") == "GPUs and driver"
+    found = compared(report(ANSWERED, speed(100)), report(ANSWERED, speed(50)))
+    made = report(ANSWERED)
+    made.comparison = found
+    assert "Speed: m, tokens/s" in as_html(made)
 
 
 def test_noise_is_no_finding() -> None:
@@ -584,7 +638,7 @@ def test_other_versions_and_results_are_named() -> None:
     assert (found["only_before"], found["only_now"]) == (["speed:m"], [])
     row = as_row(found)
     assert row.status == "failed"
-    assert "1 checks passed before and fail now" in row.detail
+    assert "1 check passed before, and now failed" in row.detail
 
 
 @given(
@@ -638,6 +692,13 @@ class Page(HTMLParser):
             for name, value in attrs
             if name in ("src", "href", "srcset", "style") or name.startswith("on")
         ]
+
+
+def test_the_page_names_facts_for_a_reader() -> None:
+    made = report(versions={"router_release": "abc"}, host={"memory_bytes": 24 * 2**30})
+    page = as_html(made)
+    assert '<th scope="row">memory, GiB</th><td data-label="Value">24.0</td>' in page
+    assert '<th scope="row">router release</th>' in page
 
 
 def test_names_of_others_are_text_on_the_page() -> None:

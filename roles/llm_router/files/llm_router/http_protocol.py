@@ -177,6 +177,7 @@ class Line:
 
     def stop(self) -> None:
         """Collect no more: the connection is read only a little further."""
+        self._on_part = None  # whoever reads the body holds this line: no cycle is left
         if self._protocol.collecting is self:
             self._protocol.collecting = None
 

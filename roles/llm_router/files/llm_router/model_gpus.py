@@ -16,6 +16,21 @@ def gpus_for(models: Mapping[str, Model]) -> list[HostGpu]:
     return read_host_gpus() if any(model.gpus for model in models.values()) else []
 
 
+def notes_on_groups(models: Mapping[str, Model]) -> list[str]:
+    """Groups whose engines see the GPUs of other groups, because they list none: right for models
+    on the CPU, and else a forgotten key or a misspelled group."""
+    listed = list(dict.fromkeys(model.group for model in models.values() if model.gpus))
+    found: dict[str, str] = {}
+    for name, model in models.items():
+        others = [group for group in listed if group != model.group]
+        if others and not model.gpus and model.group not in found:
+            found[model.group] = (
+                f"model {name} in group {model.group} lists no GPUs, so its engine sees all, also "
+                f"those of group {', '.join(others)}; check its `group:`, or list its `gpus:`"
+            )
+    return list(found.values())
+
+
 def see_that_no_other_group_has(
     model: Model, models: Mapping[str, Model], host: Sequence[HostGpu]
 ) -> None:

@@ -35,7 +35,7 @@ def test_a_host_that_is_right_is_passed_over(lines: list[str]) -> None:
     ("lines", "said"),
     [
         (["nvswitch", "fabricmanager inactive"], "needs nvidia-fabricmanager, which is inactive."),
-        (["nvswitch"], "needs nvidia-fabricmanager, which is not there."),
+        (["nvswitch"], "needs nvidia-fabricmanager, which is not installed."),
         (
             ["fabric 0, Completed, Success", "fabric 1, In Progress, N/A", "fabricmanager active"],
             "the fabric of GPU 1 is in the state 'In Progress'.",

@@ -128,7 +128,7 @@ def test_a_given_archive_comes_before_a_build(release: str, gpu: str, expected: 
 def test_a_missing_package_is_refused_with_what_to_set() -> None:
     assert source("Debian 13", source="package")["problem"] == (
         "Debian 13 on gpu1 has no package llama.cpp-tools: set llamacpp_source to wheel (CPU), to "
-        "build, or to auto for the best that this host can have."
+        "build, or to auto for the first that fits this host."
     )
     assert not source("Debian forky", source="package")["problem"]
 

@@ -252,10 +252,10 @@ def _add_qualify(commands: Any) -> None:
     )
     qualify.add_argument(
         "--slower",
-        type=_seconds,
+        type=_percent,
         default=20.0,
         metavar="PERCENT",
-        help="with --compare: fail if a value is slower by so many percent (default 20)",
+        help="with --compare: percent by which a value may be slower (default 20)",
     )
     qualify.add_argument(
         "--label", default="", metavar="TEXT", help="the title of the report, such as a host's name"
@@ -392,10 +392,25 @@ def _dry_run() -> argparse.ArgumentParser:
     return parent
 
 
+def _positive(text: str) -> float | None:
+    try:
+        value = float(text)
+    except ValueError:
+        return None
+    return value if value > 0 and math.isfinite(value) else None
+
+
 def _seconds(text: str) -> float:
-    value = float(text)
-    if not (value > 0 and math.isfinite(value)):
+    value = _positive(text)
+    if value is None:
         raise argparse.ArgumentTypeError(f"{text} is not a time in seconds")
+    return value
+
+
+def _percent(text: str) -> float:
+    value = _positive(text)
+    if value is None:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a percentage: write it as 20")
     return value
 
 
@@ -403,12 +418,10 @@ def _duration(text: str) -> float:
     """Seconds; ``90``, ``90s``, ``10m`` or ``1h``."""
     units = {"s": 1, "m": 60, "h": 3600}
     number, unit = (text[:-1], units[text[-1]]) if text[-1:] in units else (text, 1)
-    try:
-        return _seconds(number) * unit
-    except ValueError:
-        raise argparse.ArgumentTypeError(
-            f"{text!r} is not a time: write it as 90s, 10m or 1h"
-        ) from None
+    value = _positive(number)
+    if value is None:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a time: write it as 90s, 10m or 1h")
+    return value * unit
 
 
 def _names(text: str) -> list[str]:

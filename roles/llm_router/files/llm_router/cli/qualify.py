@@ -30,6 +30,7 @@ from llm_router.qualify.report import (
     NotAReport,
     Report,
     Row,
+    as_duration,
     as_text,
     read_report,
     summary,
@@ -138,8 +139,8 @@ def _confirm(options: argparse.Namespace, names: list[str]) -> None:
     if options.yes:
         return
     warning = (
-        f"This loads and unloads {', '.join(names)} for up to {options.budget / 60:.0f} minutes, "
-        "and clients have to wait meanwhile."
+        f"This loads and unloads {', '.join(names)} for up to "
+        f"{as_duration(options.budget)}, and clients have to wait meanwhile."
     )
     if not sys.stdin.isatty():
         raise NotRun(f"{warning} Add --yes to do so without a question")

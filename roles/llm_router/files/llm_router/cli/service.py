@@ -12,6 +12,7 @@ from llm_router.config import ConfigError, load_settings
 from llm_router.config.load import load_config
 from llm_router.json_codec import json_text
 from llm_router.logs import log_to_stderr, use_format
+from llm_router.model_gpus import notes_on_groups
 
 
 def check(options: argparse.Namespace) -> int:
@@ -21,19 +22,24 @@ def check(options: argparse.Namespace) -> int:
     settings = settings_of(options)
     models, keys = len(settings.models), len(settings.keys)
     print(f"valid: {models} model{'s' * (models != 1)}, {keys} key{'s' * (keys != 1)}")
+    for note in notes_on_groups(settings.models):
+        print(f"note: {note}")
     return Exit.DONE
 
 
 def _check_json(options: argparse.Namespace) -> int:
     """The problems are the answer here, not an error."""
     models, keys, problems = 0, 0, []
+    notes: list[str] = []
     try:
         settings = load_settings(options.config, options.models, options.keys)
         models, keys = len(settings.models), len(settings.keys)
+        notes = notes_on_groups(settings.models)
     except ConfigError as error:
         problems = [problem_json(problem) for problem in error.problems]
     valid = not problems
-    print(json_text({"valid": valid, "models": models, "keys": keys, "problems": problems}))
+    counts = {"models": models, "keys": keys}
+    print(json_text({"valid": valid, **counts, "problems": problems, "notes": notes}))
     return Exit.DONE if valid else Exit.NOT_DONE
 
 

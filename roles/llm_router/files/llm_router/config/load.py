@@ -231,6 +231,13 @@ def _gpu_problems(
     Only those that are spelled alike are found here. Whether a number and a UUID are the same GPU,
     activation sees on the host.
     """
+    for name, entry in models.items():
+        if not entry.gpus and "gpus" in entry.model_fields_set:
+            yield (
+                ("models", name, "gpus"),
+                "is empty, and an engine cannot be given no GPU",
+                "list GPUs, or leave the key out: the engine then uses those of its group, or all",
+            )
     owners = {gpu: name for name, group in config.groups.items() for gpu in group.gpus}
     users: dict[int | str, str] = {}
     for name, entry in models.items():
@@ -240,7 +247,7 @@ def _gpu_problems(
             if owner == entry.group and listed and gpu not in listed and _alike(gpu, listed):
                 yield (
                     ("models", name, "gpus"),
-                    f"has GPU {gpu}, which group {entry.group} has not got",
+                    f"has GPU {gpu}, which group {entry.group} does not have",
                     f"use GPUs of the group ({', '.join(map(str, listed))}), or another group",
                 )
                 break

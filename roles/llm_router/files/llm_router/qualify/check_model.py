@@ -12,7 +12,7 @@ from llm_router.engines.values import cut_text
 from llm_router.qualify import host, plan
 from llm_router.qualify.client import CallFailed
 from llm_router.qualify.measure import Answer, median, quantile
-from llm_router.qualify.report import Value
+from llm_router.qualify.report import Value, counted
 from llm_router.qualify.session import (
     ASKED,
     FEW_TOKENS,
@@ -151,7 +151,7 @@ async def _speed(session: Session, name: str, short: float, until: float) -> Non
         return
     wrong = next((said for one in answers if (said := session.wrong(name, one))), None)
     if wrong is not None:
-        session.add("speed", name, ("failed", f"one of {len(answers)} streams: {wrong}"))
+        session.add("speed", name, ("failed", f"one of {counted(len(answers), 'stream')}: {wrong}"))
         return
     first = [one.first_seconds for one in answers if one.first_seconds is not None]
     rates = [
@@ -164,7 +164,10 @@ async def _speed(session: Session, name: str, short: float, until: float) -> Non
     session.add(
         "speed",
         name,
-        ("passed", f"{len(answers)} streams: first token after {ttft or 0:.3f} s, {told}"),
+        (
+            "passed",
+            f"{counted(len(answers), 'stream')}: first token after {ttft or 0:.3f} s, {told}",
+        ),
         seconds=session.clock() - began,
         values={
             "ttft_seconds_p50": ttft,

@@ -9,7 +9,7 @@ from typing import Any
 from llm_router.qualify import host, plan
 from llm_router.qualify.client import CallFailed
 from llm_router.qualify.plan import Way
-from llm_router.qualify.report import Status, Value
+from llm_router.qualify.report import Status, Value, counted
 from llm_router.qualify.session import Session, between, gigabytes, outcome_of
 
 
@@ -50,7 +50,10 @@ class Gate:
         if self.missing:
             return "failed", f"{gigabytes(self.missing)} of GPU memory did not come back"
         longest = max(self.waits, default=0.0)
-        return "passed", f"all came back after {self.stops} stops; longest wait {longest:.2f} s"
+        return (
+            "passed",
+            f"all came back after {counted(self.stops, 'stop')}; longest wait {longest:.2f} s",
+        )
 
 
 async def check_residencies(session: Session) -> None:

@@ -11,7 +11,7 @@ import anyio
 from llm_router.qualify import plan
 from llm_router.qualify.client import CallFailed
 from llm_router.qualify.measure import median, quantile
-from llm_router.qualify.report import Status
+from llm_router.qualify.report import Status, counted
 from llm_router.qualify.session import Session, outcome_of
 
 
@@ -53,7 +53,7 @@ async def _group(session: Session, group: str, pair: tuple[str, str]) -> None:
     if done:
         _add_row(session, group, pair, turns, session.clock() - began)
     if why is not None:
-        left_out = f"{plan.SWITCHES - done} of {plan.SWITCHES} switches: {why}"
+        left_out = f"{plan.SWITCHES - done} of {plan.SWITCHES} switches were not made: {why}"
         session.add("switches", group, ("skipped", left_out), part="rest")
 
 
@@ -104,7 +104,8 @@ def _add_row(
 ) -> None:
     done = len(turns.seconds)
     status: Status = "failed" if turns.lost else "passed"
-    said = f"{done} switches between {pair[0]} and {pair[1]}, {turns.requests} answers, "
+    said = f"{counted(done, 'switch', 'switches')} between {pair[0]} and {pair[1]}, "
+    said += f"{counted(turns.requests, 'answer')}, "
     said += f"{len(turns.lost)} lost: {turns.lost[0]}" if turns.lost else "none lost"
     session.add(
         "switches",

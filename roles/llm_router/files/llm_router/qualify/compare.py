@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from llm_router.qualify.report import Report, Row, as_data, numbers
+from llm_router.qualify.report import CHECKS, Report, Row, as_data, counted, numbers
 
 MORE_IS_SLOWER: Mapping[str, float] = {
     "load_seconds": 0.5,
@@ -19,6 +19,24 @@ MORE_IS_SLOWER: Mapping[str, float] = {
 """Values of which more is worse, and the difference in seconds that is noise, however many percent
 it is."""
 LESS_IS_SLOWER: Mapping[str, float] = {"tokens_per_second_p50": 0.5}
+WORDS: Mapping[str, str] = {
+    "load_seconds": "load time in s",
+    "out_seconds": "time to leave in s",
+    "back_seconds": "time to come back in s",
+    "memory_wait_seconds": "wait for memory in s",
+    "ttft_seconds_p50": "first token in s",
+    "turn_seconds_p50": "time of a switch in s",
+    "compile_seconds": "time to compile in s",
+    "tokens_per_second_p50": "tokens/s",
+}
+"""The compared values, for a reader."""
+
+
+def in_words(row_id: str, value: str = "") -> str:
+    """A row, or one of its values, for a reader: ``Speed: m, tokens/s``."""
+    check, _, about = row_id.partition(":")
+    title = CHECKS.get(check, check) + (f": {about}" if about else "")
+    return f"{title}, {WORDS.get(value, value)}" if value else title
 
 
 def compare(report: Report, before: Mapping[str, Any], percent: float) -> dict[str, Any]:
@@ -64,11 +82,12 @@ def as_row(comparison: Mapping[str, Any]) -> Row:
     if slower:
         first = slower[0]
         parts.append(
-            f"{len(slower)} values are at least {comparison['percent']:g} % slower, most of all "
-            f"{first['value']} of {first['id']} ({first['slower_percent']:+.0f} %)"
+            f"{counted(len(slower), 'value is', 'values are')} at least "
+            f"{comparison['percent']:g} % slower, most of all "
+            f"{in_words(first['id'], first['value'])} ({first['slower_percent']:+.0f} %)"
         )
     if broken:
-        parts.append(f"{len(broken)} checks passed before and fail now")
+        parts.append(f"{counted(len(broken), 'check')} passed before, and now failed")
     if not parts:
         parts.append(f"nothing is {comparison['percent']:g} % slower than before")
     if versions:

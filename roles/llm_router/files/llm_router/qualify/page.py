@@ -10,6 +10,7 @@ from html import escape
 from string import Template
 from typing import Any
 
+from llm_router.qualify.compare import in_words
 from llm_router.qualify.report import CHECKS, Report, Row, as_time
 
 RESULTS = {
@@ -230,7 +231,12 @@ def _comparison(comparison: Mapping[str, Any] | None) -> str:
         entries = comparison[key]
         if entries:
             table = [
-                (f"{one['id']} {one['value']}", one["before"], one["now"], one["slower_percent"])
+                (
+                    in_words(one["id"], one["value"]),
+                    one["before"],
+                    one["now"],
+                    one["slower_percent"],
+                )
                 for one in entries
             ]
             parts.append(f"<p>At least {comparison['percent']:g} % {words}:</p>")
@@ -245,7 +251,7 @@ def _comparison(comparison: Mapping[str, Any] | None) -> str:
         ]
     if comparison["results"]:
         results = [
-            (one["id"], _status(one["before"]), _status(one["now"]))
+            (in_words(one["id"]), _status(one["before"]), _status(one["now"]))
             for one in comparison["results"]
         ]
         parts += [
@@ -276,4 +282,11 @@ def _gpus(gpus: Sequence[Mapping[str, Any]]) -> str:
 def _facts(title: str, facts: Mapping[str, Any]) -> str:
     if not facts:
         return ""
-    return _section(title, ("Name", "Value"), list(facts.items()))
+    return _section(title, ("Name", "Value"), [_fact(*fact) for fact in facts.items()])
+
+
+def _fact(name: str, value: Any) -> tuple[str, Any]:
+    """For a reader: memory in GiB, and names without underscores."""
+    if name.endswith("_bytes"):
+        name, value = name.removesuffix("_bytes") + ", GiB", _gib(value)
+    return name.replace("_", " "), value

@@ -10,6 +10,7 @@ from llm_router.config.schema import Model
 from llm_router.engines import engine_for
 from llm_router.engines.base import last_part
 from llm_router.engines.residency import started_with
+from llm_router.qualify.report import counted
 
 Way = Literal["stop", "sleep", "discard", "unload"]
 Phase = Literal["models", "residency", "switches"]
@@ -75,7 +76,8 @@ def what_forbids(
     found = []
     if requests:
         models = sorted({str(one.get("model")) for one in requests})
-        found.append(f"{len(requests)} requests are in flight or waiting (for {', '.join(models)})")
+        are = counted(len(requests), "request is", "requests are")
+        found.append(f"{are} in flight or waiting (for {', '.join(models)})")
     for switch in status.get("switches", ()):
         if switch.get("group") in groups:
             found.append(f"group {switch.get('group')} is being switched")

@@ -170,6 +170,18 @@ def read_report(text: str) -> dict[str, Any]:
     return {**data, "rows": kept, "versions": versions}
 
 
+def counted(number: int, one: str, more: str = "") -> str:
+    """The number with its noun; ``more`` is the plural where that is not ``one`` with an s."""
+    return f"{number} {one if number == 1 else more or one + 's'}"
+
+
+def as_duration(seconds: float) -> str:
+    """In minutes, where that loses nothing."""
+    if seconds >= 60 and seconds % 60 == 0:
+        return counted(int(seconds // 60), "minute")
+    return f"{seconds:g} seconds"
+
+
 def numbers(values: Mapping[str, Any]) -> dict[str, float]:
     """The values that are numbers, and of a size that one of a report can have."""
     return {

@@ -13,7 +13,7 @@ from llm_router.qualify.check_residency import check_residencies
 from llm_router.qualify.check_switches import check_switches
 from llm_router.qualify.client import CallFailed
 from llm_router.qualify.plan import Budget, NotRun
-from llm_router.qualify.report import Status
+from llm_router.qualify.report import Status, counted
 from llm_router.qualify.session import Session
 
 ATTEMPTS = 3
@@ -68,7 +68,7 @@ class Qualification:
 
     def _quiet(self) -> None:
         others = len(self._session.others)
-        why = f"{others} requests of others were seen: they may have changed the figures"
+        why = f"the router had {counted(others, 'request')} of others: they can change the figures"
         none = "no requests of others were seen between the checks"
         self._session.add(
             "quiet",

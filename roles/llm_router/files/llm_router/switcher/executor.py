@@ -1158,7 +1158,8 @@ class Switcher:
             await self._still_running(model, run)
             raise _StepError(f"no answer to a first token: {type(error).__name__}") from error
         if answer.status != 200 or not call.generated(_parsed(answer.body)):
-            raise _StepError(f"no first token: {answer.status} {_shown(answer.body)}")
+            said = _shown(answer.body) or "with an empty body"
+            raise _StepError(f"no first token: {answer.status} {said}")
 
 
 async def _drain(switch: RunningSwitch, step: Drain) -> None:
