@@ -193,6 +193,13 @@ def test_a_failure_names_the_first_error(
     assert not (host / "release/server").exists()
 
 
+def test_the_compilers_words_come_before_the_file_that_ninja_names(program: ModuleType) -> None:
+    log = "FAILED: [code=1] a.c.o\n+ cc a.c\na.c:1:9: error: 'x' undeclared\nerror: cmake ended\n"
+    assert program.reason(log) == "a.c:1:9: error: 'x' undeclared | error: cmake ended"
+    killed = "FAILED: [code=1] a.c.o\nninja: build stopped\nerror: cmake ended\n"
+    assert program.reason(killed) == "FAILED: [code=1] a.c.o | error: cmake ended"
+
+
 def test_the_progress_is_ninjas_last_count(program: ModuleType) -> None:
     assert program.progress("-- Configuring done\n") is None
     log = "+ cmake --build\n[1/330] Building\n[120/330] Building\nwarning: [3/4] of it\n"

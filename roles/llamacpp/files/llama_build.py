@@ -175,7 +175,9 @@ def reason(text: str) -> str:
     """What a log says of a failure: its first error, and its last line."""
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     # the commands themselves name options and files with such words
-    errors = [line for line in lines if _ERROR.search(line) and line[0] not in "+["]
+    errors = [line for line in lines[:-1] if _ERROR.search(line) and line[0] not in "+["]
+    # ninja names the file of a failed step before the compiler's own words
+    errors = [line for line in errors if not line.startswith("FAILED:")] or errors
     return " | ".join(dict.fromkeys(errors[:1] + lines[-1:])) or "the build said nothing"
 
 
