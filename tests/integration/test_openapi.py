@@ -22,6 +22,8 @@ pytestmark = pytest.mark.openapi
 PATIENCE = 40.0
 """Seconds for all operations together."""
 EXAMPLES = 20
+ANSWERED = {"POST /v1/chat/completions": 200, "POST /v1/messages": 501}
+"""What must have been answered in this way at least once."""
 ENDLESS = {"/admin/events", "/admin/live"}
 CONFORMANCE = [status_code_conformance, content_type_conformance, response_schema_conformance]
 
@@ -62,23 +64,25 @@ def described(router: Router) -> dict[str, Any]:
 
 def test_it_keeps_to_its_own_description(router: Router, described: dict[str, Any]) -> None:
     schema = schemathesis.openapi.from_dict(described)
-    until = time.monotonic() + PATIENCE
     seen: dict[str, set[int]] = {}
-    for found in schema.get_all_operations():
+    operations = list(schema.get_all_operations())
+    for found in operations:
         assert isinstance(found, Ok), found
-        holds(router, found.ok(), until, seen)
+        operation = found.ok()
+        # each has its share: those that load models would leave no time for the others
+        share = PATIENCE if operation.label in ANSWERED else 2 * PATIENCE / len(operations)
+        holds(router, operation, time.monotonic() + share, seen)
     assert httpx.get(router.url + "/health").status_code == 200
     assert "failed inside the router" not in (router.dir / "router.log").read_text()
     assert len(seen) == sum(len(methods) for methods in described["paths"].values()), seen
-    assert 200 in seen["POST /v1/chat/completions"]
-    assert 501 in seen["POST /v1/messages"]
+    assert {label for label, status in ANSWERED.items() if status not in seen[label]} == set()
 
 
 def holds(router: Router, operation: Any, until: float, seen: dict[str, set[int]]) -> None:
     """Ask for one operation in many ways, and note in ``seen`` what was answered."""
 
     @settings(
-        max_examples=EXAMPLES,
+        max_examples=EXAMPLES * (4 if operation.label in ANSWERED else 1),
         deadline=None,
         database=None,
         derandomize=True,
@@ -87,7 +91,7 @@ def holds(router: Router, operation: Any, until: float, seen: dict[str, set[int]
     )
     @given(case=operation.as_strategy())
     def check(case: Any) -> None:
-        if time.monotonic() > until:
+        if operation.label in seen and time.monotonic() > until:
             return
         answer = case.call(base_url=router.url)
         seen.setdefault(operation.label, set()).add(answer.status_code)
