@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from tests.plays import run_plays
 
 ROOT = Path(__file__).resolve().parents[2]
 ROLE = ROOT / "roles/engine"
@@ -46,16 +44,7 @@ def units(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[str]]:
         }
         for case, given in CASES.items()
     ]
-    (directory / "play.yml").write_text(json.dumps(plays))
-    done = subprocess.run(
-        [str(Path(sys.executable).with_name("ansible-playbook")), "-i", "localhost,", "play.yml"],
-        cwd=directory,
-        env=os.environ | {"ANSIBLE_COLLECTIONS_PATH": str(ROOT / ".cache/collections")},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
+    run_plays(directory, plays)
     return {
         path.stem: path.read_text(encoding="utf-8").splitlines()
         for path in directory.glob("*.service")

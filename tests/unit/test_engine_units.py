@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import shlex
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +13,7 @@ import pytest
 import yaml
 
 from llm_router.engines.tabby_load import lost_over_the_api
+from tests.plays import run_plays
 
 ROOT = Path(__file__).resolve().parents[2]
 COLLECTIONS = ROOT / ".cache/collections"
@@ -103,16 +102,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
         extra = directory / f"{plays.index(play)}.yml"
         extra.write_text(yaml.safe_dump(given))
         play["vars_files"].append(str(extra))  # type: ignore[attr-defined]
-    (directory / "play.yml").write_text(yaml.safe_dump(plays))
-    done = subprocess.run(
-        [str(Path(sys.executable).with_name("ansible-playbook")), "-i", "localhost,", "play.yml"],
-        cwd=directory,
-        env=os.environ | {"ANSIBLE_COLLECTIONS_PATH": str(COLLECTIONS)},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
+    run_plays(directory, plays)
     return {case: json.loads((directory / f"{case}.json").read_text()) for case in cases}
 
 
@@ -405,16 +395,7 @@ def test_of_tabbyapi_all_that_pypi_has_is_locked_unless_something_else_is_asked_
                 ],
             }
         )
-    (tmp_path / "play.yml").write_text(yaml.safe_dump(plays))
-    done = subprocess.run(
-        [str(Path(sys.executable).with_name("ansible-playbook")), "-i", "localhost,", "play.yml"],
-        cwd=tmp_path,
-        env=os.environ | {"ANSIBLE_COLLECTIONS_PATH": str(COLLECTIONS)},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
+    run_plays(tmp_path, plays)
     known = yaml.safe_load((ROOT / "roles/tabbyapi/vars/main.yml").read_text(encoding="utf-8"))
     for case, (_, wanted) in TABBY_LOCKS.items():
         locked, name = json.loads((tmp_path / f"{case}.json").read_text())

@@ -264,6 +264,12 @@ class TestKeys:
         assert not (host.root / "etc/vllm/vllm.yml").exists()
 
 
+def with_exllamav2(host: Host) -> EngineSpec:
+    """A model with a setting of its own, of a TabbyAPI that reads it from config.yml."""
+    path = f"{host.root}/models/EXL3"
+    return replace(TABBY, model_path=path, settings={"cache_mode": "Q4"}, exllamav2=True)
+
+
 class TestTabby:
     def test_a_switch_changes_one_line(self, host: Host) -> None:
         (result, _) = host.activate(TABBY)
@@ -383,12 +389,7 @@ class TestTabby:
 
     @pytest.mark.parametrize("note", ["[" * 100_000, "NaN", "1e999", "-Infinity"])
     def test_a_note_of_what_was_replaced_may_be_anything(self, host: Host, note: str) -> None:
-        spec = replace(
-            TABBY,
-            model_path=f"{host.root}/models/EXL3",
-            settings={"cache_mode": "Q4"},
-            exllamav2=True,
-        )
+        spec = with_exllamav2(host)
         host.activate(spec)
         text = host.tabby.read_text()
         host.tabby.write_text(text.replace('cache_mode": "Q8"', f'cache_mode": {note}'))
@@ -396,12 +397,7 @@ class TestTabby:
         assert "cache_mode" not in yaml.safe_load(host.tabby.read_text())["model"]
 
     def test_a_note_that_is_nested_too_deep_is_an_error_of_the_file(self, host: Host) -> None:
-        spec = replace(
-            TABBY,
-            model_path=f"{host.root}/models/EXL3",
-            settings={"cache_mode": "Q4"},
-            exllamav2=True,
-        )
+        spec = with_exllamav2(host)
         host.activate(spec)
         deep = "[" * 5000 + "]" * 5000
         text = host.tabby.read_text()
@@ -409,12 +405,7 @@ class TestTabby:
         assert "config.yml" in host.refused(replace(spec, settings={}))
 
     def test_a_note_of_what_was_replaced_may_be_edited_away(self, host: Host) -> None:
-        spec = replace(
-            TABBY,
-            model_path=f"{host.root}/models/EXL3",
-            settings={"cache_mode": "Q4"},
-            exllamav2=True,
-        )
+        spec = with_exllamav2(host)
         host.activate(spec)
         text = host.tabby.read_text()
         assert '# llm-router replaced: {"model.cache_mode": "Q8"}\n' in text

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import json
-import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+
+from tests.plays import run_plays
 
 ROOT = Path(__file__).resolve().parents[2]
 ROLE = ROOT / "roles/open_webui"
@@ -78,13 +77,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
                 ],
             }
         )
-    (directory / "play.yml").write_text(yaml.safe_dump(plays))
-    subprocess.run(
-        [Path(sys.executable).parent / "ansible-playbook", directory / "play.yml"],
-        env={**os.environ, "ANSIBLE_COLLECTIONS_PATH": str(ROOT / ".cache/collections")},
-        check=True,
-        stdout=subprocess.DEVNULL,
-    )
+    run_plays(directory, plays)
     return {case: json.loads((directory / f"{case}.json").read_text()) for case in cases}
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import socket
 import subprocess
@@ -15,6 +14,7 @@ import pytest
 import yaml
 
 from llm_router.engine_files import DEFAULT_PORTS
+from tests.plays import run_plays
 
 from .programs import load
 
@@ -96,17 +96,7 @@ def play(
     play = {"hosts": "localhost", "connection": "local", "gather_facts": False, "tasks": own}
     play["vars_files"] = [str(role / "defaults/main.yml"), str(role / "vars/main.yml")]
     play["vars"] = {"role_path": str(role), "ansible_python_interpreter": sys.executable}
-    (directory / "play.yml").write_text(json.dumps([play]))
-    (directory / "variables.json").write_text(json.dumps(variables))
-    ansible = Path(sys.executable).with_name("ansible-playbook")
-    return subprocess.run(
-        [str(ansible), "-i", "localhost,", "-e", "@variables.json", "play.yml"],
-        cwd=directory,
-        env={**os.environ, "ANSIBLE_COLLECTIONS_PATH": str(ROLES.parent / "playbooks/collections")},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    return run_plays(directory, [play], variables, check=False)
 
 
 def test_preflight_stops_at_a_taken_port(tmp_path: Path) -> None:

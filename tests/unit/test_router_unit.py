@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from llm_router.cli.exits import Exit
+from tests.plays import run_plays
 
 ROOT = Path(__file__).resolve().parents[2]
 ROLE = ROOT / "roles/llm_router"
@@ -59,20 +57,7 @@ def units(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[str]]:
         }
         for name, devices in HOSTS.items()
     ]
-    (directory / "play.yml").write_text(json.dumps(play))
-    extra = json.dumps({"__llm_router_generation": "0123456789ab"})
-    done = subprocess.run(
-        [
-            str(Path(sys.executable).with_name("ansible-playbook")),
-            *("-i", "localhost,", "-e", extra, "play.yml"),
-        ],
-        cwd=directory,
-        env=os.environ | {"ANSIBLE_COLLECTIONS_PATH": str(ROOT / ".cache/collections")},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
+    run_plays(directory, play, {"__llm_router_generation": "0123456789ab"})
     return {
         path.stem: path.read_text(encoding="utf-8").splitlines()
         for path in directory.glob("*.service")
@@ -195,16 +180,7 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any
     for case, given in cases.items():
         (directory / f"{case}.yml").write_text(json.dumps(given))
     (directory / "templates").symlink_to(ROLE / "templates")
-    (directory / "play.yml").write_text(json.dumps(plays))
-    done = subprocess.run(
-        [str(Path(sys.executable).with_name("ansible-playbook")), "-i", "localhost,", "play.yml"],
-        cwd=directory,
-        env=os.environ | {"ANSIBLE_COLLECTIONS_PATH": str(ROOT / ".cache/collections")},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
+    run_plays(directory, plays)
     return {case: json.loads((directory / f"{case}.json").read_text()) for case in cases}
 
 

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+
+from tests.plays import run_plays
 
 ROOT = Path(__file__).resolve().parents[2]
 ROLE = ROOT / "roles/vllm"
@@ -39,17 +38,5 @@ def test_wheels_for_amd_come_from_their_own_index_and_need_no_nvidia_driver(
         "vars_files": [str(ROLE / f"{part}/main.yml") for part in ("defaults", "vars")],
         "tasks": [{"ansible.builtin.copy": {"content": said, "dest": str(tmp_path / "said")}}],
     }
-    (tmp_path / "play.yml").write_text(json.dumps([play]))
-    done = subprocess.run(
-        [
-            str(Path(sys.executable).with_name("ansible-playbook")),
-            *("-i", "localhost,", "-e", json.dumps(given), "play.yml"),
-        ],
-        cwd=tmp_path,
-        env=os.environ | {"ANSIBLE_COLLECTIONS_PATH": str(ROOT / ".cache/collections")},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
+    run_plays(tmp_path, [play], given)
     assert json.loads((tmp_path / "said").read_text()) == [indexes, gpu, locked]

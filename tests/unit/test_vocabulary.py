@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
-import yaml
+
+from tests.plays import run_plays
 
 ROOT = Path(__file__).resolve().parents[2]
 TASKS = ROOT / "roles/sglang/tasks/vocabulary.yml"
@@ -26,24 +25,13 @@ def install(directory: Path, given: Path, digest: str) -> subprocess.CompletedPr
         ],
         "tasks": [{"ansible.builtin.import_tasks": str(TASKS)}],
     }
-    (directory / "play.yml").write_text(yaml.safe_dump([play]))
     extra = {
         "__sglang_root": str(directory / "opt"),
         "__sglang_vocabulary_sum": digest,
         "sglang_harmony_vocabulary": str(given),
     }
     (directory / "opt").mkdir(exist_ok=True)
-    return subprocess.run(
-        [
-            *(str(Path(sys.executable).with_name("ansible-playbook")), "-i", "localhost,"),
-            *("play.yml", "-e", yaml.safe_dump(extra, default_flow_style=True, width=10_000)),
-        ],
-        cwd=directory,
-        env=os.environ | {"ANSIBLE_COLLECTIONS_PATH": str(ROOT / ".cache/collections")},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    return run_plays(directory, [play], extra, check=False)
 
 
 @pytest.mark.parametrize("right", [True, False])
