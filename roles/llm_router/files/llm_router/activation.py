@@ -41,12 +41,16 @@ def activate(
         model = models[name]
         see_that_no_other_group_has(model, models, host)
         key = read_key(key_file(model, config))
-        folders = [other.model_path for other in models.values() if other.unit == model.unit]
-        old = model.backend == "tabby" and has_exllamav2(model.unit, folders)
+        old = _has_exllamav2(model, models)
         alone = users[model.unit] == 1
         spec = spec_of(model, api_key=key, alone=alone, exllamav2=old, host=host)
         edits += desired_files(spec, dirs)
     return apply(edits, check)
+
+
+def _has_exllamav2(model: Model, models: Mapping[str, Model]) -> bool:
+    folders = [other.model_path for other in models.values() if other.unit == model.unit]
+    return model.backend == "tabby" and has_exllamav2(model.unit, folders)
 
 
 def why_restart(model: Model, models: Mapping[str, Model], config: Config) -> str:
@@ -58,15 +62,14 @@ def why_restart(model: Model, models: Mapping[str, Model], config: Config) -> st
     same = [other for other in models.values() if other.unit == model.unit]
     if model.backend != "tabby" or all(other.residency != "unload" for other in same):
         return ""
-    folders = [other.model_path for other in same]
-    places = sorted({os.path.dirname(path.rstrip("/")) for path in folders if path})  # noqa: PTH120
+    folders = [other.model_path for other in same if other.model_path]
+    places = sorted({os.path.dirname(path.rstrip("/")) for path in folders})  # noqa: PTH120
     if len(places) > 1:
         return (
             f"the models of {model.unit} are in {' and '.join(places)}, and TabbyAPI loads from "
             "the directory that it was started with; put them into one, or set `residency: stop`"
         )
-    old = has_exllamav2(model.unit, folders)
-    if old and any(other.settings for other in same):
+    if _has_exllamav2(model, models) and any(other.settings for other in same):
         return (
             "this version of TabbyAPI, with ExLlamaV2, reads a model's settings only at its start; "
             "set `residency: stop`"

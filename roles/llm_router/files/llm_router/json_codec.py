@@ -48,6 +48,17 @@ def from_json(data: bytes | bytearray, *, strict: bool = False) -> Any:
         raise ValueError(TOO_DEEP) from None
 
 
+def is_utf8(data: bytes | bytearray) -> bool:
+    """Whether ``data`` is UTF-8, without the surrogates that JSON's escapes may have."""
+    if data.isascii():
+        return True
+    try:
+        data.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
 def to_json(value: Any) -> bytes:
     """``value`` as UTF-8; escaped where a lone surrogate would make that impossible.
 

@@ -3,7 +3,7 @@
 msgspec checks the syntax and finds the values without reading them. It is stricter than the
 standard library in some points, and does not look at the encoding inside of strings: what it
 rejects, and what is not UTF-8, is left to `llm_router.body_reader`, which is slower.
-docs/contributing/request-bodies.md says what each kind of value becomes.
+docs/request-bodies.md says what each kind of value becomes.
 """
 
 from __future__ import annotations

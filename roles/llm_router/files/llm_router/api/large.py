@@ -34,6 +34,7 @@ from llm_router.body_reader import (
     send,
     task_of,
 )
+from llm_router.json_codec import is_utf8
 from llm_router.json_members import Members, check, split
 
 LARGE = 100_000
@@ -71,7 +72,7 @@ class Split:
 
 def split_small(raw: bytes | bytearray, task: Task) -> Split:
     """A body of at most `LARGE` bytes. Raises `ApiError`, as `LargeBodies.read` does."""
-    members = split(raw) if raw.isascii() or _is_utf8(raw) else None
+    members = split(raw) if is_utf8(raw) else None
     if members is not None:
         with contextlib.suppress(TooMuch):
             return _read(members, task)
@@ -82,14 +83,6 @@ def split_slowly(raw: bytes | bytearray, task: Task) -> Split:
     """By the standard library, which reads what msgspec does not."""
     head, data = answer(task_of(task), bytes(raw))
     return _split_by(head, data, raw)
-
-
-def _is_utf8(raw: bytes | bytearray) -> bool:
-    try:
-        raw.decode()
-    except UnicodeDecodeError:
-        return False
-    return True
 
 
 def _read(members: Members, task: Task) -> Split:

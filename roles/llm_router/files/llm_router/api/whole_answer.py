@@ -8,6 +8,7 @@ from llm_router.api.repairs import mend_answer
 from llm_router.api.weight import from_engine, is_light
 from llm_router.api.wire import from_json, to_json
 from llm_router.engines.base import Repairs
+from llm_router.json_codec import is_utf8
 from llm_router.json_members import Members, pieces, split
 
 _READ = ("model", "model_name", "usage", "timings", "metrics")
@@ -68,11 +69,5 @@ class WholeAnswer:
 
 
 def _members(data: bytes) -> Members | None:
-    if len(data) < WORTH_IT or not is_light(data):
-        return None
-    if not data.isascii():
-        try:
-            data.decode()
-        except UnicodeDecodeError:
-            return None
-    return split(data)
+    worth_it = len(data) >= WORTH_IT and is_light(data) and is_utf8(data)
+    return split(data) if worth_it else None

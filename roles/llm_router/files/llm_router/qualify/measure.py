@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -25,10 +26,7 @@ def quantile(values: Sequence[float], part: float) -> float | None:
 
 def median(values: Sequence[float]) -> float | None:
     """The middle one, or the mean of the two in the middle; None of no values."""
-    if not values:
-        return None
-    ordered, half = sorted(values), len(values) // 2
-    return ordered[half] if len(values) % 2 else (ordered[half - 1] + ordered[half]) / 2
+    return statistics.median(values) if values else None
 
 
 @dataclass

@@ -127,15 +127,12 @@ def programs_of(leader: int) -> frozenset[str]:
     for directory in Path("/proc").iterdir():
         if not directory.name.isdecimal():
             continue
-        try:
-            stat = (directory / "stat").read_text(encoding="utf-8", errors="replace")
-        except OSError:  # it ended meanwhile
+        pid = int(directory.name)
+        stat = _stat(pid)
+        if stat is None:
             continue
-        before, _, after = stat.rpartition(")")
-        fields, pid = after.split(), int(directory.name)
-        if fields[0] == "Z":
-            continue
-        names[pid], parents[pid] = before.partition("(")[2], int(fields[1])
+        names[pid], fields = stat
+        parents[pid] = int(fields[1])
         if int(fields[3]) == leader:
             found.append(pid)
     children: dict[int, list[int]] = {}
@@ -151,10 +148,17 @@ def programs_of(leader: int) -> frozenset[str]:
 
 def start_time(pid: int) -> str | None:
     """When the process was started, in clock ticks since boot: with the pid it names one."""
+    stat = _stat(pid)
+    return stat[1][19] if stat is not None else None
+
+
+def _stat(pid: int) -> tuple[str, list[str]] | None:
+    """The name of a process's program, and the fields after it, of which the first is the state
+    (proc_pid_stat(5)). None where the process has ended, also if its parent has yet to notice."""
     try:
-        stat = Path(f"/proc/{pid}/stat").read_text(encoding="ascii", errors="replace")
+        stat = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
     except OSError:
         return None
-    fields = stat.rpartition(")")[2].split()
-    # a zombie is gone for us: whoever was its parent has yet to notice
-    return None if fields[0] == "Z" else fields[19]
+    before, _, after = stat.rpartition(")")
+    fields = after.split()
+    return None if fields[0] == "Z" else (before.partition("(")[2], fields)

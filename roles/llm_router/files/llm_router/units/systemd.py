@@ -140,32 +140,29 @@ class SystemdUnits(Units):
     ) -> list[str]:
         return await self._helper.logs(model.name, lines, since)
 
-    async def state(self, model: Model) -> UnitState:
+    @property
+    def _bus(self) -> SystemdManager:
+        """Raises `BusUnavailable` while there is no connection."""
         if self._manager is None:
             raise BusUnavailable(self._problem or "the system bus cannot be reached")
-        return state_of(await self._manager.facts(model.unit))
+        return self._manager
+
+    async def state(self, model: Model) -> UnitState:
+        return state_of(await self._bus.facts(model.unit))
 
     async def processes_among(self, model: Model, pids: Collection[int]) -> frozenset[int]:
-        if self._manager is None:
-            raise BusUnavailable(self._problem or "the system bus cannot be reached")
-        return frozenset(await self._manager.processes(model.unit)) & frozenset(pids)
+        return frozenset(await self._bus.processes(model.unit)) & frozenset(pids)
 
     async def programs(self, model: Model) -> frozenset[str]:
-        if self._manager is None:
-            raise BusUnavailable(self._problem or "the system bus cannot be reached")
-        commands = await self._manager.commands(model.unit)
+        commands = await self._bus.commands(model.unit)
         return frozenset(program_of(command_line) for _, command_line in commands)
 
     async def release(self, model: Model) -> str:
-        if self._manager is None:
-            raise BusUnavailable(self._problem or "the system bus cannot be reached")
-        command = await self._manager.start_command(model.unit)
+        command = await self._bus.start_command(model.unit)
         return await anyio.to_thread.run_sync(release_in, command)
 
     async def account(self, model: Model) -> int | None:
-        if self._manager is None:
-            raise BusUnavailable(self._problem or "the system bus cannot be reached")
-        return await self._manager.account(model.unit)
+        return await self._bus.account(model.unit)
 
     async def describe_process(self, pid: int) -> str:
         """With its unit, which systemd tells everybody; the name is hidden from most."""
